@@ -1,0 +1,61 @@
+"""Train on the metric you are judged by: learned surrogate losses for Hugging Face trainers."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+import wrapt
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "metrics": ["Metric", "load_metric"],
+    "ranking": ["hard_rank", "soft_rank", "spearman"],
+    "recording": ["PredictionRecorder", "record_predictions"],
+    "reloss_trainer": ["ReLossTrainer", "ReLossTrainingArguments"],
+    "surrogate_trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
+    "surrogates.auto": ["AutoSurrogate"],
+    "surrogates.base": ["Surrogate"],
+    "surrogates.classification": ["SurrogateForClassification"],
+    "surrogates.config": ["SurrogateConfig"],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .metrics import Metric, load_metric
+    from .ranking import hard_rank, soft_rank, spearman
+    from .recording import PredictionRecorder, record_predictions
+    from .reloss_trainer import ReLossTrainer, ReLossTrainingArguments
+    from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
+    from .surrogates.auto import AutoSurrogate
+    from .surrogates.base import Surrogate
+    from .surrogates.classification import SurrogateForClassification
+    from .surrogates.config import SurrogateConfig
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+# AutoConfig and AutoModel know surrogates as soon as they themselves are imported: importing them here, for everyone,
+# would take torch and a second.
+@wrapt.when_imported("transformers.models.auto.configuration_auto")
+def _register_config(module) -> None:
+    from .surrogates.config import SurrogateConfig
+
+    module.AutoConfig.register(SurrogateConfig.model_type, SurrogateConfig, exist_ok=True)
+
+
+@wrapt.when_imported("transformers.models.auto.modeling_auto")
+def _register_model(module) -> None:
+    from .surrogates.auto import AutoSurrogate
+
+    module.AutoModel.register(AutoSurrogate.config_class, AutoSurrogate, exist_ok=True)

@@ -1,0 +1,119 @@
+"""Metrics from what users have: a module of `evaluate`, a Trainer's `compute_metrics`, any function."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction
+
+from .base import GroupwiseMetric
+
+
+class CallableMetric(GroupwiseMetric):
+    """A function of predictions and references.
+
+    Args:
+        function: takes arrays (predictions [N, ...], references [N, ...]) and options; returns a number, or a dict.
+        key: which entry of a returned dict is the score. Not needed where it has one entry.
+        name: how the metric is called; the function's own name by default.
+        higher_is_better: False for error rates.
+        class_indices: whether the function wants class indices [N] where the model puts out logits [N, C].
+        options: passed to every call.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        key: str | None = None,
+        *,
+        name: str | None = None,
+        higher_is_better: bool = True,
+        class_indices: bool = False,
+        **options: Any,
+    ):
+        self.function = function
+        self.key = key
+        self.name = name or key or getattr(function, "__name__", type(function).__name__)
+        self.higher_is_better = higher_is_better
+        self.class_indices = class_indices
+        self.options = options
+
+    @property
+    def signature(self) -> str:
+        return "|".join([self.name, *(f"{key}:{value}" for key, value in sorted(self.options.items()))])
+
+    def decide(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.argmax(-1) if self.class_indices and outputs.is_floating_point() else outputs
+
+    def score_one(self, decisions: np.ndarray, references: np.ndarray) -> float:
+        return _entry(self.function(decisions, references, **self.options), self.key, self.name)
+
+
+class EvaluateMetric(CallableMetric):
+    """A module of `evaluate`, such as `evaluate.load("f1")`, called on class indices.
+
+    Args:
+        module: an `evaluate.EvaluationModule`.
+        key: which entry of its results is the score; the module's own name by default.
+        higher_is_better: False for error rates.
+        options: passed to `module.compute`, e.g. `average="macro"`.
+    """
+
+    def __init__(self, module: Any, key: str | None = None, *, higher_is_better: bool = True, **options: Any):
+        def compute(predictions, references, **options):
+            return module.compute(predictions=predictions, references=references, **options)
+
+        super().__init__(
+            compute,
+            key or module.name,
+            name=module.name,
+            higher_is_better=higher_is_better,
+            class_indices=True,
+            **options,
+        )
+
+
+class ComputeMetrics(GroupwiseMetric):
+    """A Trainer's `compute_metrics`, of which one key is the metric.
+
+    Args:
+        compute_metrics: takes an `EvalPrediction` of arrays, returns a dict.
+        key: the entry that is the score, with or without the prefix `eval_`.
+        preprocess_logits_for_metrics: the Trainer's function of that name, applied to each prediction first.
+        higher_is_better: False for error rates.
+    """
+
+    def __init__(
+        self,
+        compute_metrics: Callable[[EvalPrediction], Mapping[str, float]],
+        key: str,
+        *,
+        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
+        higher_is_better: bool = True,
+    ):
+        self.compute_metrics = compute_metrics
+        self.key = self.name = key.removeprefix("eval_")
+        self.preprocess = preprocess_logits_for_metrics
+        self.higher_is_better = higher_is_better
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}|compute_metrics:{getattr(self.compute_metrics, '__name__', 'callable')}"
+
+    def score_one(self, decisions: np.ndarray, references: np.ndarray) -> float:
+        if self.preprocess is not None:
+            decisions = np.asarray(self.preprocess(torch.from_numpy(decisions), torch.from_numpy(references)))
+        results = self.compute_metrics(EvalPrediction(predictions=decisions, label_ids=references))
+        return _entry({key.removeprefix("eval_"): value for key, value in results.items()}, self.key, self.name)
+
+
+def _entry(result: Any, key: str | None, name: str) -> float:
+    """The score in what a metric function returned."""
+    if not isinstance(result, Mapping):
+        return float(result)
+    if key is None and len(result) == 1:
+        (key,) = result
+    if key not in result:
+        raise KeyError(f"The metric {name!r} gave {sorted(result)}, without {key!r}: pass key= one of these.")
+    return float(result[key])

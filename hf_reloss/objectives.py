@@ -1,0 +1,55 @@
+"""What a surrogate is trained on."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from .ranking import soft_rank, spearman, standardize
+
+
+@dataclass(frozen=True)
+class RelationalObjective:
+    """-ρ(-L, M) + λ · mean (‖∇L‖₂ - 1)², to be minimised (Huang et al. 2022, equations 5 to 8).
+
+    ρ is Spearman's correlation between the negated losses L and the metric's scores M of the groups, on soft ranks. The
+    losses are standardised before they are ranked, since the ranks of a relaxed sorting network collapse where values
+    are close. The gradient is that of each prediction's own loss, not of the group's mean, so the scale of what is
+    learned does not depend on the group's size, and learning rates chosen for cross-entropy carry over.
+
+    Args:
+        gradient_penalty: λ.
+        method, steepness, distribution: of the soft ranks, see `soft_rank`.
+    """
+
+    gradient_penalty: float = 1.0
+    method: str = "diffsort"
+    steepness: float = 5.0
+    distribution: str = "logistic_phi"
+
+    def correlation(self, losses: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """ρ of m groups.
+
+        Args:
+            losses: [m], the loss of each group.
+            scores: [m], its metric, higher is better.
+
+        Returns:
+            A scalar; 0, without a gradient, where all scores or all losses are the same and nothing can be ranked.
+        """
+        rank = functools.partial(
+            soft_rank, method=self.method, steepness=self.steepness, distribution=self.distribution
+        )
+        if len(losses) < 2 or (scores == scores[0]).all() or (losses == losses[0]).all():
+            return losses.detach().sum() * 0.0
+        return spearman(standardize(-losses.float()), scores, rank=rank)
+
+    def penalty(self, losses: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """mean (‖∇L‖₂ - 1)², a scalar that can be differentiated again.
+
+        Args:
+            losses: [...], one for each prediction.
+            outputs: [..., D], the outputs that they were computed from, which require gradients.
+        """
+        (gradient,) = torch.autograd.grad(losses.sum(), outputs, create_graph=True)
+        return (gradient.norm(dim=-1) - 1).square().mean()

@@ -1,0 +1,198 @@
+"""SurrogateTrainer: a Trainer whose examples are groups of predictions."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.distributed._functional_collectives import all_gather_single_autograd
+from transformers import Trainer, TrainingArguments
+
+from .groups import draw_groups
+from .metrics import Metric, load_metric
+from .objectives import RelationalObjective
+from .ranking import spearman
+from .surrogates.base import Surrogate
+
+
+class MisalignedSurrogateError(RuntimeError):
+    """A surrogate that does not rank as its metric does, and would lead a model astray."""
+
+
+@dataclass
+class SurrogateTrainingArguments(TrainingArguments):
+    """TrainingArguments with the defaults of a surrogate's training, and what groups and objective need.
+
+    A batch is so many groups: `per_device_train_batch_size` of them are ranked together, times the processes. The
+    groups of an accumulated step are ranked batch by batch.
+    """
+
+    output_dir: str | None = field(default="surrogate", metadata={"help": "Where checkpoints are written."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Groups per process and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Held-out groups per process and step."})
+    learning_rate: float = field(default=1e-2, metadata={"help": "The initial learning rate."})
+    weight_decay: float = field(default=1e-3, metadata={"help": "Pulls a surrogate towards its hand-made start."})
+    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the groups."})
+    logging_steps: float = field(default=32, metadata={"help": "Steps between two lines of the log."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When alignment is measured."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When checkpoints are written."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints are kept."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best aligned surrogate."})
+    metric_for_best_model: str | None = field(default="alignment", metadata={"help": "What best means."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Groups have no columns to remove."})
+
+    num_groups: int = field(default=2048, metadata={"help": "Groups that are drawn to train on."})
+    num_eval_groups: int = field(default=512, metadata={"help": "Groups that are drawn to measure alignment on."})
+    group_size: int = field(default=128, metadata={"help": "Predictions in a group."})
+    held_out: float = field(
+        default=0.2, metadata={"help": "Share of the predictions held out for alignment, if no eval_dataset is given."}
+    )
+    corruption: float = field(default=1.0, metadata={"help": "Largest share of a group's labels that is replaced."})
+    gradient_penalty: float = field(default=1.0, metadata={"help": "Weight of the gradient penalty."})
+    min_alignment: float = field(
+        default=0.5, metadata={"help": "A surrogate whose held-out alignment ends lower is refused."}
+    )
+
+
+class SurrogateTrainer(Trainer):
+    """Trains a surrogate to rank groups of predictions as a metric does.
+
+    It logs `rho` (the soft rank correlation of a batch) and `penalty`; its evaluation gives, on held-out groups,
+    `eval_alignment` (Spearman's correlation of the negated loss with the metric) and the same of the loss that the task
+    is usually trained on (`eval_alignment_cross_entropy`). Under several processes all groups of a step are ranked
+    together. Everything else is Trainer's: checkpoints, resuming, logging, `push_to_hub`.
+
+    Args:
+        model: the surrogate.
+        args: `SurrogateTrainingArguments`.
+        train_dataset: predictions, from `record_predictions` or a `PredictionRecorder`.
+        eval_dataset: held-out predictions; by default a share of `train_dataset`.
+        metric: a `Metric`, or what `load_metric` takes.
+        trainer_options: passed to Trainer (`callbacks`, `optimizers`).
+
+    Raises:
+        ValueError: if there is no metric, or nothing can be learned from the predictions (see `draw_groups`).
+        MisalignedSurrogateError: from `train`, for a surrogate that ends below `min_alignment`.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: Surrogate,
+        args: SurrogateTrainingArguments | None = None,
+        *,
+        train_dataset: datasets.Dataset,
+        eval_dataset: datasets.Dataset | None = None,
+        metric: Metric | Any = None,
+        **trainer_options: Any,
+    ):
+        args = args or SurrogateTrainingArguments()
+        if not isinstance(model, Surrogate):
+            raise ValueError(f"SurrogateTrainer trains a Surrogate, but got {type(model).__name__}.")
+        if metric is None:
+            raise ValueError('SurrogateTrainer wants the metric to learn, e.g. metric="accuracy".')
+        self.metric = load_metric(metric)
+        if eval_dataset is None:
+            parts = train_dataset.train_test_split(args.held_out, seed=args.seed)
+            train_dataset, eval_dataset = parts["train"], parts["test"]
+        self.num_predictions = len(train_dataset)
+        self.objective = RelationalObjective(args.gradient_penalty)
+        self._progress: dict[str, list[torch.Tensor]] = {"rho": [], "penalty": []}
+        draw = {"metric": self.metric, "group_size": args.group_size, "corruption": args.corruption}
+        super().__init__(
+            model,
+            args,
+            data_collator=_taken_together,
+            train_dataset=draw_groups(train_dataset, num_groups=args.num_groups, seed=args.seed, **draw),
+            eval_dataset=draw_groups(eval_dataset, num_groups=args.num_eval_groups, seed=args.seed + 1, **draw),
+            compute_metrics=self._alignments,
+            **trainer_options,
+        )
+        self.model_accepts_loss_kwargs = False
+        self.label_names = ["score"]
+
+    def train(self, *args: Any, **kwargs: Any):
+        """Trains, then writes alignment and settings into the surrogate's configuration.
+
+        Takes and returns what `Trainer.train` does.
+        """
+        result = super().train(*args, **kwargs)
+        measured = self.evaluate()
+        surrogate = self.accelerator.unwrap_model(self.model)
+        usual = surrogate.original_loss
+        alignment, reference = measured["eval_alignment"], measured[f"eval_alignment_{usual}"]
+        surrogate.config.metric = self.metric.signature
+        surrogate.config.record = {
+            "alignment": alignment,
+            f"alignment_{usual}": reference,
+            "eval_groups": len(self.eval_dataset),
+            "train_groups": len(self.train_dataset),
+            "group_size": self.args.group_size,
+            "predictions": self.num_predictions,
+            "gradient_penalty": self.args.gradient_penalty,
+            "seed": self.args.seed,
+            "steps": self.state.global_step,
+        }
+        if not alignment >= self.args.min_alignment:
+            raise MisalignedSurrogateError(
+                f"The surrogate's alignment with {self.metric.name} on held-out groups is {alignment:.3f} "
+                f"({usual.replace('_', ' ')}: {reference:.3f}), below min_alignment={self.args.min_alignment}: a model "
+                "trained on it would not get better at the metric. Record predictions from early and late in training, "
+                "raise group_size or num_groups, train for more epochs, or use the 'margin' architecture, whose sign "
+                "cannot be wrong."
+            )
+        return result
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        surrogate = self.accelerator.unwrap_model(model)
+        evidence = surrogate.evidence(inputs["logits"], inputs["labels"])
+        evidence = evidence._replace(outputs=evidence.outputs.detach().requires_grad_())
+        losses = model(evidence, reduction="none")
+        penalty = self.objective.penalty(losses, evidence.outputs)
+        rho = self.objective.correlation(
+            self._everywhere(_group_loss(losses, evidence)), self._everywhere(inputs["score"])
+        )
+        self._progress["rho"].append(rho.detach())
+        self._progress["penalty"].append(penalty.detach())
+        loss = self.objective.gradient_penalty * penalty - rho
+        return (loss, {"losses": losses}) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        surrogate = self.accelerator.unwrap_model(model)
+        with torch.no_grad():
+            evidence = surrogate.evidence(inputs["logits"], inputs["labels"])
+            ours = _group_loss(model(evidence, reduction="none"), evidence)
+            usual = _group_loss(surrogate.original_losses(inputs["logits"], inputs["labels"]), evidence)
+        return None, torch.stack([ours, usual], dim=-1), inputs["score"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            for name, values in self._progress.items():
+                logs[name] = torch.stack(values).mean().item()
+                values.clear()
+        super().log(logs, start_time)
+
+    def _alignments(self, evaluation) -> dict[str, float]:
+        """Alignment over all held-out groups."""
+        losses, scores = torch.from_numpy(np.asarray(evaluation.predictions)), torch.from_numpy(evaluation.label_ids)
+        ours, usual = spearman(-losses.double().T, scores.double().expand(2, -1)).tolist()
+        return {"alignment": ours, f"alignment_{self.accelerator.unwrap_model(self.model).original_loss}": usual}
+
+    def _everywhere(self, values: torch.Tensor) -> torch.Tensor:
+        """Values [m] of all processes, with their gradients. DDP's mean over processes undoes the sum in backward."""
+        if self.args.world_size == 1:
+            return values
+        return all_gather_single_autograd(values.contiguous(), 0, torch.distributed.group.WORLD)
+
+
+def _group_loss(losses: torch.Tensor, evidence: Any) -> torch.Tensor:
+    """The mean loss [m] over the predictions that count, of losses [m, N]."""
+    return losses.sum(-1) / evidence.counts.sum(-1).clamp(min=1)
+
+
+def _taken_together(batch: Any) -> dict[str, torch.Tensor]:
+    """The collator: `PredictionGroups` hands out whole batches."""
+    return batch

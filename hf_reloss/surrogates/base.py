@@ -1,0 +1,170 @@
+"""The base of all surrogates: a `PreTrainedModel` from a model's outputs and labels to a loss."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME, cached_file
+
+from ..metrics.base import IGNORED_LABEL
+from .config import SurrogateConfig
+
+
+class Evidence(NamedTuple):
+    """The part of a model's outputs and labels that a surrogate looks at.
+
+    Attributes:
+        outputs: [..., N, D] float32. The gradient penalty of the objective is taken here.
+        labels: [..., N] int64, within range also where the prediction does not count.
+        counts: [..., N] bool, False where the label was -100.
+    """
+
+    outputs: torch.Tensor
+    labels: torch.Tensor
+    counts: torch.Tensor
+
+
+class Surrogate(PreTrainedModel):
+    """A learned loss: lower when the metric is better.
+
+    A subclass reads one kind of evidence: it defines `evidence`, `losses`, `original_losses` and, as `task`, the name
+    of its module. In any training loop, `surrogate(outputs, labels)` is the loss. It computes in float32, whatever the
+    precision around it.
+    """
+
+    config_class = SurrogateConfig
+    base_model_prefix = "surrogate"
+    main_input_name = "outputs"
+    supports_gradient_checkpointing = False
+    task: ClassVar[str]
+    original_loss: ClassVar[str]
+    """Name of the loss that `original_losses` gives."""
+
+    def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
+        """Takes the evidence from a model's outputs (a `ModelOutput`, a dict, a tuple or a tensor) and its labels.
+
+        Raises:
+            ValueError: for outputs of another task, labels out of range, values that are not finite.
+        """
+        raise NotImplementedError
+
+    def losses(self, evidence: Evidence) -> torch.Tensor:
+        """The loss [..., N] of each prediction."""
+        raise NotImplementedError
+
+    def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss [..., N] that the task is usually trained on, to compare with; 0 where the label is -100."""
+        raise NotImplementedError
+
+    def forward(self, outputs: Any, labels: torch.Tensor | None = None, *, reduction: str = "mean") -> torch.Tensor:
+        """The loss.
+
+        Args:
+            outputs: what the model put out, or `Evidence`.
+            labels: [..., N] int64; -100 does not count. None with `Evidence`.
+            reduction: `"mean"` over all predictions that count (0 if there is none), a scalar; or `"none"`: [..., N],
+                0 where a prediction does not count.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            evidence = outputs if isinstance(outputs, Evidence) else self.evidence(outputs, labels)
+            losses = self.losses(evidence).masked_fill(~evidence.counts, 0.0)
+        if reduction == "none":
+            return losses
+        if reduction != "mean":
+            raise ValueError(f"Unknown reduction {reduction!r}: choose 'mean' or 'none'.")
+        return losses.sum() / evidence.counts.sum().clamp(min=1)
+
+    def freeze(self) -> "Surrogate":
+        """The surrogate in evaluation mode, with parameters that do not learn."""
+        return self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Leaves the start to each network: at its start a surrogate is its hand-made twin."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> "Surrogate":
+        """Loads a surrogate from a folder or the Hub, from safetensors only.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or the id of a repository.
+            args, config, kwargs: as in `PreTrainedModel.from_pretrained` (`revision`, `token`, `subfolder`, ...).
+
+        Raises:
+            ValueError: if what is there is no surrogate, or one for another task.
+            OSError: if the weights are missing, a pickle, or damaged.
+        """
+        where = str(pretrained_model_name_or_path)
+        if config is None:
+            config, kwargs = cls.load_config(where, **kwargs)
+        if config.task != cls.task:
+            raise ValueError(
+                f"{where} is a surrogate for {config.task}, but {cls.__name__} is for {cls.task}: "
+                "load it with AutoSurrogate, and use it for a model of its task."
+            )
+        kwargs["use_safetensors"] = True
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights in {where} are damaged ({error}): the file is truncated or was not written to its end. "
+                "Download or save the surrogate again."
+            ) from error
+
+    @staticmethod
+    def load_config(where: str, **kwargs: Any) -> tuple[SurrogateConfig, dict[str, Any]]:
+        """The configuration of the surrogate at a folder or repository, and the keywords that were not for it.
+
+        Raises:
+            ValueError: if there is another kind of model.
+        """
+        names = ("cache_dir", "force_download", "token", "revision", "subfolder", "local_files_only")
+        path = cached_file(where, CONFIG_NAME, **{name: kwargs[name] for name in names if name in kwargs})
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file).get("model_type")
+        if found != SurrogateConfig.model_type:
+            raise ValueError(
+                f"{where} is no surrogate: its {CONFIG_NAME} says model_type {found!r}, not "
+                f"{SurrogateConfig.model_type!r}. Pass a folder written by a surrogate's save_pretrained, or its Hub id."
+            )
+        return SurrogateConfig.from_pretrained(where, return_unused_kwargs=True, **kwargs)
+
+
+def output_tensor(outputs: Any, name: str, index: int = 0) -> torch.Tensor:
+    """A tensor of a model's outputs, by its name or, in a tuple, its position.
+
+    A tuple that starts with a scalar holds the model's own loss there, which is passed over.
+    """
+    if isinstance(outputs, Mapping):
+        if outputs.get(name) is None:
+            raise ValueError(f"The surrogate reads the model's {name!r}, but its outputs are {sorted(outputs)}.")
+        return outputs[name]
+    if isinstance(outputs, tuple | list):
+        tensors = [tensor for tensor in outputs if torch.is_tensor(tensor) and tensor.dim() > 0]
+        if len(tensors) <= index:
+            raise ValueError(f"The surrogate reads the model's {name!r}, but its outputs hold no tensor at {index}.")
+        return tensors[index]
+    if not torch.is_tensor(outputs):
+        raise ValueError(f"The surrogate wants a model's outputs, but this is {type(outputs).__name__}.")
+    return outputs
+
+
+def counted(labels: torch.Tensor, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels with -100 replaced by 0, and which of them count.
+
+    Raises:
+        ValueError: for labels that are no integers or out of range.
+    """
+    if labels.is_floating_point():
+        raise ValueError(f"The surrogate wants integer labels, class indices, but these are {labels.dtype}.")
+    counts = labels != IGNORED_LABEL
+    wrong = counts & ((labels < 0) | (labels >= num_labels))
+    if wrong.any():
+        raise ValueError(
+            f"Labels must be 0 to {num_labels - 1} (the model puts out {num_labels} logits), or {IGNORED_LABEL} to be "
+            f"ignored, but {int(wrong.sum())} are not, such as {int(labels[wrong][0])}."
+        )
+    return labels.masked_fill(~counts, 0), counts

@@ -1,0 +1,113 @@
+"""Surrogates for one label per example: from logits [..., N, C] and class indices [..., N]."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .base import Evidence, Surrogate, counted, output_tensor
+from .config import SurrogateConfig
+
+
+class SurrogateForClassification(Surrogate):
+    """A learned loss for classification.
+
+    Two architectures:
+
+    - `"margin"`: softplus(-g(m)), with g a strictly increasing spline and m the margin of the label's logit over the
+      soft maximum of the others. A prediction further on the right side never costs more, whatever was learned. Logits
+      are normalised per prediction: the metric does not see their scale, so a model cannot lower this loss by growing
+      them. At its start the spline is the identity, and the surrogate is the cross-entropy of the normalised logits.
+    - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning, section 4.1) from p(label) to |·|.
+      It is not monotone; check its alignment.
+
+    Example:
+        >>> loss = SurrogateForClassification(SurrogateConfig())
+        >>> loss(torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([0])) < loss(torch.tensor([[0.0, 4.0, 0.0]]), torch.tensor([0]))
+        tensor(True)
+    """
+
+    task = "classification"
+    original_loss = "cross_entropy"
+
+    def __init__(self, config: SurrogateConfig):
+        super().__init__(config)
+        if config.architecture == "margin":
+            self.log_temperature = nn.Parameter(torch.zeros(()))
+            self.spline = MonotoneSpline(config.num_knots, config.knot_range)
+        elif config.architecture == "paper":
+            # Sub-modules named as in the authors' checkpoints, which load as they are.
+            width = config.hidden_size
+            self.logits_fcs = nn.Sequential(nn.Linear(1, width), nn.ELU(), nn.Linear(width, width), nn.ELU())
+            self.loss = nn.Sequential(nn.Linear(width, width), nn.ELU(), nn.Linear(width, 1))
+        else:
+            raise ValueError(
+                f"Unknown architecture {config.architecture!r} for {self.task}: choose 'margin' or 'paper'."
+            )
+        self.post_init()
+
+    def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
+        logits = output_tensor(outputs, "logits")
+        if labels is None or logits.shape[:-1] != labels.shape:
+            given = None if labels is None else list(labels.shape)
+            raise ValueError(
+                "A surrogate for classification scores one label per example: it wants logits [..., N, C] and labels "
+                f"[..., N], but got {list(logits.shape)} and {given}."
+            )
+        labels, counts = counted(labels, logits.shape[-1])
+        logits = logits.float()
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"{int((~logits.isfinite()).sum())} of {logits.numel()} logits are not finite: the model has diverged. "
+                "Lower the learning rate, clip gradients, or train in a wider precision."
+            )
+        if self.config.architecture == "margin" and self.config.normalize and logits.shape[-1] > 2:
+            logits = logits - logits.mean(-1, keepdim=True)
+            logits = logits * (logits.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        return Evidence(logits, labels, counts)
+
+    def losses(self, evidence: Evidence) -> torch.Tensor:
+        if self.config.architecture == "paper":
+            probability = evidence.outputs.softmax(-1).gather(-1, evidence.labels[..., None])
+            return self.loss(self.logits_fcs(probability)).squeeze(-1).abs()
+        return F.softplus(-self.spline(self.margin(evidence)))
+
+    def margin(self, evidence: Evidence) -> torch.Tensor:
+        """z_y - (1/τ) log Σ_{k≠y} exp(τ z_k), [..., N]: positive where the label's logit leads clearly."""
+        index = evidence.labels[..., None]
+        own = evidence.outputs.gather(-1, index).squeeze(-1)
+        temperature = self.log_temperature.exp()
+        others = (evidence.outputs * temperature).scatter(-1, index, -torch.inf).logsumexp(-1)
+        return own - others / temperature
+
+    def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        losses = F.cross_entropy(outputs.float().flatten(0, -2), labels.flatten(), reduction="none")
+        return losses.view(labels.shape)
+
+
+class MonotoneSpline(nn.Module):
+    """A strictly increasing smooth function of one variable, the identity at its start.
+
+    Its slope is exp(θ_k) between the knots k and k+1, with smooth passages, so any values of the parameters give an
+    increasing function; outside the knots it goes on straight.
+
+    Args:
+        intervals: how many slopes are learned.
+        knot_range: the knots lie between -knot_range and knot_range.
+    """
+
+    def __init__(self, intervals: int, knot_range: float):
+        super().__init__()
+        if intervals < 3 or knot_range <= 0:
+            raise ValueError(f"A spline wants 3 intervals or more and a range > 0, got {intervals} and {knot_range}.")
+        self.log_slopes = nn.Parameter(torch.zeros(intervals))
+        self.offset = nn.Parameter(torch.zeros(()))
+        self.register_buffer("knots", torch.linspace(-knot_range, knot_range, intervals - 1))
+        self.sharpness = (intervals - 2) / knot_range  # passages are half as wide as the intervals between the knots
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[...] to [...]."""
+        slopes = self.log_slopes.exp()
+        bends = F.softplus((x[..., None] - self.knots) * self.sharpness) / self.sharpness
+        return slopes[0] * x + bends @ slopes.diff() + self.offset
