@@ -93,7 +93,7 @@ def draw_groups(
     if (scores == scores[0]).all():
         raise ValueError(
             f"The metric {metric.name!r} is {float(scores[0]):.4g} for all {num_groups} groups of {group_size}, so "
-            "there is nothing to rank. Check that it reads these predictions, use larger groups, or record predictions from "
-            "earlier in training as well."
+            "there is nothing to rank. Check that it reads these predictions, use larger groups, or record predictions "
+            "from earlier in training as well."
         )
     return PredictionGroups(logits, index, group_labels, scores if metric.higher_is_better else -scores)

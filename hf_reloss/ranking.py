@@ -71,9 +71,7 @@ def soft_rank(
     if not values.is_floating_point():
         raise ValueError(f"soft_rank wants floating-point values, but these are {values.dtype}: call .float() first.")
     if values.dim() == 0 or values.shape[-1] < 2:
-        raise ValueError(
-            f"soft_rank wants at least two values along the last dimension, got shape {list(values.shape)}."
-        )
+        raise ValueError(f"soft_rank wants two values or more along the last dimension, got {list(values.shape)}.")
     values = values if values.dtype == torch.float64 else values.float()
     if method == "pairwise":
         # A value against itself counts sigmoid(0) = 1/2, which is taken off again.
@@ -121,8 +119,8 @@ def spearman(
 class _SortingNetworkRank(torch.autograd.Function):
     """Ranks by a relaxed sorting network, with the backward pass written out.
 
-    In layer l each wire w is paired with `partner[l, w]`, itself when it is not compared. Where d = x[partner] - x, both
-    wires of a pair move towards each other by the same share, the probability that they are in the wrong order:
+    In layer l each wire w is paired with `partner[l, w]`, itself when it is not compared. Where d = x[partner] - x,
+    both wires of a pair move towards each other by the same share, the probability that they are in the wrong order:
     x' = x + share · d. `role` is +1 where a wire keeps the smaller value, -1 where it keeps the larger. A layer is a
     symmetric matrix, so ranks are had by applying the layers, last to first, to 0..n-1.
     """

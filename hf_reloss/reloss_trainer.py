@@ -138,10 +138,7 @@ class ReLossTrainer(Trainer):
             own_loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
         else:
             own_loss, outputs = 0.0, model(**inputs)
-        if share == 1.0:
-            loss = own_loss
-        else:
-            loss = (1 - share) * self.surrogate(outputs, labels) + share * own_loss
+        loss = own_loss if share == 1.0 else (1 - share) * self.surrogate(outputs, labels) + share * own_loss
         if self.surrogate is None and model.training:
             self._record(outputs, labels)
         return (loss, outputs) if return_outputs else loss
@@ -266,8 +263,8 @@ class _SwitchCallback(TrainerCallback):
         except Exception:
             trainer._save_checkpoint(model, trial=None)
             logger.error(
-                f"No surrogate could be learned. The model is safe in {args.output_dir}/checkpoint-{state.global_step}: "
-                "training can be resumed from there with another metric, a longer surrogate_warmup or a given surrogate."
+                f"No surrogate could be learned. The model is safe in {args.output_dir}/checkpoint-{state.global_step}:"
+                " resume from there with another metric, a longer surrogate_warmup or a given surrogate."
             )
             raise
 
@@ -276,8 +273,8 @@ def _check(args: TrainingArguments, learns: bool, metric: Any) -> None:
     """Refuses arguments that contradict each other."""
     if args.label_smoothing_factor:
         raise ValueError(
-            f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate replaces: "
-            "set it to 0, or use Trainer."
+            f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate "
+            "replaces: set it to 0, or use Trainer."
         )
     if learns and metric is None:
         raise ValueError(

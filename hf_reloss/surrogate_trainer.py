@@ -40,6 +40,7 @@ class SurrogateTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints are kept."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best aligned surrogate."})
     metric_for_best_model: str | None = field(default="alignment", metadata={"help": "What best means."})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Groups are small."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Groups have no columns to remove."})
 
     num_groups: int = field(default=2048, metadata={"help": "Groups that are drawn to train on."})

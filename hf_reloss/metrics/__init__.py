@@ -60,7 +60,5 @@ def _named(kind: type[Metric]) -> list[type[Metric]]:
 
 def _is_evaluate_module(metric: Any) -> bool:
     """Whether it is an `evaluate.EvaluationModule`, without the seconds that importing evaluate takes."""
-    return any(
-        base.__module__.split(".")[0] == "evaluate" and base.__name__ == "EvaluationModule"
-        for base in type(metric).__mro__
-    )
+    bases = ((base.__module__.split(".")[0], base.__name__) for base in type(metric).__mro__)
+    return ("evaluate", "EvaluationModule") in bases

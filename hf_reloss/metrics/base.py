@@ -95,10 +95,8 @@ class GroupwiseMetric(Metric):
         # NumPy has no bfloat16.
         decisions = (decisions.float() if decisions.is_floating_point() else decisions).cpu()
         scores = []
-        groups = zip(index.cpu(), references.cpu(), strict=True)
-        for chosen, labels in tqdm(
-            groups, total=len(index), desc=f"scoring {self.name}", disable=len(index) < 64, leave=False
-        ):
+        groups = list(zip(index.cpu(), references.cpu(), strict=True))
+        for chosen, labels in tqdm(groups, desc=f"scoring {self.name}", disable=len(groups) < 64, leave=False):
             # Where labels are sequences, -100 marks positions inside a prediction: the metric's own business.
             counts = labels != IGNORED_LABEL if labels.dim() == 1 else slice(None)
             scores.append(float(self.score_one(decisions[chosen][counts].numpy(), labels[counts].numpy())))

@@ -128,7 +128,7 @@ class Surrogate(PreTrainedModel):
         if found != SurrogateConfig.model_type:
             raise ValueError(
                 f"{where} is no surrogate: its {CONFIG_NAME} says model_type {found!r}, not "
-                f"{SurrogateConfig.model_type!r}. Pass a folder written by a surrogate's save_pretrained, or its Hub id."
+                f"{SurrogateConfig.model_type!r}. Pass a folder written by a surrogate, or its Hub id."
             )
         return SurrogateConfig.from_pretrained(where, return_unused_kwargs=True, **kwargs)
 

@@ -19,12 +19,13 @@ class SurrogateForClassification(Surrogate):
       soft maximum of the others. A prediction further on the right side never costs more, whatever was learned. Logits
       are normalised per prediction: the metric does not see their scale, so a model cannot lower this loss by growing
       them. At its start the spline is the identity, and the surrogate is the cross-entropy of the normalised logits.
-    - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning, section 4.1) from p(label) to |·|.
-      It is not monotone; check its alignment.
+    - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning) from p(label) to |·|. It is not
+      monotone: check its alignment.
 
     Example:
         >>> loss = SurrogateForClassification(SurrogateConfig())
-        >>> loss(torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([0])) < loss(torch.tensor([[0.0, 4.0, 0.0]]), torch.tensor([0]))
+        >>> logits = torch.tensor([[4.0, 0.0, 0.0]])
+        >>> loss(logits, torch.tensor([0])) < loss(logits, torch.tensor([1]))
         tensor(True)
     """
 
@@ -69,9 +70,14 @@ class SurrogateForClassification(Surrogate):
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         if self.config.architecture == "paper":
-            probability = evidence.outputs.softmax(-1).gather(-1, evidence.labels[..., None])
-            return self.loss(self.logits_fcs(probability)).squeeze(-1).abs()
-        return F.softplus(-self.spline(self.margin(evidence)))
+            return self._network(evidence.outputs.softmax(-1).gather(-1, evidence.labels[..., None]).squeeze(-1))
+        return self._network(self.margin(evidence))
+
+    def _network(self, value: torch.Tensor) -> torch.Tensor:
+        """Losses [...] of margins, or of probabilities, [...]."""
+        if self.config.architecture == "paper":
+            return self.loss(self.logits_fcs(value[..., None])).squeeze(-1).abs()
+        return F.softplus(-self.spline(value))
 
     def margin(self, evidence: Evidence) -> torch.Tensor:
         """z_y - (1/τ) log Σ_{k≠y} exp(τ z_k), [..., N]: positive where the label's logit leads clearly."""
@@ -80,6 +86,11 @@ class SurrogateForClassification(Surrogate):
         temperature = self.log_temperature.exp()
         others = (evidence.outputs * temperature).scatter(-1, index, -torch.inf).logsumexp(-1)
         return own - others / temperature
+
+    @torch.no_grad()
+    def curve(self, points: torch.Tensor) -> torch.Tensor:
+        """The learned loss [n] at margins [n] (`"margin"`) or probabilities of the label [n] (`"paper"`)."""
+        return self._network(points.to(self.device)).cpu()
 
     def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(outputs.float().flatten(0, -2), labels.flatten(), reduction="none")

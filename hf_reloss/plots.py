@@ -1,0 +1,73 @@
+"""Pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+
+from .comparison import paired_difference
+from .surrogates.base import Surrogate
+
+OURS, USUAL, FAINT = "#c4441c", "#3f5a73", "#b9c0c6"
+
+
+def plot_comparison(
+    path: str | Path,
+    baseline: Mapping[int, float],
+    ours: Mapping[int, float],
+    surrogate: Surrogate | None,
+    *,
+    title: str,
+    metric: str,
+) -> None:
+    """Draws each seed's two scores with the mean gain, and, of a margin surrogate, its curve.
+
+    Args:
+        path: of the picture, by its ending PNG, SVG or PDF.
+        baseline, ours: seed to score, in points.
+        surrogate: whose curve is drawn beside; None for none.
+        title: above the picture.
+        metric: what the scores are of.
+    """
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    pairs, curve = figure.subplots(1, 2) if surrogate is not None else (figure.subplots(), None)
+    for seed in sorted(baseline.keys() & ours.keys()):
+        better = ours[seed] > baseline[seed]
+        pairs.plot([0, 1], [baseline[seed], ours[seed]], color=OURS if better else FAINT, alpha=0.7, lw=1.4, zorder=1)
+    for position, scores, color in ((0, baseline, USUAL), (1, ours, OURS)):
+        values = list(scores.values())
+        pairs.scatter([position] * len(values), values, color=color, s=36, zorder=2)
+        mean = sum(values) / len(values)
+        side = -0.12 if position == 0 else 0.12
+        pairs.plot([position + side - 0.05, position + side + 0.05], [mean, mean], color=color, lw=3)
+        ha = "right" if position == 0 else "left"
+        pairs.text(position + 1.6 * side, mean, f"{mean:.2f}", color=color, va="center", ha=ha, fontweight="bold")
+    gain = paired_difference(ours, baseline)
+    pairs.set_title(f"{gain.mean:+.2f} points, 95 % interval {gain.low:+.2f} to {gain.high:+.2f}", fontsize=11)
+    pairs.set_xticks([0, 1], ["cross-entropy", "ReLoss"])
+    pairs.set_xlim(-0.55, 1.55)
+    pairs.set_ylabel(f"{metric}, one line per seed")
+    if curve is not None:
+        plot_curve(curve, surrogate)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color=FAINT, alpha=0.4, lw=0.7)
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.savefig(path, dpi=150)
+
+
+@torch.no_grad()
+def plot_curve(axes, surrogate: Surrogate) -> None:
+    """Draws a margin surrogate's loss over the margin on matplotlib axes, cross-entropy beside it."""
+    margins = torch.linspace(-6, 6, 241)
+    loss = surrogate.curve(margins)
+    axes.plot(margins, F.softplus(-margins), color=USUAL, lw=1.6, ls="--", label="cross-entropy")
+    axes.plot(margins, loss, color=OURS, lw=2.4, label="learned")
+    axes.axvline(0, color=FAINT, lw=1)
+    unit = "of normalised logits" if surrogate.config.normalize else "of the logits"
+    axes.set_xlabel(f"wrong   ←   margin {unit}   →   right")
+    axes.set_ylabel("loss")
+    axes.set_title("The learned loss", fontsize=11)
+    axes.legend(frameon=False)

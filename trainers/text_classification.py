@@ -1,0 +1,110 @@
+"""Text classification on a learned surrogate of the metric, or on cross-entropy.
+
+With a data set from the Hub:
+
+    python trainers/text_classification.py \
+        --model_name_or_path distilbert/distilbert-base-uncased \
+        --dataset_name clinc/clinc_oos --dataset_config_name imbalanced --label_column intent \
+        --loss reloss --surrogate auto --metric accuracy \
+        --do_train --do_eval --num_train_epochs 5 --learning_rate 5e-5 --output_dir clinc-reloss
+
+With files of your own, csv, json or jsonl (also compressed: .jsonl.gz), from scratch on two processes:
+
+    accelerate launch --num_processes 2 trainers/text_classification.py \
+        --model_type bert --config_overrides num_hidden_layers=2,hidden_size=128,num_attention_heads=2 \
+        --tokenizer_name distilbert/distilbert-base-uncased \
+        --train_file train.jsonl --validation_file dev.jsonl --text_column text --label_column label \
+        --do_train --do_eval --output_dir text-reloss
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from common import DataArguments, ModelArguments, check_columns, load_config, load_data, make_trainer, run, set_up
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
+
+from hf_reloss import ReLossTrainingArguments
+
+
+@dataclass
+class TextDataArguments(DataArguments):
+    """DataArguments, for texts."""
+
+    text_column: str = field(default="text", metadata={"help": "The column of texts."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut to so many tokens."})
+
+
+@dataclass
+class TextModelArguments(ModelArguments):
+    """ModelArguments, with a tokenizer."""
+
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "The tokenizer, if it is not that of --model_name_or_path or --config_name."}
+    )
+
+
+def make_parser() -> HfArgumentParser:
+    """The command line."""
+    return HfArgumentParser((TextDataArguments, TextModelArguments, ReLossTrainingArguments))
+
+
+def load_file(path: str) -> datasets.Dataset:
+    """Texts with labels from a csv, json or jsonl file, compressed or not."""
+    kinds = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+    kind = next((kinds[suffix] for suffix in Path(path).suffixes[-2:] if suffix in kinds), None)
+    if kind is None:
+        raise ValueError(f"{path} is neither a csv, a json nor a jsonl file.")
+    return datasets.load_dataset(kind, data_files=path, split="train")
+
+
+def tokenized(data: datasets.Dataset | None, tokenizer: Any, data_args: TextDataArguments) -> datasets.Dataset | None:
+    """The data as token ids; the collator pads them batch by batch."""
+    if data is None:
+        return None
+    column = data_args.text_column
+    check_columns(data, text_column=column)
+    length = min(data_args.max_seq_length, tokenizer.model_max_length)
+    return data.map(
+        lambda batch: tokenizer(batch[column], truncation=True, max_length=length),
+        batched=True,
+        remove_columns=[name for name in data.column_names if name != "labels"],
+        desc="tokenizing",
+    )
+
+
+def main() -> None:
+    """Runs the command line."""
+    data_args, model_args, args = make_parser().parse_args_into_dataclasses()
+    set_up(args)
+    with args.main_process_first(desc="loading the data"):
+        train, validation, names = load_data(data_args, model_args, args, load_file)
+
+    source = model_args.tokenizer_name or model_args.model_name_or_path or model_args.config_name
+    if source is None:
+        raise ValueError("--model_type alone has no tokenizer: pass --tokenizer_name.")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config = load_config(model_args, names, vocab_size=len(tokenizer))
+    config.pad_token_id = tokenizer.pad_token_id
+    # In float32 whatever the checkpoint is stored in: --bf16 is autocast.
+    if model_args.model_name_or_path:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            model_args.model_name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+        )
+    else:
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+
+    with args.main_process_first(desc="tokenizing"):
+        train, validation = (tokenized(data, tokenizer, data_args) for data in (train, validation))
+    trainer = make_trainer(
+        model_args, model=model, args=args, train_dataset=train, eval_dataset=validation, processing_class=tokenizer
+    )
+    run(trainer, data_args, task="text-classification")
+
+
+if __name__ == "__main__":
+    main()
