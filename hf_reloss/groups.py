@@ -56,8 +56,8 @@ def draw_groups(
         seed: the same seed draws the same groups.
 
     Raises:
-        ValueError: for a group size below 2, no predictions, labels out of range, or scores that are not finite or the
-            same for all groups, from which nothing can be learned.
+        ValueError: for a group size below 2, fewer predictions than that, labels out of range, or scores that are not
+            finite or the same for all groups, from which nothing can be learned.
     """
     if group_size < 2:
         raise ValueError(
@@ -68,8 +68,11 @@ def draw_groups(
     columns = predictions.with_format("torch")[:]
     logits, labels, order = columns["logits"], columns["labels"], columns["stage"].argsort(stable=True)
     classes = logits.shape[-1]
-    if len(labels) < 2:
-        raise ValueError(f"{len(labels)} predictions are too few to draw groups from: record more of them.")
+    if len(labels) < group_size:
+        raise ValueError(
+            f"{len(labels)} predictions are too few for groups of {group_size}, which would all be much the same: "
+            "record more of them, or lower group_size."
+        )
     if ((labels < 0) | (labels >= classes)).any():
         raise ValueError(f"Labels must be 0 to {classes - 1}, but the predictions hold some out of that range.")
     generator = torch.Generator().manual_seed(seed)

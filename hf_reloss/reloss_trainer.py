@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,18 +152,21 @@ class ReLossTrainer(Trainer):
         """
         predictions = self._recorded_everywhere()
         args = self.args
+        folder = Path(args.output_dir) / "_surrogate"  # with _, so that push_to_hub leaves it out while it is there
         with _undisturbed():
             learner = SurrogateTrainer(
                 SurrogateForClassification(SurrogateConfig()),
                 SurrogateTrainingArguments(
-                    output_dir=str(Path(args.output_dir) / "_surrogate"),  # with _, so that push_to_hub leaves it out
+                    output_dir=str(folder),
+                    # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
+                    group_size=max(16, min(SurrogateTrainingArguments.group_size, len(predictions) // 10)),
                     seed=args.seed,
                     bf16=args.bf16,
                     fp16=args.fp16,
                     use_cpu=args.use_cpu,
                     disable_tqdm=args.disable_tqdm,
                     report_to="none",
-                    log_level=args.log_level,
+                    log_level="error",
                 ),
                 train_dataset=predictions,
                 metric=self.metric,
@@ -170,6 +174,9 @@ class ReLossTrainer(Trainer):
             for talkative in (PrinterCallback, ProgressCallback):
                 learner.pop_callback(talkative)
             learner.train()
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)
         self.surrogate = self._placed(learner.accelerator.unwrap_model(learner.model))
         record = self.surrogate.config.record
         usual = self.surrogate.original_loss
@@ -299,13 +306,15 @@ def _option(args: TrainingArguments, name: str) -> Any:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Runs another Trainer inside one that is training: random states, and what Accelerate shares between all, stay."""
+    """Runs another Trainer inside one that is training: random states, the log, and what Accelerate shares stay."""
     random_states = random.getstate(), np.random.get_state()
     shared = dict(GradientState._shared_state)
-    with torch.random.fork_rng(enabled=True):
+    verbosity = logging.get_verbosity()
+    with torch.random.fork_rng():
         try:
             yield
         finally:
             random.setstate(random_states[0])
             np.random.set_state(random_states[1])
             GradientState._shared_state.update(shared)
+            logging.set_verbosity(verbosity)

@@ -51,7 +51,9 @@ def test_pairwise_passes_gradcheck_and_approaches_hard_ranks():
     torch.manual_seed(0)
     values = torch.randn(2, 7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda v: soft_rank(v, method="pairwise", steepness=3.0), values)
-    torch.testing.assert_close(soft_rank(values, method="pairwise", steepness=1e5), hard_rank(values), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        soft_rank(values, method="pairwise", steepness=1e5), hard_rank(values), atol=1e-4, rtol=0
+    )
 
 
 @networks
@@ -89,7 +91,9 @@ def test_without_a_batch_dimension():
     assert soft_rank(torch.randn(4)).shape == (4,)
 
 
-finite = hnp.arrays(np.float64, hnp.array_shapes(min_dims=1, max_dims=2, min_side=2, max_side=12), elements=st.integers(-4, 4))
+finite = hnp.arrays(
+    np.float64, hnp.array_shapes(min_dims=1, max_dims=2, min_side=2, max_side=12), elements=st.integers(-4, 4)
+)
 
 
 @given(finite)

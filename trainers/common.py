@@ -11,7 +11,6 @@ from typing import Any, Literal
 import datasets
 import torch
 from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, Trainer, TrainingArguments, set_seed
-from transformers.utils import logging as transformers_logging
 
 from hf_reloss import ReLossTrainer, load_metric
 
@@ -63,9 +62,8 @@ def set_up(args: TrainingArguments) -> None:
     """Seeds, and logs progress on the main process."""
     logging.basicConfig(format="%(asctime)s - %(levelname)s - %(name)s - %(message)s", stream=sys.stdout)
     if args.should_log:
-        transformers_logging.set_verbosity_info()
-    for name in ("hf_reloss", __name__):
-        logging.getLogger(name).setLevel(args.get_process_log_level())
+        for name in ("hf_reloss", __name__):
+            logging.getLogger(name).setLevel(logging.INFO)
     set_seed(args.seed)
 
 
@@ -264,4 +262,4 @@ def run(trainer: Trainer, data_args: DataArguments, task: str) -> None:
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if args.push_to_hub:
-        trainer.push_to_hub(tasks=task, dataset=data_args.dataset_name)
+        trainer.push_to_hub(tasks=task, dataset_tags=data_args.dataset_name, dataset=data_args.dataset_name)

@@ -105,14 +105,23 @@ class Surrogate(PreTrainedModel):
                 f"{where} is a surrogate for {config.task}, but {cls.__name__} is for {cls.task}: "
                 "load it with AutoSurrogate, and use it for a model of its task."
             )
-        kwargs["use_safetensors"] = True
+        kwargs |= {"use_safetensors": True, "output_loading_info": True}
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+            surrogate, info = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
         except SafetensorError as error:
             raise OSError(
                 f"The weights in {where} are damaged ({error}): the file is truncated or was not written to its end. "
                 "Download or save the surrogate again."
             ) from error
+        if info["missing_keys"]:
+            raise OSError(
+                f"The weights in {where} lack {', '.join(sorted(info['missing_keys']))}, which its configuration asks "
+                "for: it was saved by another version, or its files do not belong together."
+            )
+        for parameter in surrogate.parameters():
+            # Tensors lie in the file's memory as they come. Aligned ones give the same loss, to the bit, as before.
+            parameter.data = parameter.data.clone()
+        return surrogate
 
     @staticmethod
     def load_config(where: str, **kwargs: Any) -> tuple[SurrogateConfig, dict[str, Any]]:
@@ -123,6 +132,8 @@ class Surrogate(PreTrainedModel):
         """
         names = ("cache_dir", "force_download", "token", "revision", "subfolder", "local_files_only")
         path = cached_file(where, CONFIG_NAME, **{name: kwargs[name] for name in names if name in kwargs})
+        if path is None:
+            raise OSError(f"{where} has no {CONFIG_NAME}, so there is no surrogate in it.")
         with open(path, encoding="utf-8") as file:
             found = json.load(file).get("model_type")
         if found != SurrogateConfig.model_type:

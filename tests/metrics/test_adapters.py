@@ -1,0 +1,92 @@
+import datasets
+import evaluate
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+from hf_reloss.metrics import ComputeMetrics, Metric, load_metric
+
+
+class MacroF1(evaluate.Metric):
+    """A module of evaluate, made as those on the Hub are."""
+
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int32"), "references": datasets.Value("int32")})
+        return evaluate.MetricInfo(description="F1", citation="", features=features)
+
+    def _compute(self, predictions, references, average="macro"):
+        return {"f1": f1_score(references, predictions, average=average, zero_division=0)}
+
+
+@pytest.fixture
+def drawn():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(50, 3, generator=generator), torch.randint(3, (50,), generator=generator)
+    labels[::7] = -100
+    return logits, labels, torch.randint(50, (8, 12), generator=generator)
+
+
+def expected_f1(logits, labels, index, average="macro"):
+    scores = []
+    for rows in index:
+        counts = labels[rows] != -100
+        predictions = logits[rows][counts].argmax(-1)
+        scores.append(f1_score(labels[rows][counts], predictions, average=average, zero_division=0))
+    return scores
+
+
+def test_a_module_of_evaluate_is_a_metric(drawn):
+    logits, labels, index = drawn
+    metric = load_metric(MacroF1(keep_in_memory=True), key="f1", average="micro")
+    scores = metric.score_groups(metric.decide(logits), index, labels[index])
+    assert scores.tolist() == pytest.approx(expected_f1(logits, labels, index, "micro"), abs=1e-12)
+    assert "average:micro" in metric.signature
+
+
+def test_compute_metrics_of_a_trainer_is_a_metric(drawn):
+    logits, labels, index = drawn
+
+    def compute_metrics(evaluation):
+        predictions = evaluation.predictions.argmax(-1)
+        return {"eval_f1": f1_score(evaluation.label_ids, predictions, average="macro", zero_division=0), "other": 1}
+
+    metric = ComputeMetrics(compute_metrics, "f1")
+    scores = metric.score_groups(metric.decide(logits), index, labels[index])
+    assert scores.tolist() == pytest.approx(expected_f1(logits, labels, index), abs=1e-12)
+    with pytest.raises(KeyError, match="without 'bleu'"):
+        ComputeMetrics(compute_metrics, "bleu").compute(logits, labels)
+
+
+def test_compute_metrics_sees_what_preprocess_logits_for_metrics_gives(drawn):
+    logits, labels, index = drawn
+    metric = ComputeMetrics(
+        lambda evaluation: {"f1": f1_score(evaluation.label_ids, evaluation.predictions, average="macro")},
+        "f1",
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+    )
+    scores = metric.score_groups(metric.decide(logits), index, labels[index])
+    assert scores.tolist() == pytest.approx(expected_f1(logits, labels, index), abs=1e-12)
+
+
+def test_any_function_is_a_metric():
+    metric = load_metric(lambda predictions, references: {"error": np.mean(predictions != references)}, name="error")
+    assert metric.compute([1, 2, 3, 3], [1, 2, 3, 4]) == pytest.approx(0.25)
+    assert load_metric(metric) is metric
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="accuracy"):
+        load_metric("acuracy")
+    with pytest.raises(ValueError, match="is int"):
+        load_metric(3)
+
+
+def test_a_new_metric_is_found_by_its_name():
+    class Constant(Metric):
+        name = "constant_for_this_test"
+
+        def score_groups(self, decisions, index, references):
+            return torch.ones(len(index), dtype=torch.float64)
+
+    assert load_metric("constant_for_this_test").compute([1], [1]) == 1.0

@@ -1,0 +1,171 @@
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_reloss import SurrogateConfig, SurrogateForClassification
+
+architectures = pytest.mark.parametrize("architecture", ["margin", "paper"])
+
+
+def surrogate_with_random_weights(seed: int, **config) -> SurrogateForClassification:
+    surrogate = SurrogateForClassification(SurrogateConfig(**config))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in surrogate.parameters():
+            parameter.normal_(generator=generator)
+    return surrogate.freeze()
+
+
+def normalized(logits: torch.Tensor) -> torch.Tensor:
+    centred = logits - logits.mean(-1, keepdim=True)
+    return centred / centred.square().mean(-1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_at_its_start_it_is_cross_entropy(normalize):
+    logits, labels = torch.randn(20, 7), torch.randint(7, (20,))
+    loss = SurrogateForClassification(SurrogateConfig(normalize=normalize))(logits, labels)
+    expected = F.cross_entropy(normalized(logits) if normalize else logits, labels)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10_000), st.integers(3, 20), st.floats(0.5, 20))
+def test_margin_surrogates_decrease_whatever_their_weights(seed, knots, reach):
+    surrogate = surrogate_with_random_weights(seed, num_knots=knots, knot_range=reach)
+    losses = surrogate.curve(torch.linspace(-3 * reach, 3 * reach, 500))
+    assert (losses.diff() <= 0).all()
+    assert losses[0] > losses[-1]
+    assert (losses >= 0).all()
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000))
+def test_more_weight_on_the_label_never_costs_more(seed):
+    surrogate = surrogate_with_random_weights(seed, normalize=False)
+    generator = torch.Generator().manual_seed(seed)
+    logits, labels = torch.randn(50, 5, generator=generator) * 4, torch.randint(5, (50,), generator=generator)
+    better = logits + F.one_hot(labels, 5) * 2 * torch.rand(50, 1, generator=generator)
+    before, after = (surrogate(z, labels, reduction="none") for z in (logits, better))
+    assert (after <= before + 1e-6).all()
+
+
+def test_normalised_losses_do_not_see_scale_or_shift():
+    surrogate = surrogate_with_random_weights(0)
+    logits, labels = torch.randn(20, 5), torch.randint(5, (20,))
+    torch.testing.assert_close(surrogate(logits, labels), surrogate(30 * logits - 4, labels), rtol=1e-3, atol=1e-3)
+
+
+def test_two_classes_are_not_normalised():
+    logits, labels = torch.tensor([[1.0, 0.0], [5.0, 0.0]]), torch.tensor([0, 0])
+    losses = SurrogateForClassification(SurrogateConfig())(logits, labels, reduction="none")
+    torch.testing.assert_close(losses, F.cross_entropy(logits, labels, reduction="none"), rtol=1e-5, atol=1e-6)
+
+
+def test_the_paper_network_is_the_authors():
+    surrogate = surrogate_with_random_weights(1, architecture="paper", hidden_size=8)
+    layers = {"logits_fcs.0": (8, 1), "logits_fcs.2": (8, 8), "loss.0": (8, 8), "loss.2": (1, 8)}
+    expected = {f"{layer}.weight": shape for layer, shape in layers.items()}
+    expected |= {f"{layer}.bias": shape[:1] for layer, shape in layers.items()}
+    assert {name: tuple(weight.shape) for name, weight in surrogate.state_dict().items()} == expected
+    logits, labels = torch.randn(6, 4), torch.randint(4, (6,))
+    w = surrogate.state_dict()
+    x = logits.softmax(1).gather(1, labels[:, None])
+    for layer in ("logits_fcs.0", "logits_fcs.2", "loss.0"):
+        x = F.elu(x @ w[f"{layer}.weight"].T + w[f"{layer}.bias"])
+    expected = (x @ w["loss.2.weight"].T + w["loss.2.bias"]).abs().mean()
+    torch.testing.assert_close(surrogate(logits, labels), expected)
+
+
+@architectures
+def test_any_form_of_outputs_is_read(architecture):
+    surrogate = surrogate_with_random_weights(2, architecture=architecture)
+    logits, labels = torch.randn(6, 4), torch.randint(4, (6,))
+    expected = surrogate(logits, labels)
+    own_loss = torch.tensor(3.0)
+    hidden = torch.randn(6, 2, 2)
+    for outputs in (
+        SequenceClassifierOutput(loss=own_loss, logits=logits),
+        {"logits": logits},
+        (own_loss, logits, hidden),
+        (logits, hidden),
+    ):
+        assert surrogate(outputs, labels) == expected
+
+
+@architectures
+def test_labels_of_minus_100_do_not_count(architecture):
+    surrogate = surrogate_with_random_weights(3, architecture=architecture)
+    logits, labels = torch.randn(6, 4, requires_grad=True), torch.tensor([0, -100, 2, -100, 1, 3])
+    counts = labels != -100
+    loss = surrogate(logits, labels)
+    torch.testing.assert_close(loss, surrogate(logits[counts], labels[counts]))
+    loss.backward()
+    assert (logits.grad[~counts] == 0).all()
+    assert (logits.grad[counts] != 0).any()
+    assert surrogate(logits, torch.full_like(labels, -100)) == 0
+
+
+@architectures
+def test_it_computes_in_float32_under_autocast_and_for_bfloat16(architecture):
+    surrogate = surrogate_with_random_weights(4, architecture=architecture)
+    logits, labels = torch.randn(6, 4).bfloat16().requires_grad_(), torch.randint(4, (6,))
+    plain = surrogate(logits.float(), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = surrogate(logits, labels)
+    assert mixed.dtype == torch.float32
+    assert mixed == plain
+    mixed.backward()
+    assert logits.grad.dtype == torch.bfloat16
+    assert logits.grad.isfinite().all()
+
+
+@architectures
+def test_gradients_are_exact(architecture):
+    surrogate = surrogate_with_random_weights(5, architecture=architecture).double()
+    evidence = surrogate.evidence(torch.randn(4, 5), torch.randint(5, (4,)))
+    inputs = evidence.outputs.double().requires_grad_()
+    losses = lambda z: surrogate.losses(evidence._replace(outputs=z))  # noqa: E731
+    assert torch.autograd.gradcheck(losses, inputs)
+    assert torch.autograd.gradgradcheck(losses, inputs)
+
+
+@architectures
+@pytest.mark.parametrize("confident", [1.0, 1e4, 1e30])
+def test_extreme_logits_have_finite_losses_and_gradients(architecture, confident):
+    surrogate = surrogate_with_random_weights(6, architecture=architecture, normalize=True)
+    logits = torch.tensor([[confident, 0.0, 0.0], [0.0, 0.0, 0.0], [confident, -confident, 0.0]], requires_grad=True)
+    loss = surrogate(logits, torch.tensor([0, 1, 1]))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (torch.randn(3, 4), torch.tensor([0, 4, 1]), "0 to 3.*such as 4"),
+        (torch.randn(3, 4), torch.tensor([0, -1, 1]), "such as -1"),
+        (torch.randn(3, 4), torch.tensor([0.0, 1.0, 1.0]), "integer labels"),
+        (torch.tensor([[0.0, torch.nan, 1.0]]), torch.tensor([0]), "not finite"),
+        (torch.randn(3, 7, 4), torch.tensor([0, 1, 1]), r"one label per example.*\[3, 7, 4\]"),
+        (torch.randn(3, 4), None, "None"),
+        ({"start_logits": torch.randn(3, 4)}, torch.tensor([0, 1, 1]), "start_logits"),
+        ("text", torch.tensor([0]), "str"),
+    ],
+)
+def test_bad_input_says_what_is_wanted(logits, labels, message):
+    with pytest.raises(ValueError, match=message):
+        SurrogateForClassification(SurrogateConfig())(logits, labels)
+
+
+def test_unknown_words_are_refused():
+    with pytest.raises(ValueError, match="'paper'"):
+        SurrogateForClassification(SurrogateConfig(architecture="transformer"))
+    with pytest.raises(ValueError, match="'none'"):
+        SurrogateForClassification(SurrogateConfig())(torch.randn(2, 3), torch.tensor([0, 1]), reduction="sum")
+    with pytest.raises(ValueError, match="3 intervals"):
+        SurrogateForClassification(SurrogateConfig(num_knots=1))

@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from hf_reloss import load_metric
+from hf_reloss.groups import draw_groups
+
+from .conftest import synthetic_predictions
+
+ACCURACY = load_metric("accuracy")
+
+
+def draw(predictions, **options):
+    return draw_groups(predictions, ACCURACY, **{"num_groups": 200, "group_size": 32, "seed": 3} | options)
+
+
+def test_scores_are_spread_from_bad_to_good(predictions):
+    scores = draw(predictions).scores
+    assert scores.min() < 0.2
+    assert scores.max() > 0.7
+    assert scores.std() > 0.1
+
+
+def test_scores_are_the_metric_of_what_a_batch_holds(predictions):
+    groups = draw(predictions)
+    batch = groups.__getitems__([5, 0, 17])
+    assert batch["logits"].shape == (3, 32, 5)
+    for logits, labels, score in zip(batch["logits"], batch["labels"], batch["score"], strict=True):
+        assert ACCURACY.compute(logits, labels) == score
+    assert torch.equal(groups[17]["logits"], batch["logits"][2])
+
+
+def test_a_seed_draws_the_same_groups(predictions):
+    one, same, other = draw(predictions), draw(predictions), draw(predictions, seed=4)
+    assert torch.equal(one.index, same.index)
+    assert torch.equal(one.labels, same.labels)
+    assert torch.equal(one.scores, same.scores)
+    assert not torch.equal(one.index, other.index)
+
+
+def test_groups_come_from_stretches_of_training(predictions):
+    # rows are in the order of their stages, so a narrow stretch has a narrow range of rows
+    span = draw(predictions).index.double().std(-1)
+    assert span.min() < 0.05 * len(predictions)
+    assert span.max() > 0.2 * len(predictions)
+
+
+def test_without_corruption_labels_are_the_predictions_own(predictions):
+    groups = draw(predictions, corruption=0.0)
+    labels = torch.as_tensor(predictions.with_format("torch")[:]["labels"])
+    assert torch.equal(groups.labels, labels[groups.index])
+
+
+def test_an_error_rate_is_turned_round(predictions):
+    def error(decisions, references):
+        return (decisions != references).mean()
+
+    error_rate = load_metric(error, higher_is_better=False, class_indices=True)
+    groups = draw_groups(predictions, error_rate, num_groups=20, group_size=32, seed=3)
+    torch.testing.assert_close(groups.scores + 1, draw(predictions, num_groups=20).scores)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_size": 1}, "group_size is 1"),
+        ({"group_size": 5000}, "too few for groups of 5000"),
+        ({"corruption": 2.0}, "share between 0 and 1"),
+    ],
+)
+def test_bad_settings_say_what_is_wanted(predictions, options, message):
+    with pytest.raises(ValueError, match=message):
+        draw(predictions, **options)
+
+
+def test_a_metric_that_is_constant_is_refused(predictions):
+    constant = load_metric(lambda decisions, references: 0.25, name="constant")
+    with pytest.raises(ValueError, match=r"'constant' is 0\.25 for all 10 groups"):
+        draw_groups(predictions, constant, num_groups=10, group_size=8)
+
+
+def test_a_metric_that_is_not_finite_is_refused(predictions):
+    broken = load_metric(lambda decisions, references: float("nan"), name="broken")
+    with pytest.raises(ValueError, match="not finite for 10 of 10 groups"):
+        draw_groups(predictions, broken, num_groups=10, group_size=8)
+
+
+def test_labels_out_of_range_are_refused():
+    predictions = synthetic_predictions(100).map(lambda row: {"labels": row["labels"] + 1})
+    with pytest.raises(ValueError, match="0 to 4"):
+        draw(predictions)
