@@ -103,7 +103,7 @@ def fashion_mnist(split: str) -> Task:
             "num_train_epochs": 12,
             "per_device_train_batch_size": 64,
             "per_device_eval_batch_size": 500,
-            "learning_rate": 1e-3,
+            "learning_rate": 4e-3,  # the best for cross-entropy on the validation split, of 5e-4 to 8e-3
             "weight_decay": 0.01,
         },
     )

@@ -71,10 +71,10 @@ def train_digits(seed: int, output: Path, trainer_class: type[Trainer] = Trainer
 
 
 def learn_digits_surrogate(output: Path) -> SurrogateForClassification:
-    """Records a cross-entropy run and learns a surrogate of accuracy from it."""
-    recorder = PredictionRecorder()
-    train_digits(RECORDING_SEED, output, callbacks=[recorder])
+    """Records a run on a surrogate as it is at its start, and learns it from that: a surrogate of accuracy."""
     surrogate = SurrogateForClassification(SurrogateConfig())
+    recorder = PredictionRecorder()
+    train_digits(RECORDING_SEED, output, ReLossTrainer, surrogate=surrogate, callbacks=[recorder])
     args = SurrogateTrainingArguments(str(output / "run"), disable_tqdm=True, logging_strategy="no")
     trainer = SurrogateTrainer(surrogate, args, train_dataset=recorder.dataset(), metric="accuracy")
     trainer.pop_callback(PrinterCallback)

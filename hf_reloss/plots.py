@@ -66,8 +66,7 @@ def plot_curve(axes, surrogate: Surrogate) -> None:
     axes.plot(margins, F.softplus(-margins), color=USUAL, lw=1.6, ls="--", label="cross-entropy")
     axes.plot(margins, loss, color=OURS, lw=2.4, label="learned")
     axes.axvline(0, color=FAINT, lw=1)
-    unit = "of normalised logits" if surrogate.config.normalize else "of the logits"
-    axes.set_xlabel(f"wrong   ←   margin {unit}   →   right")
+    axes.set_xlabel("wrong   ←   margin of the label   →   right")
     axes.set_ylabel("loss")
     axes.set_title("The learned loss", fontsize=11)
     axes.legend(frameon=False)

@@ -50,7 +50,9 @@ class SurrogateTrainingArguments(TrainingArguments):
         default=0.2, metadata={"help": "Share of the predictions held out for alignment, if no eval_dataset is given."}
     )
     corruption: float = field(default=1.0, metadata={"help": "Largest share of a group's labels that is replaced."})
-    gradient_penalty: float = field(default=1.0, metadata={"help": "Weight of the gradient penalty."})
+    gradient_penalty: float | None = field(
+        default=None, metadata={"help": "Weight of the gradient penalty; by default the surrogate's own."}
+    )
     min_alignment: float = field(
         default=0.5, metadata={"help": "A surrogate whose held-out alignment ends lower is refused."}
     )
@@ -95,11 +97,13 @@ class SurrogateTrainer(Trainer):
         if metric is None:
             raise ValueError('SurrogateTrainer wants the metric to learn, e.g. metric="accuracy".')
         self.metric = load_metric(metric)
+        model.requires_grad_(True)  # one that has served as a loss was frozen for it
         if eval_dataset is None:
             parts = train_dataset.train_test_split(args.held_out, seed=args.seed)
             train_dataset, eval_dataset = parts["train"], parts["test"]
         self.num_predictions = len(train_dataset)
-        self.objective = RelationalObjective(args.gradient_penalty)
+        weight = model.gradient_penalty if args.gradient_penalty is None else args.gradient_penalty
+        self.objective = RelationalObjective(weight)
         self._progress: dict[str, list[torch.Tensor]] = {"rho": [], "penalty": []}
         draw = {"metric": self.metric, "group_size": args.group_size, "corruption": args.corruption}
         super().__init__(
@@ -132,7 +136,7 @@ class SurrogateTrainer(Trainer):
             "train_groups": len(self.train_dataset),
             "group_size": self.args.group_size,
             "predictions": self.num_predictions,
-            "gradient_penalty": self.args.gradient_penalty,
+            "gradient_penalty": self.objective.gradient_penalty,
             "seed": self.args.seed,
             "steps": self.state.global_step,
         }
@@ -148,10 +152,10 @@ class SurrogateTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         surrogate = self.accelerator.unwrap_model(model)
-        evidence = surrogate.evidence(inputs["logits"], inputs["labels"])
+        evidence = surrogate.canonical(surrogate.evidence(inputs["logits"], inputs["labels"]))
         evidence = evidence._replace(outputs=evidence.outputs.detach().requires_grad_())
         losses = model(evidence, reduction="none")
-        penalty = self.objective.penalty(losses, evidence.outputs)
+        penalty = self.objective.penalty(losses, evidence.outputs, surrogate.reference_losses(evidence))
         rho = self.objective.correlation(
             self._everywhere(_group_loss(losses, evidence)), self._everywhere(inputs["score"])
         )

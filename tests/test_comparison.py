@@ -1,3 +1,4 @@
+import io
 import math
 
 import pytest
@@ -29,7 +30,7 @@ def test_the_table_holds_means_differences_and_alignment():
         metric="accuracy",
         alignments={"reloss": 0.987},
     )
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
     row = next(line for line in console.export_text().splitlines() if "reloss" in line)
     for cell in ("81.75", "+0.75", "2 of 2", "0.987"):

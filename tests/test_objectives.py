@@ -10,9 +10,9 @@ def test_the_correlation_of_the_negated_loss_is_close_to_spearmans():
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(64, generator=generator, dtype=torch.float64)
     losses = 3 - scores + 0.2 * torch.randn(64, generator=generator, dtype=torch.float64)
-    soft = RelationalObjective().correlation(losses, scores).item()
+    soft = RelationalObjective(1.0).correlation(losses, scores).item()
     assert soft == pytest.approx(scipy.stats.spearmanr(-losses, scores).statistic, abs=0.05)
-    assert RelationalObjective().correlation(-losses, scores).item() == pytest.approx(-soft, abs=1e-3)
+    assert RelationalObjective(1.0).correlation(-losses, scores).item() == pytest.approx(-soft, abs=1e-3)
 
 
 def test_climbing_it_sorts_the_losses():
@@ -22,21 +22,23 @@ def test_climbing_it_sorts_the_losses():
     optimizer = torch.optim.Adam([losses], 0.1)
     for _ in range(200):
         optimizer.zero_grad()
-        (-RelationalObjective().correlation(losses, scores)).backward()
+        (-RelationalObjective(1.0).correlation(losses, scores)).backward()
         optimizer.step()
     assert scipy.stats.spearmanr(-losses.detach(), scores).statistic > 0.99
 
 
 def test_it_does_not_see_scale_or_shift_of_the_losses():
     losses, scores = torch.randn(16, dtype=torch.float64), torch.rand(16)
-    one = RelationalObjective().correlation(losses, scores)
-    torch.testing.assert_close(RelationalObjective().correlation(1e-3 * losses + 7, scores), one, rtol=1e-3, atol=1e-3)
+    one = RelationalObjective(1.0).correlation(losses, scores)
+    torch.testing.assert_close(
+        RelationalObjective(1.0).correlation(1e-3 * losses + 7, scores), one, rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(("losses", "scores"), [(torch.randn(8), torch.ones(8)), (torch.ones(8), torch.rand(8))])
 def test_where_nothing_can_be_ranked_it_is_zero(losses, scores):
     losses.requires_grad_()
-    rho = RelationalObjective().correlation(losses, scores)
+    rho = RelationalObjective(1.0).correlation(losses, scores)
     assert rho == 0
     assert not rho.requires_grad
 
@@ -45,8 +47,18 @@ def test_the_penalty_is_that_of_each_predictions_own_loss():
     outputs = torch.randn(3, 4, 5, requires_grad=True)
     directions = torch.randn(3, 4, 5)
     losses = (outputs * directions).sum(-1)  # the gradient of each is its direction
-    penalty = RelationalObjective().penalty(losses, outputs)
+    penalty = RelationalObjective(1.0).penalty(losses, outputs)
     torch.testing.assert_close(penalty, (directions.norm(dim=-1) - 1).square().mean())
+
+
+def test_the_penalty_vanishes_where_the_gradients_are_the_references():
+    outputs = torch.randn(4, 5, requires_grad=True)
+    directions = torch.randn(4, 5)
+    objective = RelationalObjective(1.0)
+    losses = (outputs * directions).sum(-1)
+    assert objective.penalty(losses, outputs, (outputs * -directions).sum(-1)) < 1e-10
+    twice = objective.penalty(2 * losses, outputs, losses)
+    torch.testing.assert_close(twice, directions.norm(dim=-1).square().mean())
 
 
 def test_the_penalty_can_be_differentiated_again():
@@ -58,6 +70,6 @@ def test_the_penalty_can_be_differentiated_again():
         losses = torch.func.functional_call(
             surrogate, {"loss.0.weight": weight}, (evidence._replace(outputs=outputs),), {"reduction": "none"}
         )
-        return RelationalObjective().penalty(losses, outputs)
+        return RelationalObjective(1.0).penalty(losses, outputs)
 
     assert torch.autograd.gradcheck(penalty, surrogate.loss[0].weight.detach().clone().requires_grad_())

@@ -44,7 +44,7 @@ def test_it_learns_and_keeps_the_best(tmp_path, predictions):
     assert trainer.model.config.metric == "accuracy"
     logged = [entry for entry in trainer.state.log_history if "rho" in entry]
     assert len(logged) == 12
-    assert logged[0]["loss"] == pytest.approx(logged[0]["penalty"] - logged[0]["rho"], abs=1e-4)
+    assert logged[0]["loss"] == pytest.approx(0.03 * logged[0]["penalty"] - logged[0]["rho"], abs=1e-4)
     assert logged[-1]["loss"] < logged[0]["loss"]
 
 

@@ -55,6 +55,22 @@ class Surrogate(PreTrainedModel):
         """The loss [..., N] of each prediction."""
         raise NotImplementedError
 
+    @property
+    def gradient_penalty(self) -> float:
+        """The weight λ of the gradient penalty with which it is learned by default."""
+        return 10.0
+
+    def reference_losses(self, evidence: Evidence) -> torch.Tensor | None:
+        """The losses [..., N] to whose gradients the penalty holds its own, or None for gradients of norm 1."""
+        return None
+
+    def canonical(self, evidence: Evidence) -> Evidence:
+        """The evidence in the form in which the surrogate is learned: freed of what its metrics do not see, if at all.
+
+        Used as a loss, the surrogate reads the evidence as it is.
+        """
+        return evidence
+
     def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss [..., N] that the task is usually trained on, to compare with; 0 where the label is -100."""
         raise NotImplementedError

@@ -1,5 +1,6 @@
 """Surrogates for one label per example: from logits [..., N, C] and class indices [..., N]."""
 
+import math
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ class SurrogateForClassification(Surrogate):
 
     Two architectures:
 
-    - `"margin"`: softplus(-g(m)), with g a strictly increasing spline and m the margin of the label's logit over the
-      soft maximum of the others. A prediction further on the right side never costs more, whatever was learned. Logits
-      are normalised per prediction: the metric does not see their scale, so a model cannot lower this loss by growing
-      them. At its start the spline is the identity, and the surrogate is the cross-entropy of the normalised logits.
+    - `"margin"`: softplus(-g(m)) + κ‖z - z̄‖, with g a strictly increasing spline and m the margin of the label's logit
+      over the log-sum-exp of the others: a prediction further on the right side never costs more, whatever was learned.
+      The second term holds what metrics of decisions cannot see, the scale of the logits z, which a model could
+      otherwise grow without end to lower its loss. At its start the spline is the identity, and the surrogate is
+      cross-entropy with that pull. It is learned on predictions of one scale, that at which it rests at its start.
     - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning) from p(label) to |·|. It is not
       monotone: check its alignment.
 
@@ -35,7 +37,8 @@ class SurrogateForClassification(Surrogate):
     def __init__(self, config: SurrogateConfig):
         super().__init__(config)
         if config.architecture == "margin":
-            self.log_temperature = nn.Parameter(torch.zeros(()))
+            if not 0 < config.scale_weight < 1:
+                raise ValueError(f"scale_weight is a share between 0 and 1, got {config.scale_weight}.")
             self.spline = MonotoneSpline(config.num_knots, config.knot_range)
         elif config.architecture == "paper":
             # Sub-modules named as in the authors' checkpoints, which load as they are.
@@ -63,15 +66,46 @@ class SurrogateForClassification(Surrogate):
                 f"{int((~logits.isfinite()).sum())} of {logits.numel()} logits are not finite: the model has diverged. "
                 "Lower the learning rate, clip gradients, or train in a wider precision."
             )
-        if self.config.architecture == "margin" and self.config.normalize and logits.shape[-1] > 2:
-            logits = logits - logits.mean(-1, keepdim=True)
-            logits = logits * (logits.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         return Evidence(logits, labels, counts)
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         if self.config.architecture == "paper":
             return self._network(evidence.outputs.softmax(-1).gather(-1, evidence.labels[..., None]).squeeze(-1))
-        return self._network(self.margin(evidence))
+        return self._network(self.margin(evidence)) + self._pull(evidence)
+
+    def margin(self, evidence: Evidence) -> torch.Tensor:
+        """z_y - log Σ_{k≠y} exp(z_k), [..., N]: positive where the label has more than half of the probability."""
+        index = evidence.labels[..., None]
+        others = evidence.outputs.scatter(-1, index, -torch.inf).logsumexp(-1)
+        return evidence.outputs.gather(-1, index).squeeze(-1) - others
+
+    @property
+    def gradient_penalty(self) -> float:
+        return super().gradient_penalty if self.config.architecture == "paper" else 0.03
+
+    def reference_losses(self, evidence: Evidence) -> torch.Tensor | None:
+        """`"margin"`: the losses of its start, where the spline is the identity."""
+        if self.config.architecture == "paper":
+            return None
+        return F.softplus(-self.margin(evidence)) + self._pull(evidence)
+
+    def _pull(self, evidence: Evidence) -> torch.Tensor:
+        return self.config.scale_weight * _scale(evidence.outputs)[..., 0]
+
+    def canonical(self, evidence: Evidence) -> Evidence:
+        """`"margin"`: logits of mean 0 and of one norm, that of a right prediction where the untrained surrogate rests.
+
+        There the label's logit is ahead of the others, which are alike, by that a at which the derivative vanishes:
+        sigmoid(log(C - 1) - a) = κ √((C - 1) / C).
+        """
+        if self.config.architecture == "paper":
+            return evidence
+        classes = evidence.outputs.shape[-1]
+        spread = math.sqrt((classes - 1) / classes)  # the norm of centred logits (1, 0, ..., 0)
+        pull = self.config.scale_weight * spread
+        lead = math.log(classes - 1) + math.log((1 - pull) / pull)
+        centred = evidence.outputs - evidence.outputs.mean(-1, keepdim=True)
+        return evidence._replace(outputs=centred * (spread * lead / _scale(centred)))
 
     def _network(self, value: torch.Tensor) -> torch.Tensor:
         """Losses [...] of margins, or of probabilities, [...]."""
@@ -79,22 +113,19 @@ class SurrogateForClassification(Surrogate):
             return self.loss(self.logits_fcs(value[..., None])).squeeze(-1).abs()
         return F.softplus(-self.spline(value))
 
-    def margin(self, evidence: Evidence) -> torch.Tensor:
-        """z_y - (1/τ) log Σ_{k≠y} exp(τ z_k), [..., N]: positive where the label's logit leads clearly."""
-        index = evidence.labels[..., None]
-        own = evidence.outputs.gather(-1, index).squeeze(-1)
-        temperature = self.log_temperature.exp()
-        others = (evidence.outputs * temperature).scatter(-1, index, -torch.inf).logsumexp(-1)
-        return own - others / temperature
-
     @torch.no_grad()
     def curve(self, points: torch.Tensor) -> torch.Tensor:
-        """The learned loss [n] at margins [n] (`"margin"`) or probabilities of the label [n] (`"paper"`)."""
+        """What was learned: losses [n] at margins [n] (`"margin"`) or probabilities of the label [n] (`"paper"`)."""
         return self._network(points.to(self.device)).cpu()
 
     def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(outputs.float().flatten(0, -2), labels.flatten(), reduction="none")
         return losses.view(labels.shape)
+
+
+def _scale(logits: torch.Tensor) -> torch.Tensor:
+    """The norm [..., 1] of centred logits [..., C], with a gradient also where they are all the same."""
+    return ((logits - logits.mean(-1, keepdim=True)).square().sum(-1, keepdim=True) + 1e-6).sqrt()
 
 
 class MonotoneSpline(nn.Module):

@@ -1,0 +1,32 @@
+# Everything from nothing: each target makes its own virtual environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint quality speed clean
+
+demo: $(VENV)/ready
+	$(BIN)/reloss demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+quality: $(VENV)/ready
+	$(BIN)/python benchmarks/quality.py fashion_mnist --seeds 10
+	$(BIN)/python benchmarks/quality.py hwu64 --seeds 5
+
+speed: $(VENV)/ready
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf $(VENV) demo

