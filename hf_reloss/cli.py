@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from transformers.utils import logging
 
@@ -83,7 +84,7 @@ def _or_exit(function, *arguments):
     try:
         return function(*arguments)
     except (OSError, ValueError) as error:
-        console.print(f"[bold red]error:[/] {error}", markup=True, highlight=False)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error
 
 

@@ -30,6 +30,7 @@ def convert_checkpoint(path: str | Path) -> SurrogateForClassification:
     except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as a checkpoint of tensors: {error}") from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
+    weights = weights if isinstance(weights, dict) else {}
     first = weights.get("logits_fcs.0.weight")
     if not torch.is_tensor(first):
         raise ValueError(

@@ -27,7 +27,9 @@ class PredictionGroups(torch.utils.data.Dataset):
 
     def __getitems__(self, chosen: list[int]) -> dict[str, torch.Tensor]:
         rows = torch.as_tensor(chosen)
-        return {"logits": self.logits[self.index[rows]], "labels": self.labels[rows], "score": self.scores[rows]}
+        # Not every accelerator has float64, in which metrics are computed.
+        scores = self.scores[rows].float()
+        return {"logits": self.logits[self.index[rows]], "labels": self.labels[rows], "score": scores}
 
     def __getitem__(self, chosen: int) -> dict[str, torch.Tensor]:
         return {name: column[0] for name, column in self.__getitems__([chosen]).items()}

@@ -22,7 +22,7 @@ def hard_rank(values: torch.Tensor) -> torch.Tensor:
     """Ranks along the last dimension, ties sharing the average of their ranks.
 
     Args:
-        values: [..., n], any real dtype.
+        values: [..., n], integers or floating point, without nan.
 
     Returns:
         [..., n] ranks 0..n-1 of the smallest to the largest value, float64 for float64 input and float32 otherwise;
@@ -212,14 +212,15 @@ def _wiring(network: str, n: int, device: torch.device, dtype: torch.dtype) -> t
         layers = [[(low, low + 1) for low in range(layer % 2, n - 1, 2)] for layer in range(n)]
     else:
         raise ValueError(f"Unknown sorting network {network!r}: choose 'bitonic' or 'odd_even'.")
-    partner = torch.arange(n).repeat(len(layers), 1)
-    role = torch.zeros(len(layers), n)
-    for layer, pairs in enumerate(layers):
-        if pairs:
-            low, high = torch.tensor(pairs).unbind(1)
-            partner[layer, low], partner[layer, high] = high, low
-            role[layer, low], role[layer, high] = 1.0, -1.0
-    return partner.to(device), role.to(device, dtype)
+    with torch.inference_mode(False):  # what is kept here serves training too, whoever asks first
+        partner = torch.arange(n).repeat(len(layers), 1)
+        role = torch.zeros(len(layers), n)
+        for layer, pairs in enumerate(layers):
+            if pairs:
+                low, high = torch.tensor(pairs).unbind(1)
+                partner[layer, low], partner[layer, high] = high, low
+                role[layer, low], role[layer, high] = 1.0, -1.0
+        return partner.to(device), role.to(device, dtype)
 
 
 def _bitonic_layers(n: int) -> list[list[tuple[int, int]]]:

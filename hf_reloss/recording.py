@@ -30,11 +30,11 @@ def record_predictions(
     stage: float = 1.0,
     seed: int = 0,
 ) -> datasets.Dataset:
-    """A model's predictions on a data set with labels.
+    """A model's predictions, in evaluation mode, on a data set with labels.
 
     Args:
         model: any model that a Trainer takes.
-        dataset: as for `Trainer.predict`.
+        dataset: as for `Trainer.predict`, with a length.
         data_collator, processing_class: as for Trainer.
         batch_size: examples per device and forward pass.
         max_predictions: of a larger data set, so many examples are taken at random.
@@ -69,9 +69,10 @@ def record_predictions(
 class PredictionRecorder(TrainerCallback):
     """Records the predictions that a model makes while it is trained, early and late ones alike.
 
-    As a callback of any Trainer it listens to the model's forward passes in training mode. Memory is bounded: when
-    there are more than `max_predictions`, every second one is dropped and from then on every second one is skipped, so
-    what is kept is always spread evenly over the run.
+    As a callback of a Trainer it listens to the model's forward passes in training mode. (With label smoothing or a
+    `compute_loss_func`, Trainer keeps the labels from the model: `add` predictions yourself then.) Memory is bounded:
+    when there are more than `max_predictions`, every second one is dropped and from then on every second one is
+    skipped, so what is kept is always spread evenly over the run.
 
     Args:
         max_predictions: how many are kept at most, in each process.
@@ -93,13 +94,14 @@ class PredictionRecorder(TrainerCallback):
         self.max_predictions = max_predictions
         self.label_name = label_name
         self._parts: list[dict[str, torch.Tensor]] = []
+        self._count = 0
         self._seen = 0
         self._stride = 1
         self._stage = 0.0
         self._hook = None
 
     def __len__(self) -> int:
-        return sum(len(part["labels"]) for part in self._parts)
+        return self._count
 
     def add(self, outputs: Any, labels: torch.Tensor, stage: float) -> None:
         """Takes in a batch: a model's outputs and its labels; those of -100 are left out."""
@@ -107,6 +109,9 @@ class PredictionRecorder(TrainerCallback):
         self._seen += len(labels)
         kept = (index % self._stride == 0).to(labels.device) & (labels != IGNORED_LABEL)
         labels = labels.detach()[kept].cpu()
+        if len(labels) == 0:
+            return
+        self._count += len(labels)
         self._parts.append(
             {
                 "index": index[kept.cpu()],
@@ -115,20 +120,21 @@ class PredictionRecorder(TrainerCallback):
                 "stage": torch.full(labels.shape, float(stage)),
             }
         )
-        while len(self) > self.max_predictions:
+        while self._count > self.max_predictions:
             self._stride *= 2
-            rows = self._rows()
+            rows = self.rows()
             kept = rows["index"] % self._stride == 0
             self._parts = [{name: column[kept] for name, column in rows.items()}]
+            self._count = int(kept.sum())
 
     def dataset(self) -> datasets.Dataset:
         """What has been recorded: a data set with the columns `logits`, `labels` and `stage`."""
-        rows = self._rows()
+        rows = self.rows()
         return predictions_dataset(rows["logits"], rows["labels"], rows["stage"])
 
     def save(self, path: str | Path) -> None:
         """Writes all of its state to a safetensors file, for `load`."""
-        rows = self._rows() if self._parts else {}
+        rows = self.rows() if self._parts else {}
         save_file(rows, path, metadata={"seen": str(self._seen), "stride": str(self._stride)})
 
     def load(self, path: str | Path) -> None:
@@ -137,13 +143,20 @@ class PredictionRecorder(TrainerCallback):
             rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
             self._seen, self._stride = (int(file.metadata()[name]) for name in ("seen", "stride"))
         self._parts = [rows] if rows else []
+        self._count = len(rows["labels"]) if rows else 0
 
-    def _rows(self) -> dict[str, torch.Tensor]:
+    def rows(self) -> dict[str, torch.Tensor]:
+        """What has been recorded: tensors `logits` [n, C], `labels` [n], `stage` [n] and `index` [n], in order."""
         if not self._parts:
-            raise ValueError("Nothing has been recorded yet: add the recorder to a Trainer's callbacks, then train.")
+            raise ValueError(
+                "Nothing has been recorded yet: add the recorder to the callbacks of a Trainer whose model gets the "
+                "labels, then train."
+            )
         return {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if self._hook is not None:  # of a run that ended in an exception
+            self._hook.remove()
         self._hook = model.register_forward_hook(self._listen, with_kwargs=True)
 
     def on_step_begin(self, args, state, control, **kwargs):

@@ -1,9 +1,10 @@
 """ReLossTrainer: a Trainer whose loss is a learned surrogate of the metric."""
 
 import contextlib
+import math
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from accelerate.state import GradientState
-from accelerate.utils import gather_object
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import broadcast, gather_object
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from .metrics import Metric, load_metric
 from .metrics.adapters import ComputeMetrics
-from .recording import PredictionRecorder
+from .metrics.base import IGNORED_LABEL
+from .recording import PredictionRecorder, predictions_dataset
 from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate, output_tensor
@@ -31,6 +34,9 @@ logger = logging.get_logger(__name__)
 
 SURROGATE_FOLDER = "surrogate"
 """Where a checkpoint keeps the surrogate."""
+
+_FEWEST_PREDICTIONS = 160
+"""What "auto" records at least, in all processes together: the held-out fifth makes groups of 16."""
 
 
 @dataclass
@@ -60,9 +66,10 @@ class ReLossTrainer(Trainer):
 
     Args:
         model, args, trainer_options: as for Trainer; `args` may be `ReLossTrainingArguments`.
-        surrogate: a `Surrogate`, a folder or Hub id of one, or `"auto"`: the first stretch of training is on the
-            model's own loss, its predictions are recorded, a surrogate is learned from them in seconds, and training
-            goes on with it. It is saved in the folder `surrogate` of every checkpoint and of the final model.
+        surrogate: a `Surrogate` (which is frozen), a folder or Hub id of one, or `"auto"`: the first stretch of a run
+            is on the model's own loss, its predictions are recorded, a surrogate is learned from them, and the rest is
+            trained on that. It is saved in the folder `surrogate` of every checkpoint and of the final model. Each call
+            of `train` learns its own.
         metric: what `"auto"` learns: a key of what `compute_metrics` returns, a name or whatever else `load_metric`
             takes. Of a name that `compute_metrics` gives too, the user's own function counts.
 
@@ -98,35 +105,38 @@ class ReLossTrainer(Trainer):
         super().__init__(model, args, *trainer_args, **trainer_options)
         self.model_accepts_loss_kwargs = False  # nothing is normalised by the number of items
         self.surrogate: Surrogate | None = None if learns else self._placed(surrogate)
-        self.metric = metric
         self.recorder: PredictionRecorder | None = None
+        self.metric: Metric | None = None
+        self._wanted_metric = metric
+        self._first_step = 0
         if learns:
             if self.compute_metrics is None or not isinstance(metric, str):
-                self.metric = load_metric(metric)
-            self.recorder = PredictionRecorder(_option(args, "max_recorded_predictions"))
+                self._wanted_metric = load_metric(metric)
+            self._start_recording()
             self.add_callback(_SwitchCallback(self))
         elif metric is not None:
             logger.warning("metric= is what surrogate='auto' learns; with a given surrogate it is not used.")
 
     @property
     def warmup_steps(self) -> int:
-        """Steps on the model's own loss before the surrogate takes over."""
+        """Steps on the model's own loss before the surrogate takes over; with "auto" so many that it can be learned."""
         warmup = _option(self.args, "surrogate_warmup")
         if warmup is None:
             warmup = 0.0 if self.recorder is None else 0.1
-        steps = warmup if warmup >= 1 else round(warmup * self.state.max_steps)
-        return max(int(steps), 0 if self.recorder is None else 1)
+        steps = int(warmup if warmup >= 1 else round(warmup * self.state.max_steps))
+        if self.recorder is None:
+            return steps
+        examples_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self._first_step + max(steps, math.ceil(_FEWEST_PREDICTIONS / examples_per_step))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
         """Trains, as `Trainer.train`. A checkpoint brings its surrogate, or what has been recorded for it, with it."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
-        if isinstance(resume_from_checkpoint, str | Path) and self.recorder is not None:
-            folder = Path(resume_from_checkpoint)
-            if (folder / SURROGATE_FOLDER).is_dir():
-                self.surrogate = self._placed(AutoSurrogate.from_pretrained(folder / SURROGATE_FOLDER))
-            elif (folder / self._recording_name).is_file():
-                self.recorder.load(folder / self._recording_name)
+        if self.recorder is not None:
+            self._start_recording()
+            if isinstance(resume_from_checkpoint, str | Path):
+                self._resume_recording(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -142,6 +152,8 @@ class ReLossTrainer(Trainer):
         loss = own_loss if share == 1.0 else (1 - share) * self.surrogate(outputs, labels) + share * own_loss
         if self.surrogate is None and model.training:
             self._record(outputs, labels)
+        # Trainer takes the first of other outputs for the loss, which a model trained on a surrogate need not have.
+        outputs = outputs if isinstance(outputs, Mapping) else {"logits": output_tensor(outputs, "logits")}
         return (loss, outputs) if return_outputs else loss
 
     def learn_surrogate(self) -> Surrogate:
@@ -153,13 +165,13 @@ class ReLossTrainer(Trainer):
         predictions = self._recorded_everywhere()
         args = self.args
         folder = Path(args.output_dir) / "_surrogate"  # with _, so that push_to_hub leaves it out while it is there
-        with _undisturbed():
+        with _undisturbed(), self._cleared(folder):
             learner = SurrogateTrainer(
                 SurrogateForClassification(SurrogateConfig()),
                 SurrogateTrainingArguments(
                     output_dir=str(folder),
                     # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
-                    group_size=max(16, min(SurrogateTrainingArguments.group_size, len(predictions) // 10)),
+                    group_size=max(_FEWEST_PREDICTIONS // 10, min(128, len(predictions) // 10)),
                     seed=args.seed,
                     bf16=args.bf16,
                     fp16=args.fp16,
@@ -174,10 +186,8 @@ class ReLossTrainer(Trainer):
             for talkative in (PrinterCallback, ProgressCallback):
                 learner.pop_callback(talkative)
             learner.train()
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            shutil.rmtree(folder, ignore_errors=True)
         self.surrogate = self._placed(learner.accelerator.unwrap_model(learner.model))
+        broadcast(list(self.surrogate.state_dict().values()))  # one and the same, also without a shared disk
         record = self.surrogate.config.record
         usual = self.surrogate.original_loss
         self.log(
@@ -198,42 +208,85 @@ class ReLossTrainer(Trainer):
             )
         return inputs[self.label_names[0]]
 
-    def _record(self, outputs: Any, labels: torch.Tensor) -> None:
-        if not isinstance(self.metric, Metric):
-            self.metric = self._metric_of_key(outputs, labels)
-        if self.state.global_step < self.warmup_steps:
-            self.recorder.add(outputs, labels, stage=self.state.global_step / max(self.state.max_steps, 1))
+    def _start_recording(self) -> None:
+        self.surrogate, self.metric, self._first_step = None, None, 0
+        self.recorder = PredictionRecorder(_option(self.args, "max_recorded_predictions"))
 
-    def _metric_of_key(self, outputs: Any, labels: torch.Tensor) -> Metric:
-        """The metric that a word means: a key of `compute_metrics`, or else a name. Found out on the first batch."""
-        preprocess = self.preprocess_logits_for_metrics
+    def _resume_recording(self, checkpoint: Path) -> None:
+        """Takes the surrogate, or what has been recorded for it, from a checkpoint."""
+        if (checkpoint / SURROGATE_FOLDER).is_dir():
+            self.surrogate = self._placed(AutoSurrogate.from_pretrained(checkpoint / SURROGATE_FOLDER))
+        elif (checkpoint / self._recording_name).is_file():
+            self.recorder.load(checkpoint / self._recording_name)
+        else:
+            self._first_step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+            logger.warning(f"{checkpoint} has no surrogate and no recording for one: recording starts now.")
+
+    def _record(self, outputs: Any, labels: torch.Tensor) -> None:
+        if self.metric is None:
+            self.metric = self._checked_metric(outputs, labels)
+        self.recorder.add(outputs, labels, stage=self.state.global_step / max(self.state.max_steps, 1))
+
+    def _checked_metric(self, outputs: Any, labels: torch.Tensor) -> Metric:
+        """The metric that is to be learned, tried on the first batch: what fails should fail now.
+
+        A word means a key of `compute_metrics`, or else the name of a metric.
+        """
+        SurrogateForClassification(SurrogateConfig()).to(labels.device).evidence(outputs, labels)
+        logits, labels = output_tensor(outputs, "logits").detach().float().cpu(), labels.cpu()
+        metric = self._wanted_metric
+        if isinstance(metric, str):
+            metric = self._metric_of_key(outputs, logits, labels)
+        try:
+            metric.compute(logits, labels)
+        except Exception as error:  # a batch may be too small for it, so this is no more than a sign
+            logger.warning(
+                f"The metric {metric.name!r} cannot score the first batch ({error!r}). If it cannot score groups "
+                f"either, the run will stop at step {self.warmup_steps}, where the surrogate is learned."
+            )
+        return metric
+
+    def _metric_of_key(self, outputs: Any, logits: torch.Tensor, labels: torch.Tensor) -> Metric:
+        passed_over = {"loss", *getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", ())}
         own = ComputeMetrics(
             self.compute_metrics,
-            self.metric,
-            preprocess_logits_for_metrics=preprocess,
+            self._wanted_metric,
+            preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
             higher_is_better=self._higher_is_better(),
+            in_tuple=isinstance(outputs, Mapping) and len(outputs.keys() - passed_over) > 1,
         )
+        counts = labels != IGNORED_LABEL
         try:
-            own.compute(output_tensor(outputs, "logits").detach().float().cpu(), labels.cpu())
-        except KeyError as missing:
-            try:
-                return load_metric(self.metric)
-            except ValueError as unknown:
-                raise ValueError(f"{missing.args[0]} {unknown}") from None
-        return own
+            keys = own.results(logits[counts].numpy(), labels[counts].numpy()).keys()
+        except Exception:  # which is told of when it is tried as the metric
+            return own
+        if own.key in keys:
+            return own
+        try:
+            return load_metric(self._wanted_metric)
+        except ValueError as unknown:
+            raise ValueError(f"compute_metrics gives {sorted(keys)}, without {own.key!r}. {unknown}") from None
 
     def _higher_is_better(self) -> bool:
         chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if chosen == self.metric.removeprefix("eval_") and self.args.greater_is_better is not None:
+        if chosen == self._wanted_metric.removeprefix("eval_") and self.args.greater_is_better is not None:
             return self.args.greater_is_better
-        return not self.metric.endswith("loss")
+        return not self._wanted_metric.endswith("loss")
 
     def _recorded_everywhere(self) -> datasets.Dataset:
-        parts = gather_object([self.recorder.dataset().to_dict()])
-        if len(parts) == 1:
-            return self.recorder.dataset()
-        features = self.recorder.dataset().features
-        return datasets.concatenate_datasets([datasets.Dataset.from_dict(part, features=features) for part in parts])
+        """What all processes have recorded."""
+        parts = gather_object([self.recorder.rows()])
+        columns = ("logits", "labels", "stage")
+        return predictions_dataset(*(torch.cat([part[column] for part in parts]) for column in columns))
+
+    @contextlib.contextmanager
+    def _cleared(self, folder: Path) -> Iterator[None]:
+        """Takes a folder away at the end."""
+        try:
+            yield
+        finally:
+            if self.is_world_process_zero():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _placed(self, surrogate: Surrogate) -> Surrogate:
         return surrogate.to(self.args.device).freeze()
@@ -260,6 +313,14 @@ class _SwitchCallback(TrainerCallback):
 
     def __init__(self, trainer: ReLossTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        steps = self.trainer.warmup_steps
+        if self.trainer.surrogate is None and steps >= state.max_steps:
+            logger.warning(
+                f"No surrogate will be learned: recording predictions takes {steps} steps, and the run has "
+                f"{state.max_steps}. Train for longer, or pass a surrogate that has been learned before."
+            )
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         trainer = self.trainer
@@ -288,6 +349,11 @@ def _check(args: TrainingArguments, learns: bool, metric: Any) -> None:
             "surrogate='auto' learns a surrogate of the metric, so it wants one: metric= a key of what compute_metrics "
             "returns, or a name such as 'accuracy'."
         )
+    if learns and args.batch_eval_metrics:
+        raise ValueError(
+            "With batch_eval_metrics=True compute_metrics cannot score groups one by one, as surrogate='auto' needs: "
+            "turn it off, or pass metric= a name or a function, without compute_metrics."
+        )
     share = _option(args, "model_loss_share")
     if not 0 <= share <= 1:
         raise ValueError(f"model_loss_share is a share between 0 and 1, got {share}.")
@@ -308,7 +374,7 @@ def _option(args: TrainingArguments, name: str) -> Any:
 def _undisturbed() -> Iterator[None]:
     """Runs another Trainer inside one that is training: random states, the log, and what Accelerate shares stay."""
     random_states = random.getstate(), np.random.get_state()
-    shared = dict(GradientState._shared_state)
+    shared = [(kind, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState, GradientState)]
     verbosity = logging.get_verbosity()
     with torch.random.fork_rng():
         try:
@@ -316,5 +382,7 @@ def _undisturbed() -> Iterator[None]:
         finally:
             random.setstate(random_states[0])
             np.random.set_state(random_states[1])
-            GradientState._shared_state.update(shared)
+            for kind, state in shared:
+                kind._shared_state.clear()
+                kind._shared_state.update(state)
             logging.set_verbosity(verbosity)

@@ -6,7 +6,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch.distributed._functional_collectives import all_gather_single_autograd
 from transformers import Trainer, TrainingArguments
 
 from .groups import draw_groups
@@ -138,7 +137,7 @@ class SurrogateTrainer(Trainer):
             "predictions": self.num_predictions,
             "gradient_penalty": self.objective.gradient_penalty,
             "seed": self.args.seed,
-            "steps": self.state.global_step,
+            "steps": self.state.best_global_step or self.state.global_step,
         }
         if not alignment >= self.args.min_alignment:
             raise MisalignedSurrogateError(
@@ -190,7 +189,11 @@ class SurrogateTrainer(Trainer):
         """Values [m] of all processes, with their gradients. DDP's mean over processes undoes the sum in backward."""
         if self.args.world_size == 1:
             return values
-        return all_gather_single_autograd(values.contiguous(), 0, torch.distributed.group.WORLD)
+        try:
+            from torch.distributed._functional_collectives import all_gather_single_autograd as gather
+        except ImportError:  # its name before torch 2.13
+            from torch.distributed._functional_collectives import all_gather_tensor_autograd as gather
+        return gather(values.contiguous(), 0, torch.distributed.group.WORLD)
 
 
 def _group_loss(losses: torch.Tensor, evidence: Any) -> torch.Tensor:

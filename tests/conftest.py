@@ -1,7 +1,4 @@
-"""What several tests share: tiny models, synthetic predictions, the folder of real data."""
-
-import os
-from pathlib import Path
+"""What several tests share: tiny models, synthetic predictions."""
 
 import pytest
 import torch
@@ -50,11 +47,3 @@ def synthetic_predictions(n: int = 1500, classes: int = 5, seed: int = 0):
 @pytest.fixture(scope="session")
 def predictions():
     return synthetic_predictions()
-
-
-@pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """Real data sets, as benchmarks/tasks.py reads them."""
-    if "HF_RELOSS_DATA" not in os.environ:
-        pytest.skip("HF_RELOSS_DATA does not name the folder of real data")
-    return Path(os.environ["HF_RELOSS_DATA"])

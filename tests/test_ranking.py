@@ -87,6 +87,14 @@ def test_precisions_and_shapes(dtype, method):
     assert values.grad.isfinite().all()
 
 
+def test_inference_mode_leaves_nothing_behind():
+    with torch.inference_mode():
+        soft_rank(torch.randn(19))
+    values = torch.randn(19, requires_grad=True)
+    soft_rank(values).square().sum().backward()
+    assert values.grad.isfinite().all()
+
+
 def test_without_a_batch_dimension():
     assert soft_rank(torch.randn(4)).shape == (4,)
 

@@ -1,7 +1,7 @@
 import datasets
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_reloss import PredictionRecorder, record_predictions
 
@@ -83,6 +83,30 @@ def test_a_recorder_goes_on_from_a_file_as_if_nothing_had_happened(tmp_path):
     one, two = (recorder.dataset().with_format("torch")[:] for recorder in (unbroken, second))
     for column in one:
         assert torch.equal(one[column], two[column])
+
+
+def test_batches_of_which_nothing_is_kept_cost_nothing():
+    recorder = PredictionRecorder(max_predictions=10)
+    for step in range(500):
+        recorder.add(torch.randn(2, 3), torch.tensor([0, 1]), stage=step / 500)
+        recorder.add(torch.randn(2, 3), torch.tensor([-100, -100]), stage=step / 500)
+    assert len(recorder) == len(recorder.dataset()) <= 10
+    assert len(recorder._parts) <= 10
+
+
+def test_after_a_run_that_failed_predictions_are_heard_once(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    recorder = PredictionRecorder()
+    args = TrainingArguments(str(tmp_path), max_steps=3, per_device_train_batch_size=10, save_strategy="no")
+    trainer = Trainer(TinyClassifier(), args, train_dataset=tiny_rows(100), callbacks=[recorder, Stop()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.remove_callback(Stop)
+    trainer.train()
+    assert len(recorder) == 10 + 30
 
 
 def test_an_empty_recorder_says_what_to_do(tmp_path):

@@ -223,7 +223,6 @@ def test_learning_leaves_the_random_state_of_the_run_alone(tmp_path):
                 self.drawn = torch.rand(3), np.random.rand(3)
 
     learning, given = Draw(), Draw()
-    make_trainer(tmp_path, metric="accuracy", surrogate_warmup=60, callbacks=[]).add_callback(learning)
     trainer = make_trainer(tmp_path, metric="accuracy", surrogate_warmup=60)
     trainer.add_callback(learning)
     trainer.train()
@@ -310,6 +309,99 @@ def test_the_best_checkpoint_is_chosen_by_the_users_metric(tmp_path):
     assert trainer.evaluate()["eval_accuracy"] == pytest.approx(max(seen))
 
 
+def test_each_run_learns_its_own_surrogate(tmp_path):
+    trainer = make_trainer(tmp_path, metric="accuracy", surrogate_warmup=0.5)
+    trainer.train()
+    first = trainer.surrogate
+    trainer.train()
+    assert trainer.surrogate is not first
+    assert trainer.surrogate.config.record["predictions"] == 0.8 * 480
+    assert trainer.recorder.rows()["stage"].max() < 0.5
+
+
+def test_a_checkpoint_of_a_plain_trainer_is_gone_on_from(tmp_path):
+    plain = make_trainer(tmp_path, Trainer, TrainingArguments, save_strategy="steps", save_steps=70)
+    plain.train()
+    trainer = make_trainer(tmp_path, metric="accuracy")
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-70"))
+    switched = [entry["step"] for entry in trainer.state.log_history if "surrogate_alignment" in entry]
+    assert switched == [90]  # 20 batches of 8 are the fewest that a surrogate is learned from
+    assert trainer.state.global_step == 120
+
+
+def test_short_runs_record_for_longer(tmp_path):
+    trainer = make_trainer(tmp_path, metric="accuracy", max_steps=40)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "surrogate_alignment" in entry] == [20]
+
+
+def test_a_run_too_short_for_a_surrogate_is_told_of(tmp_path, caplog):
+    trainer = make_trainer(tmp_path, metric="accuracy", max_steps=15)
+    with caplog.at_level("WARNING", logger="hf_reloss"):
+        trainer.train()
+    assert "No surrogate will be learned: recording predictions takes 20 steps" in caplog.text
+    assert trainer.surrogate is None
+
+
+def test_models_that_put_out_more_than_logits_are_scored_as_by_trainer(tmp_path):
+    class Verbose(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = TinyClassifier()
+
+        def forward(self, features, labels=None):
+            output = self.inner(features, labels)
+            return {"loss": output.loss, "logits": output.logits, "hidden_states": features * 2}
+
+    def from_indices(evaluation):
+        return {"accuracy": float((evaluation.predictions == evaluation.label_ids).mean())}
+
+    trainer = make_trainer(
+        tmp_path, model=Verbose(), metric="accuracy", surrogate_warmup=0.5, compute_metrics=from_indices,
+        preprocess_logits_for_metrics=lambda outputs, labels: outputs[0].argmax(-1),
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.surrogate.config.record["alignment"] > 0.5
+    assert trainer.evaluate()["eval_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("form", ["tensor", "tuple"])
+def test_models_that_put_out_no_dict_are_evaluated_whole(tmp_path, form):
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, features, labels=None):
+            logits = self.head(features)
+            return logits if form == "tensor" else (logits, features)
+
+    trainer = make_trainer(tmp_path, model=Plain(), surrogate=SurrogateForClassification(SurrogateConfig()))
+    trainer.train()
+    assert trainer.predict(tiny_rows(30)).predictions.shape == (30, 4)
+    assert trainer.evaluate()["eval_accuracy"] > 0.5
+
+
+def test_what_fails_in_compute_metrics_is_not_mistaken_for_a_missing_key(tmp_path, caplog):
+    def broken(evaluation):
+        return {}["x"]
+
+    trainer = make_trainer(tmp_path, metric="accuracy", compute_metrics=broken, surrogate_warmup=30)
+    with caplog.at_level("WARNING", logger="hf_reloss"), pytest.raises(KeyError, match="x"):
+        trainer.train()
+    assert "cannot score the first batch (KeyError('x'))" in caplog.text
+    assert (tmp_path / "checkpoint-30").exists()
+
+
+def test_auto_looks_at_the_first_batch_before_it_trains_on_more(tmp_path):
+    trainer = make_trainer(tmp_path, metric="accuracy")
+    trainer.train_dataset = [row | {"labels": row["labels"] * 2} for row in tiny_rows(80)]
+    trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: outputs.logits.mean()
+    with pytest.raises(ValueError, match=r"0 to 3.*are not"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 def test_bf16_trains(tmp_path):
     trainer = make_trainer(tmp_path, metric="accuracy", bf16=True, use_cpu=True, surrogate_warmup=0.5)
     trainer.train()
@@ -331,6 +423,7 @@ def test_a_surrogate_is_loaded_from_its_folder(tmp_path):
         ({"surrogate": nn.Linear(2, 2)}, "got Linear"),
         ({"surrogate": "auto", "metric": "accuracy", "label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
         ({"surrogate": "auto", "metric": "accuracy", "model_loss_share": 1.5}, "between 0 and 1"),
+        ({"surrogate": "auto", "metric": "accuracy", "batch_eval_metrics": True}, "batch_eval_metrics"),
         ({"surrogate": "auto", "metric": "f7", "compute_metrics": None}, "Unknown metric 'f7'"),
         (
             {

@@ -40,12 +40,11 @@ def test_it_learns_and_keeps_the_best(tmp_path, predictions):
     seen = [entry["eval_alignment"] for entry in trainer.state.log_history if "eval_alignment" in entry]
     record = trainer.model.config.record
     assert record["alignment"] == pytest.approx(max(seen))
-    assert record["alignment"] >= start - 1e-3
+    assert record["alignment"] > start + 0.005
     assert trainer.model.config.metric == "accuracy"
     logged = [entry for entry in trainer.state.log_history if "rho" in entry]
     assert len(logged) == 12
     assert logged[0]["loss"] == pytest.approx(0.03 * logged[0]["penalty"] - logged[0]["rho"], abs=1e-4)
-    assert logged[-1]["loss"] < logged[0]["loss"]
 
 
 def test_alignment_is_spearmans_over_all_held_out_groups(tmp_path, predictions):
@@ -100,6 +99,11 @@ def test_a_misaligned_surrogate_is_refused_with_what_to_do(tmp_path, predictions
 def test_metrics_that_are_functions_are_learned_too(tmp_path, predictions):
     def accuracy(decisions, references):
         return (decisions == references).mean()
+
+    learned = make_trainer(tmp_path / "c", predictions, metric=accuracy, num_train_epochs=1)
+    learned.train()
+    assert learned.model.config.metric == "accuracy"
+    assert learned.model.config.record["alignment"] > 0.5
 
     named = make_trainer(tmp_path / "a", predictions, num_train_epochs=1)
     called = make_trainer(

@@ -25,7 +25,7 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
     Args:
         metric: a name (`"accuracy"`), an `evaluate.EvaluationModule`, a function (predictions, references) -> number
             or dict, or a `Metric`, which is returned as it is.
-        options: the metric's own, or those of the adapter: `key`, `higher_is_better`.
+        options: the metric's own, or those of the adapter: `key`, `higher_is_better`, `class_indices`.
 
     Raises:
         ValueError: for a name that is not known, with those that are.
@@ -35,6 +35,8 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
         0.6666666666666666
     """
     if isinstance(metric, Metric):
+        if options:
+            raise ValueError(f"{metric.name!r} is a metric already, so {', '.join(sorted(options))} cannot be set.")
         return metric
     if isinstance(metric, str):
         known = {kind.name: kind for kind in _named(Metric)}

@@ -18,7 +18,8 @@ class CallableMetric(GroupwiseMetric):
         key: which entry of a returned dict is the score. Not needed where it has one entry.
         name: how the metric is called; the function's own name by default.
         higher_is_better: False for error rates.
-        class_indices: whether the function wants class indices [N] where the model puts out logits [N, C].
+        class_indices: whether the function gets class indices [N] where the model puts out logits [N, C], as those of
+            scikit-learn want, or the logits.
         options: passed to every call.
     """
 
@@ -29,7 +30,7 @@ class CallableMetric(GroupwiseMetric):
         *,
         name: str | None = None,
         higher_is_better: bool = True,
-        class_indices: bool = False,
+        class_indices: bool = True,
         **options: Any,
     ):
         self.function = function
@@ -69,7 +70,6 @@ class EvaluateMetric(CallableMetric):
             key or module.name,
             name=module.name,
             higher_is_better=higher_is_better,
-            class_indices=True,
             **options,
         )
 
@@ -82,6 +82,8 @@ class ComputeMetrics(GroupwiseMetric):
         key: the entry that is the score, with or without the prefix `eval_`.
         preprocess_logits_for_metrics: the Trainer's function of that name, applied to each prediction first.
         higher_is_better: False for error rates.
+        in_tuple: whether the Trainer hands over a tuple of outputs, the logits first, as it does for models that put
+            out more than logits. Only the logits are in it here.
     """
 
     def __init__(
@@ -91,21 +93,29 @@ class ComputeMetrics(GroupwiseMetric):
         *,
         preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
         higher_is_better: bool = True,
+        in_tuple: bool = False,
     ):
         self.compute_metrics = compute_metrics
         self.key = self.name = key.removeprefix("eval_")
         self.preprocess = preprocess_logits_for_metrics
         self.higher_is_better = higher_is_better
+        self.in_tuple = in_tuple
 
     @property
     def signature(self) -> str:
         return f"{self.name}|compute_metrics:{getattr(self.compute_metrics, '__name__', 'callable')}"
 
     def score_one(self, decisions: np.ndarray, references: np.ndarray) -> float:
+        return _entry(self.results(decisions, references), self.key, self.name)
+
+    def results(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """All that `compute_metrics` returns for logits [N, C] and labels [N], without the prefix `eval_`."""
+        predictions: Any = (logits,) if self.in_tuple else logits
         if self.preprocess is not None:
-            decisions = np.asarray(self.preprocess(torch.from_numpy(decisions), torch.from_numpy(references)))
-        results = self.compute_metrics(EvalPrediction(predictions=decisions, label_ids=references))
-        return _entry({key.removeprefix("eval_"): value for key, value in results.items()}, self.key, self.name)
+            tensors = (torch.from_numpy(logits),) if self.in_tuple else torch.from_numpy(logits)
+            predictions = np.asarray(self.preprocess(tensors, torch.from_numpy(labels)))
+        results = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels))
+        return {key.removeprefix("eval_"): value for key, value in results.items()}
 
 
 def _entry(result: Any, key: str | None, name: str) -> float:

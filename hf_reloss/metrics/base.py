@@ -28,7 +28,7 @@ class Metric(abc.ABC):
 
     @property
     def signature(self) -> str:
-        """One line that fixes what is computed: name, options and versions."""
+        """One line that fixes what is computed: the name and the options."""
         return self.name
 
     def decide(self, outputs: torch.Tensor) -> torch.Tensor:

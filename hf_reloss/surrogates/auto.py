@@ -21,10 +21,11 @@ class AutoSurrogate:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> "Surrogate":
         """Loads a surrogate from a folder or the Hub; arguments and errors as in `Surrogate.from_pretrained`."""
-        if config is None:
+        if not isinstance(config, SurrogateConfig):
             from .base import Surrogate
 
-            config, kwargs = Surrogate.load_config(str(pretrained_model_name_or_path), **kwargs)
+            where = pretrained_model_name_or_path if config is None else config
+            config, kwargs = Surrogate.load_config(str(where), **kwargs)
         return cls._class_of(config).from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     @classmethod

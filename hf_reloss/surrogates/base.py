@@ -108,20 +108,22 @@ class Surrogate(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: a folder, or the id of a repository.
             args, config, kwargs: as in `PreTrainedModel.from_pretrained` (`revision`, `token`, `subfolder`, ...).
+                Weights are always float32.
 
         Raises:
             ValueError: if what is there is no surrogate, or one for another task.
             OSError: if the weights are missing, a pickle, or damaged.
         """
         where = str(pretrained_model_name_or_path)
-        if config is None:
-            config, kwargs = cls.load_config(where, **kwargs)
+        if not isinstance(config, SurrogateConfig):
+            config, kwargs = cls.load_config(where if config is None else str(config), **kwargs)
         if config.task != cls.task:
             raise ValueError(
                 f"{where} is a surrogate for {config.task}, but {cls.__name__} is for {cls.task}: "
                 "load it with AutoSurrogate, and use it for a model of its task."
             )
-        kwargs |= {"use_safetensors": True, "output_loading_info": True}
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs |= {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
         try:
             surrogate, info = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
         except SafetensorError as error:
@@ -137,17 +139,18 @@ class Surrogate(PreTrainedModel):
         for parameter in surrogate.parameters():
             # Tensors lie in the file's memory as they come. Aligned ones give the same loss, to the bit, as before.
             parameter.data = parameter.data.clone()
-        return surrogate
+        return (surrogate, info) if wants_info else surrogate
 
     @staticmethod
     def load_config(where: str, **kwargs: Any) -> tuple[SurrogateConfig, dict[str, Any]]:
-        """The configuration of the surrogate at a folder or repository, and the keywords that were not for it.
+        """The configuration of the surrogate at a folder or repository, and the keywords for loading its weights.
 
         Raises:
             ValueError: if there is another kind of model.
         """
         names = ("cache_dir", "force_download", "token", "revision", "subfolder", "local_files_only")
-        path = cached_file(where, CONFIG_NAME, **{name: kwargs[name] for name in names if name in kwargs})
+        place = {name: kwargs[name] for name in names if name in kwargs}
+        path = cached_file(where, CONFIG_NAME, **place)
         if path is None:
             raise OSError(f"{where} has no {CONFIG_NAME}, so there is no surrogate in it.")
         with open(path, encoding="utf-8") as file:
@@ -157,7 +160,8 @@ class Surrogate(PreTrainedModel):
                 f"{where} is no surrogate: its {CONFIG_NAME} says model_type {found!r}, not "
                 f"{SurrogateConfig.model_type!r}. Pass a folder written by a surrogate, or its Hub id."
             )
-        return SurrogateConfig.from_pretrained(where, return_unused_kwargs=True, **kwargs)
+        config, unused = SurrogateConfig.from_pretrained(where, return_unused_kwargs=True, **kwargs)
+        return config, unused | place
 
 
 def output_tensor(outputs: Any, name: str, index: int = 0) -> torch.Tensor:

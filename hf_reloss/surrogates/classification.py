@@ -59,6 +59,10 @@ class SurrogateForClassification(Surrogate):
                 "A surrogate for classification scores one label per example: it wants logits [..., N, C] and labels "
                 f"[..., N], but got {list(logits.shape)} and {given}."
             )
+        if logits.shape[-1] < 2:
+            raise ValueError(
+                "The model puts out one logit, but a surrogate for classification wants two classes or more."
+            )
         labels, counts = counted(labels, logits.shape[-1])
         logits = logits.float()
         if not logits.isfinite().all():

@@ -73,6 +73,27 @@ def test_any_function_is_a_metric():
     metric = load_metric(lambda predictions, references: {"error": np.mean(predictions != references)}, name="error")
     assert metric.compute([1, 2, 3, 3], [1, 2, 3, 4]) == pytest.approx(0.25)
     assert load_metric(metric) is metric
+    with pytest.raises(ValueError, match="a metric already, so key"):
+        load_metric(metric, key="error")
+
+
+def test_functions_get_class_indices_unless_they_want_logits():
+    logits = torch.tensor([[0.0, 2.0], [3.0, 1.0]])
+    assert load_metric(lambda predictions, references: predictions.sum()).compute(logits, [0, 0]) == 1
+    raw = load_metric(lambda predictions, references: predictions.sum(), class_indices=False)
+    assert raw.compute(logits, [0, 0]) == 6
+
+
+def test_outputs_in_a_tuple_are_handed_over_in_a_tuple(drawn):
+    logits, labels, index = drawn
+    metric = ComputeMetrics(
+        lambda evaluation: {"f1": f1_score(evaluation.label_ids, evaluation.predictions, average="macro")},
+        "f1",
+        preprocess_logits_for_metrics=lambda outputs, labels: outputs[0].argmax(-1),
+        in_tuple=True,
+    )
+    scores = metric.score_groups(metric.decide(logits), index, labels[index])
+    assert scores.tolist() == pytest.approx(expected_f1(logits, labels, index), abs=1e-12)
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
-from hf_reloss import AutoSurrogate, Surrogate, SurrogateConfig, SurrogateForClassification
+from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForClassification
 
 from .test_classification import surrogate_with_random_weights
 
@@ -61,10 +61,24 @@ def test_importing_hf_reloss_imports_neither_torch_nor_the_auto_classes():
     assert printed.strip() == "[]"
 
 
-def test_a_surrogate_is_pushed_with_what_save_pretrained_writes(saved):
+def test_only_configuration_and_safetensors_are_written(saved):
     _, folder = saved
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert json.loads((folder / "config.json").read_text())["model_type"] == "reloss"
+
+
+@pytest.mark.parametrize("load", [AutoSurrogate, SurrogateForClassification, AutoModel])
+def test_keywords_of_the_ecosystem_reach_configuration_and_weights(tmp_path, load):
+    root, sub = surrogate_with_random_weights(1), surrogate_with_random_weights(2)
+    root.save_pretrained(tmp_path)
+    sub.save_pretrained(tmp_path / "sub")
+    loaded = load.from_pretrained(tmp_path, subfolder="sub", dtype=torch.bfloat16)
+    for name, weight in sub.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight)  # float32, whatever was asked for
+    loaded, info = load.from_pretrained(tmp_path, output_loading_info=True)
+    assert torch.equal(loaded.spline.log_slopes, root.spline.log_slopes)
+    assert not info["missing_keys"]
+    assert load.from_pretrained(tmp_path, config=sub.config).config is not None
 
 
 def test_truncated_weights_are_refused(saved):
@@ -120,8 +134,3 @@ def test_missing_weights_are_refused(saved):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(OSError, match="lack"):
         AutoSurrogate.from_pretrained(folder)
-
-
-def test_the_base_class_reads_nothing_itself():
-    assert issubclass(SurrogateForClassification, Surrogate)
-    assert "task" not in vars(Surrogate)
