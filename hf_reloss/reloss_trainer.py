@@ -142,7 +142,8 @@ class ReLossTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = self._labels(inputs)
         share = _option(self.args, "model_loss_share")
-        if self.surrogate is None or self.state.global_step < self.warmup_steps:
+        warming_up = self.recorder is None and self.state.global_step < self.warmup_steps
+        if self.surrogate is None or warming_up:
             share = 1.0
         if share > 0:
             # Without num_items_in_batch every loss, compute_loss_func's too, is a mean over the batch.
@@ -171,7 +172,9 @@ class ReLossTrainer(Trainer):
                 SurrogateTrainingArguments(
                     output_dir=str(folder),
                     # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
-                    group_size=max(_FEWEST_PREDICTIONS // 10, min(128, len(predictions) // 10)),
+                    group_size=max(
+                        _FEWEST_PREDICTIONS // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10)
+                    ),
                     seed=args.seed,
                     bf16=args.bf16,
                     fp16=args.fp16,
@@ -232,7 +235,7 @@ class ReLossTrainer(Trainer):
 
         A word means a key of `compute_metrics`, or else the name of a metric.
         """
-        SurrogateForClassification(SurrogateConfig()).to(labels.device).evidence(outputs, labels)
+        SurrogateForClassification(SurrogateConfig()).to(labels.device)(outputs, labels)
         logits, labels = output_tensor(outputs, "logits").detach().float().cpu(), labels.cpu()
         metric = self._wanted_metric
         if isinstance(metric, str):

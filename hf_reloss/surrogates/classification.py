@@ -51,6 +51,14 @@ class SurrogateForClassification(Surrogate):
             )
         self.post_init()
 
+    def forward(self, outputs: Any, labels: torch.Tensor | None = None, *, reduction: str = "mean") -> torch.Tensor:
+        if labels is not None and labels.dim() != 1:
+            raise ValueError(
+                "A surrogate for classification is a loss for one label per example, labels [N], but got labels "
+                f"{list(labels.shape)}: a model that labels tokens needs a surrogate for its own task."
+            )
+        return super().forward(outputs, labels, reduction=reduction)
+
     def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
         logits = output_tensor(outputs, "logits")
         if labels is None or logits.shape[:-1] != labels.shape:

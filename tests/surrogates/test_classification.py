@@ -168,6 +168,7 @@ def test_extreme_logits_have_finite_losses_and_gradients(architecture, confident
         (torch.randn(3, 4), torch.tensor([0.0, 1.0, 1.0]), "integer labels"),
         (torch.tensor([[0.0, torch.nan, 1.0]]), torch.tensor([0]), "not finite"),
         (torch.randn(3, 7, 4), torch.tensor([0, 1, 1]), r"one label per example.*\[3, 7, 4\]"),
+        (torch.randn(3, 7, 4), torch.zeros(3, 7, dtype=torch.int64), r"labels \[3, 7\]: a model that labels tokens"),
         (torch.randn(3, 4), None, "None"),
         ({"start_logits": torch.randn(3, 4)}, torch.tensor([0, 1, 1]), "start_logits"),
         (torch.randn(3, 1), torch.tensor([0, 0, 0]), "two classes or more"),
