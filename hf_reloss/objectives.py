@@ -48,18 +48,11 @@ class RelationalObjective:
             return losses.detach().sum() * 0.0
         return spearman(standardize(-losses.float()), scores, rank=rank)
 
-    def penalty(
-        self, losses: torch.Tensor, outputs: torch.Tensor, reference: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """mean (‖∇L‖₂ - r)², a scalar that can be differentiated again.
+    def penalty(self, norms: torch.Tensor, wanted: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """mean (‖∇L‖₂ - r)², a scalar.
 
         Args:
-            losses: [...], one for each prediction.
-            outputs: [..., D], the outputs that they were computed from, which require gradients.
-            reference: [...], the losses of the same outputs whose gradients have the norms r; None for r = 1.
+            norms: [...], ‖∇L‖₂ of each prediction's own loss.
+            wanted: r, [...] or one for all.
         """
-        (gradient,) = torch.autograd.grad(losses.sum(), outputs, create_graph=True)
-        wanted = 1.0
-        if reference is not None:
-            wanted = torch.autograd.grad(reference.sum(), outputs)[0].norm(dim=-1)
-        return (gradient.norm(dim=-1) - wanted).square().mean()
+        return (norms - wanted).square().mean()

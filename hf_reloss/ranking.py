@@ -130,17 +130,16 @@ class _SortingNetworkRank(torch.autograd.Function):
         depth, n = partner.shape
         x = values.reshape(-1, n)
         gap = x.new_empty(depth, *x.shape)
-        share = torch.empty_like(gap)
-        swap = functools.partial(_swap_share, steepness=steepness, distribution=distribution)
-        for layer, (pair, sign) in enumerate(zip(partner.unbind(), role.unbind(), strict=True)):
-            torch.sub(x.index_select(1, pair), x, out=gap[layer])
-            share[layer] = swap(gap[layer] * sign)
-            x = torch.addcmul(x, share[layer], gap[layer])
+        share, rank_gap = torch.empty_like(gap), torch.empty_like(gap)
+        pairs, gaps, shares = partner.unbind(), gap.unbind(), share.unbind()
+        for pair, sign, d, moved in zip(pairs, role.unbind(), gaps, shares, strict=True):
+            torch.sub(x.index_select(1, pair), x, out=d)
+            moved.copy_(_swap_share(d * sign, steepness, distribution))
+            x = torch.addcmul(x, moved, d)
         rank = torch.arange(n, dtype=x.dtype, device=x.device).expand_as(x)
-        rank_gap = torch.empty_like(gap)
-        for layer in range(depth - 1, -1, -1):
-            torch.sub(rank.index_select(1, partner[layer]), rank, out=rank_gap[layer])
-            rank = torch.addcmul(rank, share[layer], rank_gap[layer])
+        for pair, d, moved in zip(reversed(pairs), reversed(rank_gap.unbind()), reversed(shares), strict=True):
+            torch.sub(rank.index_select(1, pair), rank, out=d)
+            rank = torch.addcmul(rank, moved, d)
         ctx.save_for_backward(partner, role, gap, share, rank_gap)
         ctx.steepness, ctx.distribution = steepness, distribution
         return rank.reshape(values.shape)
@@ -149,21 +148,20 @@ class _SortingNetworkRank(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_output):
         partner, role, gap, share, rank_gap = ctx.saved_tensors
-        depth, n = partner.shape
-        pairs = partner.unbind()
-        grad = grad_output.reshape(-1, n)
+        pairs, shares = partner.unbind(), share.unbind()
+        grad = grad_output.reshape(-1, partner.shape[1])
         grad_share = torch.empty_like(gap)
-        for layer, pair in enumerate(pairs):  # through the ranks: first layer to last
-            grad_share[layer] = grad
-            grad = torch.addcmul(grad, share[layer], grad.index_select(1, pair) - grad)
+        for pair, moved, kept in zip(pairs, shares, grad_share.unbind(), strict=True):  # the ranks: first layer to last
+            kept.copy_(grad)
+            grad = torch.addcmul(grad, moved, grad.index_select(1, pair) - grad)
         grad_share.mul_(rank_gap)
         slope = _swap_slope(gap * role[:, None], ctx.steepness, ctx.distribution).mul_(role[:, None])
         grad = torch.zeros_like(grad)
-        for layer in range(depth - 1, -1, -1):  # through the values: last layer to first
-            # gap depends on both wires of a pair, as x[partner] - x; the layer itself mixes them.
-            through_gap = torch.addcmul(grad_share[layer], grad, gap[layer]).mul_(slope[layer])
-            through_gap.addcmul_(grad, share[layer])
-            grad = grad + through_gap.index_select(1, pairs[layer]) - through_gap
+        layers = list(zip(pairs, shares, gap.unbind(), slope.unbind(), grad_share.unbind(), strict=True))
+        for pair, moved, d, steep, from_rank in reversed(layers):  # the values: last layer to first
+            # d depends on both wires of a pair, as x[partner] - x; the layer itself mixes them.
+            through = torch.addcmul(from_rank, grad, d).mul_(steep).addcmul_(grad, moved)
+            grad = grad + through.index_select(1, pair) - through
         return grad.reshape(grad_output.shape), None, None, None, None
 
 

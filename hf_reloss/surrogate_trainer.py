@@ -152,9 +152,8 @@ class SurrogateTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         surrogate = self.accelerator.unwrap_model(model)
         evidence = surrogate.canonical(surrogate.evidence(inputs["logits"], inputs["labels"]))
-        evidence = evidence._replace(outputs=evidence.outputs.detach().requires_grad_())
         losses = model(evidence, reduction="none")
-        penalty = self.objective.penalty(losses, evidence.outputs, surrogate.reference_losses(evidence))
+        penalty = self.objective.penalty(*surrogate.gradient_norms(evidence))
         rho = self.objective.correlation(
             self._everywhere(_group_loss(losses, evidence)), self._everywhere(inputs["score"])
         )

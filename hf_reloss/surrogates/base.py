@@ -60,9 +60,16 @@ class Surrogate(PreTrainedModel):
         """The weight λ of the gradient penalty with which it is learned by default."""
         return 10.0
 
-    def reference_losses(self, evidence: Evidence) -> torch.Tensor | None:
-        """The losses [..., N] to whose gradients the penalty holds its own, or None for gradients of norm 1."""
-        return None
+    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """The norms of its gradients, and those that the penalty holds them to.
+
+        Returns:
+            The norm [..., N] of each prediction's gradient with respect to its outputs, which can be differentiated by
+            the weights; and the norms that are wanted, [..., N] or one for all.
+        """
+        outputs = evidence.outputs.detach().requires_grad_()
+        losses = self.losses(evidence._replace(outputs=outputs))
+        return torch.autograd.grad(losses.sum(), outputs, create_graph=True)[0].norm(dim=-1), 1.0
 
     def canonical(self, evidence: Evidence) -> Evidence:
         """The evidence in the form in which the surrogate is learned: freed of what its metrics do not see, if at all.

@@ -83,7 +83,7 @@ class SurrogateForClassification(Surrogate):
     def losses(self, evidence: Evidence) -> torch.Tensor:
         if self.config.architecture == "paper":
             return self._network(evidence.outputs.softmax(-1).gather(-1, evidence.labels[..., None]).squeeze(-1))
-        return self._network(self.margin(evidence)) + self._pull(evidence)
+        return self._network(self.margin(evidence)) + self.config.scale_weight * _scale(evidence.outputs)[..., 0]
 
     def margin(self, evidence: Evidence) -> torch.Tensor:
         """z_y - log Σ_{k≠y} exp(z_k), [..., N]: positive where the label has more than half of the probability."""
@@ -95,14 +95,29 @@ class SurrogateForClassification(Surrogate):
     def gradient_penalty(self) -> float:
         return super().gradient_penalty if self.config.architecture == "paper" else 0.03
 
-    def reference_losses(self, evidence: Evidence) -> torch.Tensor | None:
-        """`"margin"`: the losses of its start, where the spline is the identity."""
-        if self.config.architecture == "paper":
-            return None
-        return F.softplus(-self.margin(evidence)) + self._pull(evidence)
+    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """`"margin"`: held to those of its start, where φ(m) = softplus(-m); in closed form.
 
-    def _pull(self, evidence: Evidence) -> torch.Tensor:
-        return self.config.scale_weight * _scale(evidence.outputs)[..., 0]
+        With φ the learned loss of the margin and u the unit vector along the centred logits, the gradient is
+        φ'(m) ∇m + κ u, of which only φ' depends on the weights: nothing has to be differentiated twice.
+        """
+        if self.config.architecture == "paper":
+            return super().gradient_norms(evidence)
+        pull = self.config.scale_weight
+        with torch.no_grad():
+            index = evidence.labels[..., None]
+            margin = self.margin(evidence)
+            others = evidence.outputs.gather(-1, index) - margin[..., None]  # their log-sum-exp
+            gradient = (evidence.outputs - others).clamp(max=0).exp().neg_().scatter_(-1, index, 1.0)  # ∇m
+            centred = evidence.outputs - evidence.outputs.mean(-1, keepdim=True)
+            along = (gradient * centred).sum(-1) / _scale(centred)[..., 0]
+            square = gradient.square_().sum(-1)
+
+        def norms(slope: torch.Tensor) -> torch.Tensor:
+            return (slope.square() * square + 2 * pull * slope * along + pull**2).sqrt()
+
+        slope = -torch.sigmoid(-self.spline(margin)) * self.spline.slope(margin)
+        return norms(slope), norms(-torch.sigmoid(-margin))
 
     def canonical(self, evidence: Evidence) -> Evidence:
         """`"margin"`: logits of mean 0 and of one norm, that of a right prediction where the untrained surrogate rests.
@@ -163,5 +178,14 @@ class MonotoneSpline(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[...] to [...]."""
         slopes = self.log_slopes.exp()
-        bends = F.softplus((x[..., None] - self.knots) * self.sharpness) / self.sharpness
-        return slopes[0] * x + bends @ slopes.diff() + self.offset
+        bends = F.softplus(self._passages(x)) @ (slopes.diff() / self.sharpness)
+        return slopes[0] * x + bends + self.offset
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        """The derivative [...] at [...], above 0."""
+        slopes = self.log_slopes.exp()
+        return slopes[0] + torch.sigmoid(self._passages(x)) @ slopes.diff()
+
+    def _passages(self, x: torch.Tensor) -> torch.Tensor:
+        """How far [..., knots] each x lies beyond each knot, in widths of a passage."""
+        return (x * self.sharpness)[..., None] - self.knots * self.sharpness

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_reloss import SurrogateConfig, SurrogateForClassification
+from hf_reloss.surrogates.base import Evidence
 
 architectures = pytest.mark.parametrize("architecture", ["margin", "paper"])
 
@@ -29,12 +30,34 @@ def test_at_its_start_it_is_cross_entropy_with_a_pull_on_the_scale():
     torch.testing.assert_close(loss, F.cross_entropy(logits, labels) + 0.2 * scale(logits).mean(), rtol=1e-5, atol=1e-5)
 
 
-def test_its_reference_is_its_start():
+def norms_by_autograd(surrogate: SurrogateForClassification, evidence: Evidence) -> torch.Tensor:
+    outputs = evidence.outputs.clone().requires_grad_()
+    losses = surrogate.losses(evidence._replace(outputs=outputs))
+    return torch.autograd.grad(losses.sum(), outputs, create_graph=True)[0].norm(dim=-1)
+
+
+@architectures
+def test_gradient_norms_and_their_gradients_are_those_of_autograd(architecture):
+    surrogate = surrogate_with_random_weights(0, architecture=architecture, hidden_size=8).requires_grad_(True)
+    evidence = surrogate.evidence(3 * torch.randn(2, 20, 7), torch.randint(7, (2, 20)))
+    ours, expected = surrogate.gradient_norms(evidence)[0], norms_by_autograd(surrogate, evidence)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    weights = dict(surrogate.named_parameters())
+    our_gradients, expected_gradients = (
+        torch.autograd.grad(norms.square().sum(), weights.values(), allow_unused=True) for norms in (ours, expected)
+    )
+    for name, one, two in zip(weights, our_gradients, expected_gradients, strict=True):
+        assert (one is None) == (two is None), name
+        if one is not None:
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_the_norms_it_is_held_to_are_those_of_its_start():
     start = SurrogateForClassification(SurrogateConfig())
     evidence = start.evidence(torch.randn(20, 7), torch.randint(7, (20,)))
     learned = surrogate_with_random_weights(0)
-    torch.testing.assert_close(learned.reference_losses(evidence), start.losses(evidence), rtol=1e-4, atol=1e-4)
-    assert surrogate_with_random_weights(0, architecture="paper").reference_losses(evidence) is None
+    torch.testing.assert_close(learned.gradient_norms(evidence)[1], norms_by_autograd(start, evidence).detach())
+    assert surrogate_with_random_weights(0, architecture="paper").gradient_norms(evidence)[1] == 1.0
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
