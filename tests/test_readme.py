@@ -26,7 +26,7 @@ def test_its_python_snippets_run(tmp_path, monkeypatch):
     from .conftest import TinyClassifier, tiny_rows
 
     monkeypatch.chdir(tmp_path)
-    train, test = tiny_rows(600), tiny_rows(100, seed=1)
+    train, test = tiny_rows(600), tiny_rows(800, seed=1)
     metric = load_metric("accuracy")
     names = {
         "model": TinyClassifier(), "train": train, "test": test, "dataset": test,
