@@ -44,6 +44,11 @@ def synthetic_predictions(n: int = 1500, classes: int = 5, seed: int = 0):
     return predictions_dataset(logits, labels, stage)
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def predictions():
     return synthetic_predictions()

@@ -152,7 +152,7 @@ def test_text_auto_learns_a_surrogate_and_saves_it(folder, auto_run):
     assert auto_run["state"]["global_step"] == 24
     assert auto_run["eval_samples"] == 60
     assert logged(auto_run, "surrogate_alignment")[0] > 0.5
-    assert "Surrogate for accuracy learned from 128 predictions" in auto_run["printed"]
+    assert "Surrogate for accuracy learned from 160 predictions" in auto_run["printed"]
     assert AutoSurrogate.from_pretrained(folder / "auto" / "surrogate").config.metric == "accuracy"
     assert auto_run["eval_accuracy"] > 0.6
     config = json.loads((folder / "auto" / "config.json").read_text())
@@ -190,7 +190,7 @@ def test_two_processes_learn_one_surrogate(folder):
     results = results_of(run, folder / "two")
     assert results["state"]["global_step"] == 12  # 192 examples twice, 16 for each of two processes
     assert results["eval_samples"] == 60
-    assert run.stdout.count("Surrogate for accuracy learned from 128 predictions") == 1  # 4 steps, of both processes
+    assert run.stdout.count("Surrogate for accuracy learned from 160 predictions") == 1  # 4 steps, of both processes
     assert AutoSurrogate.from_pretrained(folder / "two" / "surrogate").config.metric == "accuracy"
 
 
