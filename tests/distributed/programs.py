@@ -102,8 +102,9 @@ def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_proces
     if every_process or trainer.is_world_process_zero():
         path = folder / f"result_{trainer.args.process_index}.safetensors"
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
-    trainer.end()
+    trainer.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
     {"reloss": reloss, "surrogate": surrogate, "auto": auto}[sys.argv[1]](Path(sys.argv[2]))
+    os._exit(0)  # all is written, and taking down gloo's threads with the interpreter may hang
