@@ -55,7 +55,7 @@ def train_digits(seed: int, output: Path, trainer_class: type[Trainer] = Trainer
     train, test = digits()
     args = TrainingArguments(
         str(output / "run"), seed=seed, num_train_epochs=20, per_device_train_batch_size=32,
-        learning_rate=1e-2,  # the best for cross-entropy, of 1e-3, 3e-3 and 1e-2
+        learning_rate=1e-2,  # the best for cross-entropy of 1e-3, 3e-3, 1e-2, on these same test images
         per_device_eval_batch_size=500, save_strategy="no", logging_strategy="no", disable_tqdm=True,
         dataloader_pin_memory=False,
     )  # fmt: skip
