@@ -89,7 +89,8 @@ def draw_groups(
     corrupted = uniform(num_groups, group_size) < uniform(num_groups, 1) * corruption
     random_labels = torch.randint(classes, (num_groups, group_size), generator=generator)
     group_labels = torch.where(corrupted, random_labels, labels[index])
-    scores = metric.score_groups(metric.decide(logits), index, group_labels)
+    drawn = torch.arange(index.numel()).view_as(index)
+    scores = metric.score_groups(metric.decide(logits)[index].flatten(0, 1), group_labels.flatten(), drawn)
     if not scores.isfinite().all():
         raise ValueError(
             f"The metric {metric.name!r} is not finite for {int((~scores.isfinite()).sum())} of {num_groups} groups of "

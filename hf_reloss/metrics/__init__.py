@@ -1,63 +1,121 @@
 """Metrics: what a surrogate learns to rank by. One file per family; `load_metric` finds one by its name."""
 
+import difflib
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 from .adapters import CallableMetric, ComputeMetrics, EvaluateMetric
 from .base import AdditiveMetric, GroupwiseMetric, Metric
-from .classification import Accuracy
 
 __all__ = [
-    "Accuracy",
     "AdditiveMetric",
     "CallableMetric",
     "ComputeMetrics",
     "EvaluateMetric",
     "GroupwiseMetric",
     "Metric",
+    "as_evaluate",
     "load_metric",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "as_evaluate":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .evaluation import as_evaluate  # importing evaluate takes seconds
+
+    return as_evaluate
 
 
 def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> Metric:
     """A metric from its name, from a module of `evaluate`, or from a function.
 
+    A module of `evaluate` whose metric is known here by its name is replaced by that, for the same score in less time.
+    Any other is called group by group, as functions are.
+
     Args:
-        metric: a name (`"accuracy"`), an `evaluate.EvaluationModule`, a function (predictions, references) -> number
+        metric: a name (`"f1"`), an `evaluate.EvaluationModule`, a function (predictions, references) -> number
             or dict, or a `Metric`, which is returned as it is.
-        options: the metric's own, or those of the adapter: `key`, `higher_is_better`, `class_indices`.
+        options: the metric's own (`average="macro"`), or those of the adapter: `key`, `higher_is_better`, and for
+            functions `name` and `class_indices`.
 
     Raises:
-        ValueError: for a name that is not known, with those that are.
+        ValueError: for a name that is not known, with those that are near; for an option that the metric does not have.
 
     Example:
-        >>> load_metric("accuracy").compute([0, 1, 1], [0, 1, 0])
-        0.6666666666666666
+        >>> load_metric("f1", average="macro").compute([0, 1, 1, 2], [0, 1, 0, 2])
+        0.7777777777777777
     """
     if isinstance(metric, Metric):
         if options:
             raise ValueError(f"{metric.name!r} is a metric already, so {', '.join(sorted(options))} cannot be set.")
         return metric
     if isinstance(metric, str):
-        known = {kind.name: kind for kind in _named(Metric)}
-        if metric not in known:
-            raise ValueError(
-                f"Unknown metric {metric!r}: known by name are {', '.join(sorted(known))}. Any other one can be passed "
-                "as evaluate.load(...), as a function of (predictions, references), or, in a trainer, as the key of "
-                "compute_metrics."
-            )
-        return known[metric](**options)
+        return _by_name(metric, options)
     if _is_evaluate_module(metric):
-        return EvaluateMetric(metric, **options)
+        known = _known_module(metric, options)
+        return known(**_without_key(options)) if known else EvaluateMetric(metric, **options)
     if callable(metric):
         return CallableMetric(metric, **options)
     raise ValueError(f"A metric is a name, a module of evaluate or a function, but this is {type(metric).__name__}.")
 
 
-def _named(kind: type[Metric]) -> list[type[Metric]]:
-    """The metrics that have a name of their own."""
-    below = [found for child in kind.__subclasses__() for found in _named(child)]
-    return [kind, *below] if isinstance(getattr(kind, "name", None), str) else below
+def _by_name(name: str, options: dict[str, Any]) -> Metric:
+    known = _known()
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5) or sorted(known)
+        raise ValueError(
+            f"Unknown metric {name!r}: the nearest that are known by name are {', '.join(near)}. Any other one can be "
+            "passed as evaluate.load(...), as a function of (predictions, references) that returns a number, or, in a "
+            "trainer, as the key of compute_metrics."
+        )
+    if not _takes(known[name], options):
+        takes = ", ".join(inspect.signature(known[name]).parameters) or "no options"
+        raise ValueError(f"The metric {name!r} takes {takes}, but got {', '.join(sorted(options))}.")
+    return known[name](**options)
+
+
+def _known() -> dict[str, type[Metric]]:
+    """The metrics of this package, and all others that are defined by now, that have a name of their own."""
+    for module in pkgutil.iter_modules(__path__):
+        if module.name != "evaluation":
+            importlib.import_module(f"{__name__}.{module.name}")
+
+    def below(kind: type[Metric]) -> list[type[Metric]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
+
+    return {kind.name: kind for kind in below(Metric) if isinstance(vars(kind).get("name"), str)}
+
+
+def _known_module(module: Any, options: dict[str, Any]) -> type[Metric] | None:
+    """The metric here that a module of `evaluate` computes, if it is one from evaluate itself with such options."""
+
+    def plain(name: str) -> str:
+        return name.replace("_", "").lower()  # of a class ChrF, evaluate makes chr_f
+
+    if not type(module).__module__.startswith("evaluate_modules."):
+        return None  # somebody's own class, whatever its name
+    same = [kind for kind in _known().values() if plain(kind.evaluate_module) == plain(module.name)]
+    key = options.get("key")
+    if key is None and len(same) > 1:
+        keys = sorted(kind.evaluate_key for kind in same)
+        same = [kind for kind in same if plain(kind.name) == plain(module.name)]
+        if not same:
+            raise ValueError(f"{module.name!r} gives several scores: pass key= one of {', '.join(keys)}.")
+    if key is not None:
+        same = [kind for kind in same if kind.evaluate_key == key]
+    return same[0] if same and _takes(same[0], _without_key(options)) else None
+
+
+def _takes(kind: type[Metric], options: dict[str, Any]) -> bool:
+    return options.keys() <= inspect.signature(kind).parameters.keys()
+
+
+def _without_key(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "key"}
 
 
 def _is_evaluate_module(metric: Any) -> bool:

@@ -38,17 +38,18 @@ class CallableMetric(GroupwiseMetric):
         self.name = name or key or getattr(function, "__name__", type(function).__name__)
         self.higher_is_better = higher_is_better
         self.class_indices = class_indices
-        self.options = options
+        self.function_options = options
 
     @property
-    def signature(self) -> str:
-        return "|".join([self.name, *(f"{key}:{value}" for key, value in sorted(self.options.items()))])
+    def options(self) -> dict[str, Any]:
+        return self.function_options
 
-    def decide(self, outputs: torch.Tensor) -> torch.Tensor:
-        return outputs.argmax(-1) if self.class_indices and outputs.is_floating_point() else outputs
+    def decide(self, outputs: Any) -> Any:
+        logits = torch.is_tensor(outputs) and outputs.is_floating_point()
+        return outputs.argmax(-1) if self.class_indices and logits else outputs
 
-    def score_one(self, decisions: np.ndarray, references: np.ndarray) -> float:
-        return _entry(self.function(decisions, references, **self.options), self.key, self.name)
+    def score_one(self, predictions: Any, references: Any) -> float:
+        return _entry(self.function(predictions, references, **self.function_options), self.key, self.name)
 
 
 class EvaluateMetric(CallableMetric):
@@ -105,8 +106,8 @@ class ComputeMetrics(GroupwiseMetric):
     def signature(self) -> str:
         return f"{self.name}|compute_metrics:{getattr(self.compute_metrics, '__name__', 'callable')}"
 
-    def score_one(self, decisions: np.ndarray, references: np.ndarray) -> float:
-        return _entry(self.results(decisions, references), self.key, self.name)
+    def score_one(self, predictions: np.ndarray, references: np.ndarray) -> float:
+        return _entry(self.results(predictions, references), self.key, self.name)
 
     def results(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """All that `compute_metrics` returns for logits [N, C] and labels [N], without the prefix `eval_`."""

@@ -1,14 +1,20 @@
 """What a metric is: a number for a group of predictions.
 
 Most metrics are additive: each prediction has a small vector of statistics, a group's statistics are their sum, and the
-score is a function of that sum. Thousands of groups are then scored by one sum. Every other metric is called group by
-group, with a progress bar, since that is what takes the time.
+score is a function of that sum. Statistics are extracted once; thousands of groups are then scored by one sum. Every
+other metric is called group by group, with a progress bar, since that is what takes the time.
 """
 
 import abc
+import dataclasses
+import importlib
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 IGNORED_LABEL = -100
@@ -18,20 +24,43 @@ IGNORED_LABEL = -100
 class Metric(abc.ABC):
     """A score of a group of predictions against their references.
 
+    A metric that is known by name is a dataclass, whose fields are its options.
+
     Attributes:
-        name: the word that people use for it.
+        name: the word that people use for it, and `load_metric` finds it by.
         higher_is_better: False for error rates.
+        evaluate_module: the module of `evaluate` that computes the same; its `name` unless said otherwise.
+        evaluate_key: the key of the score in what that module returns; its `name` unless said otherwise.
+        libraries: the distributions that define what is counted, whose versions are part of the signature.
     """
 
     name: str
     higher_is_better: bool = True
+    evaluate_module: ClassVar[str]
+    evaluate_key: ClassVar[str]
+    libraries: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if isinstance(vars(cls).get("name"), str):
+            cls.evaluate_module = vars(cls).get("evaluate_module", cls.name)
+            cls.evaluate_key = vars(cls).get("evaluate_key", cls.name)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that it was given, by name."""
+        if not dataclasses.is_dataclass(self):
+            return {}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @property
     def signature(self) -> str:
-        """One line that fixes what is computed: the name and the options."""
-        return self.name
+        """One line that fixes what is computed: the name, all options, the versions of what counts."""
+        options = [f"{key}:{value}" for key, value in self.options.items()]
+        versions = [f"{library}:{importlib.metadata.version(library)}" for library in self.libraries]
+        return "|".join([self.name, *options, *versions])
 
-    def decide(self, outputs: torch.Tensor) -> torch.Tensor:
+    def decide(self, outputs: Any) -> Any:
         """What the metric sees of a model's outputs, taken once per prediction however many groups it is drawn into.
 
         Args:
@@ -43,61 +72,167 @@ class Metric(abc.ABC):
         return outputs
 
     @abc.abstractmethod
-    def score_groups(self, decisions: torch.Tensor, index: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
         """Scores of m groups of N predictions, drawn from n.
 
         Args:
-            decisions: [n, ...], from `decide`.
+            predictions: [n, ...] outputs, or decisions: what `compute` takes.
+            references: [n, ...].
             index: [m, N] int64, which predictions make up each group.
-            references: [m, N, ...] labels, group by group; -100 does not count.
 
         Returns:
             [m] float64.
         """
 
-    def compute(self, predictions, references) -> float:
+    def compute(self, predictions: Any, references: Any) -> float:
         """The score of one group.
 
         Args:
             predictions: [N, ...] outputs, or decisions where the metric takes them: a tensor, an array or a list.
-            references: [N, ...] labels, likewise; -100 does not count.
+            references: [N, ...] likewise; a label of -100 does not count.
+
+        Raises:
+            ValueError: for predictions and references of different length, or of a kind that the metric cannot read.
         """
-        decisions, references = self.decide(torch.as_tensor(predictions)), torch.as_tensor(references)
-        if len(decisions) != len(references):
-            raise ValueError(f"{self.name}: {len(decisions)} predictions, but {len(references)} references.")
-        return float(self.score_groups(decisions, torch.arange(len(decisions))[None], references[None])[0])
+        return float(self.score_groups(predictions, references, torch.arange(len(predictions))[None])[0])
+
+    def read(self, predictions: Any, references: Any) -> tuple[Any, Any]:
+        """Predictions and references in the form that the metric works on, checked.
+
+        Here tensors, from tensors, arrays or lists of numbers. Raises what `compute` does.
+        """
+        predictions, references = numbers(predictions, self.name), numbers(references, self.name)
+        same_length(self.name, predictions, references)
+        return self.decide(predictions), references.to(predictions.device)
+
+    def check_against(self, module: Any, predictions: Any, references: Any) -> float:
+        """Compares this metric with the module of `evaluate` that it stands for.
+
+        Args:
+            module: such as `evaluate.load("f1")`.
+            predictions, references: what both of them take.
+
+        Returns:
+            This metric's score less the module's.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} if self.options else {}
+        changed = {key: value for key, value in self.options.items() if value != defaults[key]}
+        theirs = module.compute(**(changed | self.for_evaluate(predictions, references)))
+        theirs = theirs[self.evaluate_key] if isinstance(theirs, dict) else theirs
+        return self.compute(predictions, references) - float(np.mean(theirs))
+
+    def for_evaluate(self, predictions: Any, references: Any) -> dict[str, Any]:
+        """Predictions and references as the keywords of its module of `evaluate`."""
+        return {"predictions": predictions, "references": references}
 
 
 class AdditiveMetric(Metric):
-    """A metric whose score is a function of summed statistics."""
+    """A metric whose score is a function of summed statistics. A subclass defines `_statistics` and `_score`."""
+
+    def statistics(self, predictions: Any, references: Any) -> torch.Tensor:
+        """What is added up: [N, K] float64 of N predictions, on their device; zeros where nothing counts.
+
+        Takes and raises what `compute` does.
+        """
+        return self._statistics(*self.read(predictions, references))
+
+    def score(self, sums: Any) -> torch.Tensor:
+        """Scores [...] float64 of summed statistics [..., K]; nan where it is not defined."""
+        return self._score(torch.as_tensor(sums, dtype=torch.float64))
 
     @abc.abstractmethod
-    def statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        """Statistics [N, K] float64 of N predictions; a row of zeros where the label is -100."""
+    def _statistics(self, predictions: Any, references: Any) -> torch.Tensor:
+        """`statistics` of what `read` gives."""
 
     @abc.abstractmethod
-    def score(self, sums: torch.Tensor) -> torch.Tensor:
-        """Scores [...] of summed statistics [..., K]."""
+    def _score(self, sums: torch.Tensor) -> torch.Tensor:
+        """`score` of a float64 tensor."""
 
-    def score_groups(self, decisions: torch.Tensor, index: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        statistics = self.statistics(decisions[index].flatten(0, 1), references.flatten(0, 1))
-        return self.score(statistics.unflatten(0, index.shape).sum(1))
+    def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
+        statistics = self.statistics(predictions, references)
+        return self.score(add_up(statistics, index.to(statistics.device)))
 
 
 class GroupwiseMetric(Metric):
-    """A metric that can only be called, one group at a time."""
+    """A metric that can only be called, one group at a time. A subclass defines `score_one`."""
 
     @abc.abstractmethod
-    def score_one(self, decisions: np.ndarray, references: np.ndarray) -> float:
-        """The score of one group whose ignored predictions have been taken out."""
+    def score_one(self, predictions: Any, references: Any) -> float:
+        """The score of one group, arrays or lists as they came, whose ignored predictions have been taken out."""
 
-    def score_groups(self, decisions: torch.Tensor, index: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        # NumPy has no bfloat16.
-        decisions = (decisions.float() if decisions.is_floating_point() else decisions).cpu()
+    def read(self, predictions: Any, references: Any) -> tuple[Any, Any]:
+        """Arrays become tensors, and so do lists of numbers; other lists, as of strings, stay."""
+        read = []
+        for values in (predictions, references):
+            try:
+                read.append(numbers(values, self.name))
+            except ValueError:
+                read.append(values)
+        same_length(self.name, *read)
+        return self.decide(read[0]), read[1]
+
+    def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
+        predictions, references = (_on_host(values) for values in self.read(predictions, references))
         scores = []
-        groups = list(zip(index.cpu(), references.cpu(), strict=True))
-        for chosen, labels in tqdm(groups, desc=f"scoring {self.name}", disable=len(groups) < 64, leave=False):
-            # Where labels are sequences, -100 marks positions inside a prediction: the metric's own business.
-            counts = labels != IGNORED_LABEL if labels.dim() == 1 else slice(None)
-            scores.append(float(self.score_one(decisions[chosen][counts].numpy(), labels[counts].numpy())))
+        for rows in tqdm(index.tolist(), f"scoring {self.name}", disable=len(index) < 64, leave=False, unit="group"):
+            if isinstance(references, np.ndarray) and references.ndim == 1:
+                # Where labels are sequences, -100 marks positions inside a prediction: the metric's own business.
+                rows = [row for row in rows if references[row] != IGNORED_LABEL]
+            scores.append(float(self.score_one(_take(predictions, rows), _take(references, rows))))
         return torch.tensor(scores, dtype=torch.float64)
+
+
+def add_up(statistics: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Sums [m, K] of statistics [n, K] over groups index [m, N], which are never laid out as [m, N, K]."""
+    if index.numel() == 0:
+        return statistics.new_zeros(len(index), statistics.shape[-1])
+    return F.embedding_bag(index, statistics, mode="sum")
+
+
+def need(module: str, extra: str) -> Any:
+    """Imports a module of an optional dependency.
+
+    Raises:
+        ImportError: that names the extra to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"This needs {module}: pip install 'hf-reloss[{extra}]'.") from error
+
+
+def numbers(values: Any, name: str) -> torch.Tensor:
+    """Values as a tensor; on the host where they come from an array or a list.
+
+    Raises:
+        ValueError: for strings, ragged lists and whatever else is not an array of numbers.
+    """
+    if torch.is_tensor(values):
+        return values
+    try:
+        return torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError) as error:
+        first = next(iter(values), None) if isinstance(values, Sequence) else values
+        given = type(first).__name__
+        wants = "class indices: map the names of classes to them" if isinstance(first, str) else "arrays of one shape"
+        raise ValueError(f"{name} wants numbers, but got {given}. Pass logits or labels as {wants}.") from error
+
+
+def same_length(name: str, predictions: Any, references: Any) -> None:
+    """Raises ValueError if there are not as many predictions as references."""
+    if len(predictions) != len(references):
+        raise ValueError(
+            f"{name} wants one reference per prediction, but got {len(predictions)} predictions and "
+            f"{len(references)} references."
+        )
+
+
+def _on_host(values: Any) -> Any:
+    """Tensors as arrays; NumPy has no bfloat16."""
+    if not torch.is_tensor(values):
+        return values
+    return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
+
+
+def _take(values: Any, rows: list[int]) -> Any:
+    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]

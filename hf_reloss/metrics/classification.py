@@ -1,26 +1,353 @@
-"""Metrics of one label per prediction."""
+"""Metrics of class decisions: functions of counts per class, on whatever device the predictions are."""
+
+import abc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 
-from .base import IGNORED_LABEL, AdditiveMetric
+from .base import IGNORED_LABEL, AdditiveMetric, numbers
 
 
-class Accuracy(AdditiveMetric):
-    """Share of the predictions that are right, in [0, 1]; nan for a group without labels.
+@dataclass(frozen=True)
+class ClassMetric(AdditiveMetric):
+    """A metric of class decisions.
 
-    Predictions are logits [..., C] or class indices [...] (int64), references class indices; a tie between logits goes
-    to the first class, as in `argmax`. Equal to `sklearn.metrics.accuracy_score`.
+    Predictions are logits [N, ..., C] (floating point; a tie goes to the first class, as in `argmax`) or class indices
+    [N, ...], references class indices [N, ...]. Where there are more dimensions, as with tokens, all positions count
+    alike. A label of -100 does not count.
     """
 
-    name = "accuracy"
+    def decide(self, outputs: torch.Tensor) -> torch.Tensor:
+        if not outputs.is_floating_point():
+            return outputs
+        if outputs.shape[-1] < 2:
+            raise ValueError(f"{self.name} takes one logit per class, two or more, but got {list(outputs.shape)}.")
+        return outputs.argmax(-1)
+
+    def read(self, predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        predictions, references = super().read(predictions, references)
+        if references.is_floating_point() and references.numel():
+            raise ValueError(f"{self.name} wants integers as references, but they are {references.dtype}.")
+        if self._decided(predictions) != references.shape:
+            raise ValueError(
+                f"{self.name} wants logits [N, ..., C] or class indices [N, ...] for references [N, ...], but got "
+                f"predictions {list(predictions.shape)} for references {list(references.shape)}."
+            )
+        return predictions, references.long()
+
+    def _decided(self, predictions: torch.Tensor) -> torch.Size:
+        """How many decisions there are, of what `decide` gave."""
+        return predictions.shape
+
+    def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
+        # A group is counted at once, as one prediction of many labels: nothing is laid out per prediction and class.
+        predictions, references = self.read(predictions, references)
+        index = index.to(references.device)
+        return self.score(self._statistics(predictions[index], references[index]))
+
+
+@dataclass(frozen=True)
+class Accuracy(ClassMetric):
+    """Share of the decisions that are right, in [0, 1]; nan where nothing counts.
+
+    Statistics: [N, 2], those that are right and those that count. Equal to `sklearn.metrics.accuracy_score`.
+    """
+
+    name: ClassVar[str] = "accuracy"
+
+    def _statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        counts = references != IGNORED_LABEL
+        return torch.stack([_total(self._right(predictions, references) & counts), _total(counts)], dim=-1).double()
+
+    def _right(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return predictions == references
+
+    def _score(self, sums: torch.Tensor) -> torch.Tensor:
+        return sums[..., 0] / sums[..., 1]
+
+
+@dataclass(frozen=True)
+class TopKAccuracy(Accuracy):
+    """Share of the labels that are among the k highest logits, in [0, 1]; nan where nothing counts.
+
+    Predictions are logits [N, ..., C]. Of equal logits the later class comes first, as in
+    `sklearn.metrics.top_k_accuracy_score`, to which it is equal for three classes or more. Statistics as of accuracy.
+    """
+
+    name: ClassVar[str] = "top_k_accuracy"
+    k: int = 5
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"{self.name}: k is the number of guesses, 1 or more, but got {self.k}.")
 
     def decide(self, outputs: torch.Tensor) -> torch.Tensor:
-        return outputs.argmax(-1) if outputs.is_floating_point() else outputs
+        if not outputs.is_floating_point():
+            raise ValueError(f"{self.name} wants logits [N, ..., C], but got {outputs.dtype}.")
+        return outputs
 
-    def statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        """[N, 2]: whether it is right, whether it counts."""
+    def _decided(self, predictions: torch.Tensor) -> torch.Size:
+        return predictions.shape[:-1]
+
+    def _right(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        label = references.clamp(min=0)[..., None]
+        logit = predictions.gather(-1, label)
+        later = torch.arange(predictions.shape[-1], device=label.device) > label
+        return ((predictions > logit) | ((predictions == logit) & later)).sum(-1) < self.k
+
+
+@dataclass(frozen=True)
+class CountMetric(ClassMetric):
+    """A metric of three counts per class: how often it was right, predicted, and due.
+
+    Statistics: [N, 3 C], the right ones of all classes, then the predicted, then the due; C is the number of logits or,
+    of class indices, one more than the largest. The score is differentiable, and defined for soft counts as well.
+
+    Attributes:
+        lowest: the least that the score can be; the most is 1.
+    """
+
+    lowest: ClassVar[float] = 0.0
+
+    def statistics(self, predictions: Any, references: Any) -> torch.Tensor:
+        predictions = numbers(predictions, self.name)
+        classes = predictions.shape[-1] if predictions.is_floating_point() else 0
+        return self._statistics(*self.read(predictions, references), classes)
+
+    def _statistics(self, predictions: torch.Tensor, references: torch.Tensor, classes: int = 0) -> torch.Tensor:
+        predictions, references, classes = _marked(predictions, references, classes, self.name)
+        right = torch.where(predictions == references, references, -1)
+        return _histograms(torch.stack([right, predictions, references], dim=1), classes).flatten(1)
+
+    def _score(self, sums: torch.Tensor) -> torch.Tensor:
+        right, predicted, due = sums.unflatten(-1, (3, -1)).unbind(-2)
+        return torch.where(due.sum(-1) > 0, self._of_counts(right, predicted, due), torch.nan)
+
+    @abc.abstractmethod
+    def _of_counts(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+        """Scores [...] of counts [..., C] each."""
+
+
+@dataclass(frozen=True)
+class RatioMetric(CountMetric):
+    """A ratio of counts of each class, averaged over classes; in [0, 1].
+
+    With a threshold it is multi-label: predictions are logits [N, L], or 0 and 1, and references 0 and 1, [N, L].
+
+    Args:
+        labels: the classes that are averaged; by default all that are predicted or due in the group.
+        pos_label: of average "binary": the class that is scored.
+        average: "binary" (that class alone, of two), "micro" (counts added up over the classes), "macro" (mean over the
+            classes), "weighted" (mean weighted by how often each is due).
+        zero_division: the value where a class has a denominator of 0.
+        threshold: multi-label: a label is predicted where its sigmoid is above.
+    """
+
+    labels: Sequence[int] | None = None
+    pos_label: int = 1
+    average: str = "binary"
+    zero_division: float = 0.0
+    threshold: float | None = None
+
+    def __post_init__(self):
+        averages = ("binary", "micro", "macro", "weighted")
+        if self.average not in averages:
+            raise ValueError(f"{self.name}: average is one of {', '.join(averages)}, but got {self.average!r}.")
+
+    def decide(self, outputs: torch.Tensor) -> torch.Tensor:
+        if self.threshold is None:
+            return super().decide(outputs)
+        return outputs.sigmoid() > self.threshold if outputs.is_floating_point() else outputs
+
+    def _statistics(self, predictions: torch.Tensor, references: torch.Tensor, classes: int = 0) -> torch.Tensor:
+        if self.threshold is None:
+            return super()._statistics(predictions, references, classes)
         counts = references != IGNORED_LABEL
-        return torch.stack([(self.decide(predictions) == references) & counts, counts], dim=-1).double()
+        predicted, due = (predictions > 0) & counts, (references > 0) & counts
+        kinds = torch.stack([predicted & due, predicted, due], dim=-2)
+        return kinds.view(len(kinds), -1, *kinds.shape[-2:]).sum(1).flatten(1).double()
 
-    def score(self, sums: torch.Tensor) -> torch.Tensor:
-        return sums[..., 0] / sums[..., 1]
+    def _score(self, sums: torch.Tensor) -> torch.Tensor:
+        if self.threshold is None:
+            return super()._score(sums)
+        return self._of_counts(*sums.unflatten(-1, (3, -1)).unbind(-2))  # where no label is due, there is a score still
+
+    def _of_counts(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+        chosen = self.labels
+        if self.average == "binary":
+            if right.shape[-1] > 2:
+                raise ValueError(
+                    f"{self.name}: average='binary' scores one of two classes, but there are {right.shape[-1]}: choose "
+                    "average='macro', 'micro' or 'weighted'."
+                )
+            chosen = [self.pos_label]
+        included = torch.ones_like(due) if chosen or self.threshold is not None else (predicted + due > 0).to(due)
+        if chosen:
+            lacking = max(0, max(chosen) + 1 - right.shape[-1])  # classes beyond those that were seen
+            right, predicted, due, included = (
+                F.pad(counts, (0, lacking))[..., list(chosen)] for counts in (right, predicted, due, included)
+            )
+            included = torch.ones_like(included)
+        if self.average == "micro":
+            return self._ratio(*(counts.sum(-1) for counts in (right, predicted, due)))
+        if self.average == "weighted":
+            # Where no class is due at all, they weigh the same.
+            included = torch.where(due.sum(-1, keepdim=True) > 0, due, included)
+        return (self._ratio(right, predicted, due) * included).sum(-1) / included.sum(-1)
+
+    @abc.abstractmethod
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+        """The ratio [...] of counts [...]."""
+
+    def _divide(self, numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+        empty = denominator == 0
+        return torch.where(empty, float(self.zero_division), numerator / denominator.masked_fill(empty, 1.0))
+
+
+@dataclass(frozen=True)
+class Precision(RatioMetric):
+    """Right / predicted, as `sklearn.metrics.precision_score`. Options as of `RatioMetric`."""
+
+    name: ClassVar[str] = "precision"
+
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+        return self._divide(right, predicted)
+
+
+@dataclass(frozen=True)
+class Recall(RatioMetric):
+    """Right / due, as `sklearn.metrics.recall_score`. Options as of `RatioMetric`."""
+
+    name: ClassVar[str] = "recall"
+
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+        return self._divide(right, due)
+
+
+@dataclass(frozen=True)
+class F1(RatioMetric):
+    """2 right / (predicted + due), as `sklearn.metrics.f1_score`. Options as of `RatioMetric`."""
+
+    name: ClassVar[str] = "f1"
+
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+        return self._divide(2 * right, predicted + due)
+
+
+@dataclass(frozen=True)
+class FBeta(RatioMetric):
+    """(1 + β²) right / (predicted + β² due), as `sklearn.metrics.fbeta_score`. Options as of `RatioMetric`.
+
+    Args:
+        beta: β, how many times as much recall weighs as precision.
+    """
+
+    name: ClassVar[str] = "fbeta"
+    beta: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"{self.name}: beta is a weight, 0 or more, but got {self.beta}.")
+
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+        square = self.beta**2
+        return self._divide((1 + square) * right, predicted + square * due)
+
+
+@dataclass(frozen=True)
+class BalancedAccuracy(CountMetric):
+    """Mean recall of the classes that are due, as `sklearn.metrics.balanced_accuracy_score`; in [0, 1].
+
+    Args:
+        adjusted: scaled so that guessing scores 0 and perfection 1.
+    """
+
+    name: ClassVar[str] = "balanced_accuracy"
+    adjusted: bool = False
+
+    def _of_counts(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+        classes = (due > 0).sum(-1).to(due)
+        recall = (right / due.masked_fill(due == 0, 1.0)).sum(-1) / classes
+        return (recall - 1 / classes) / (1 - 1 / classes) if self.adjusted else recall
+
+
+@dataclass(frozen=True)
+class MatthewsCorrelation(CountMetric):
+    """Matthews correlation of two classes or more, as `sklearn.metrics.matthews_corrcoef`; in [-1, 1].
+
+    0 where only one class is predicted or due.
+    """
+
+    name: ClassVar[str] = "matthews_correlation"
+    lowest: ClassVar[float] = -1.0
+
+    def _of_counts(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+        total = due.sum(-1)
+        covariance = right.sum(-1) * total - (predicted * due).sum(-1)
+        variances = (total**2 - (predicted**2).sum(-1)) * (total**2 - (due**2).sum(-1))
+        constant = variances <= 0
+        return torch.where(constant, 0.0, covariance / variances.masked_fill(constant, 1.0).sqrt())
+
+
+@dataclass(frozen=True)
+class CohenKappa(ClassMetric):
+    """Agreement beyond chance, as `sklearn.metrics.cohen_kappa_score`; at most 1, nan where there is one class only.
+
+    Statistics: [N, C²], the confusion matrix, due by predicted.
+
+    Args:
+        weights: None, or how much it costs to be off by so many classes: "linear" or "quadratic" (QWK). Classes are
+            taken in their order, those that do not occur in the group being passed over, as scikit-learn does.
+    """
+
+    name: ClassVar[str] = "cohen_kappa"
+    weights: str | None = None
+
+    def __post_init__(self):
+        if self.weights not in (None, "linear", "quadratic"):
+            raise ValueError(f"{self.name}: weights is None, 'linear' or 'quadratic', but got {self.weights!r}.")
+
+    def _statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        predictions, references, classes = _marked(predictions, references, 0, self.name)
+        cell = torch.where(references < 0, -1, references * classes + predictions)
+        return _histograms(cell[:, None], classes**2).flatten(1)
+
+    def _score(self, sums: torch.Tensor) -> torch.Tensor:
+        confusion = sums.unflatten(-1, (math.isqrt(sums.shape[-1]), -1))
+        due, predicted = confusion.sum(-1), confusion.sum(-2)
+        if self.weights is None:
+            cost = 1 - torch.eye(due.shape[-1], dtype=sums.dtype, device=sums.device)
+        else:
+            position = ((due + predicted) > 0).cumsum(-1).to(sums.dtype)
+            cost = (position[..., :, None] - position[..., None, :]).abs() ** (1 if self.weights == "linear" else 2)
+        expected = due[..., :, None] * predicted[..., None, :] / due.sum(-1)[..., None, None]
+        return 1 - (cost * confusion).sum((-1, -2)) / (cost * expected).sum((-1, -2))
+
+
+def _total(counts: torch.Tensor) -> torch.Tensor:
+    """Sums [n] of [n, ...]."""
+    return counts.sum(tuple(range(1, counts.dim()))) if counts.dim() > 1 else counts
+
+
+def _marked(
+    predictions: torch.Tensor, references: torch.Tensor, classes: int, name: str
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Class indices [n, positions], -1 where nothing counts, and the number of classes, `classes` or more."""
+    counts = references != IGNORED_LABEL
+    if ((predictions < 0) & counts).any() or ((references < 0) & counts).any():
+        raise ValueError(f"{name}: class indices are 0 or more, or {IGNORED_LABEL} in references that do not count.")
+    marked = [x.long().masked_fill(~counts, -1).reshape(len(x), -1) for x in (predictions, references)]
+    return *marked, max(classes, 1, *(int(x.max()) + 1 for x in marked if x.numel()))
+
+
+def _histograms(indices: torch.Tensor, slots: int) -> torch.Tensor:
+    """How often each of 0 .. slots - 1 occurs: [n, kinds, slots] float64 of [n, kinds, positions]; -1 is left out."""
+    rows = indices.shape[:2].numel()
+    offset = torch.arange(rows, device=indices.device).view(*indices.shape[:2], 1) * (slots + 1) + 1
+    counts = torch.bincount((indices + offset).flatten(), minlength=rows * (slots + 1))
+    return counts.view(*indices.shape[:2], slots + 1)[..., 1:].double()

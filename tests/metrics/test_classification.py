@@ -1,24 +1,122 @@
+import math
+import warnings
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
-from hypothesis import given
-from sklearn.metrics import accuracy_score
+from hypothesis import given, settings
 
 from hf_reloss.metrics import load_metric
+from hf_reloss.metrics.base import AdditiveMetric
 
-labels = st.lists(st.tuples(st.integers(0, 4), st.sampled_from([-100, 0, 1, 2, 3, 4])), min_size=1, max_size=40)
+AVERAGES = ("micro", "macro", "weighted")
+REFERENCES = {  # ours, scikit-learn's, and the options of both
+    "accuracy": (sklearn.metrics.accuracy_score, [{}]),
+    "balanced_accuracy": (sklearn.metrics.balanced_accuracy_score, [{}, {"adjusted": True}]),
+    "matthews_correlation": (sklearn.metrics.matthews_corrcoef, [{}]),
+    "cohen_kappa": (
+        sklearn.metrics.cohen_kappa_score,
+        [{"weights": None}, {"weights": "linear"}, {"weights": "quadratic"}],
+    ),
+    **{
+        name: (
+            getattr(sklearn.metrics, f"{name}_score"),
+            [{"average": average, "zero_division": value} for average in AVERAGES for value in (0.0, 1.0)]
+            + [{"average": average, "labels": [3, 1, 7]} for average in AVERAGES],
+        )
+        for name in ("precision", "recall", "f1")
+    },
+    "fbeta": (
+        sklearn.metrics.fbeta_score,
+        [{"average": average, "beta": beta} for average in AVERAGES for beta in (0.0, 0.5, 2.0)],
+    ),
+}
+CASES = [
+    pytest.param(name, function, options, id=f"{name}-{options}")
+    for name, (function, cases) in REFERENCES.items()
+    for options in cases
+]
+
+# One class only, classes that are never predicted or never due, all ignored: small ranges make all of them likely.
+pairs = st.integers(1, 8).flatmap(
+    lambda classes: st.lists(
+        st.tuples(st.integers(0, classes - 1), st.sampled_from([-100, *range(classes)])), min_size=1, max_size=40
+    )
+)
 
 
-@given(labels)
-def test_accuracy_equals_scikit_learn(pairs):
-    predictions, references = (np.array(column) for column in zip(*pairs, strict=True))
-    counts = references != -100
-    ours = load_metric("accuracy").compute(predictions, references)
-    if counts.any():
-        assert ours == pytest.approx(accuracy_score(references[counts], predictions[counts]), abs=1e-12)
-    else:
-        assert np.isnan(ours)
+def columns(rows):
+    predictions, references = (np.array(column) for column in zip(*rows, strict=True))
+    return predictions, references, references != -100
+
+
+def scikit_learn(function, references, predictions, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(references, predictions, **options)
+
+
+@pytest.mark.parametrize(("name", "function", "options"), CASES)
+@given(pairs)
+@settings(max_examples=60, deadline=None)
+def test_scores_equal_scikit_learn(name, function, options, rows):
+    predictions, references, counts = columns(rows)
+    metric = load_metric(name, **options)
+    ours = metric.compute(predictions, references)
+    if not counts.any():
+        assert math.isnan(ours)
+        return
+    kept = references[counts], predictions[counts]
+    if "labels" in options and not set(options["labels"]) & set(kept[0]):
+        return  # scikit-learn refuses
+    assert ours == pytest.approx(scikit_learn(function, *kept, **options), abs=1e-9, nan_ok=True)
+    # The same from statistics, however they are added up.
+    statistics = metric.statistics(predictions, references)
+    assert statistics.dtype == torch.float64
+    assert (statistics[~torch.from_numpy(counts)] == 0).all()
+    assert float(metric.score(statistics.numpy().sum(0))) == pytest.approx(ours, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=20), st.integers(0, 1))
+def test_binary_averages_equal_scikit_learn(name, rows, positive):
+    predictions, references, _ = columns(rows)
+    function = getattr(sklearn.metrics, f"{name}_score")
+    if len({*predictions, *references}) == 1:
+        positive = 1  # scikit-learn takes the class that is there for the positive one, whatever it is called
+    theirs = scikit_learn(function, references, predictions, pos_label=positive, zero_division=0)
+    assert load_metric(name, pos_label=positive).compute(predictions, references) == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+@given(st.integers(0, 10_000), st.integers(1, 4), st.floats(0.05, 0.95))
+@settings(max_examples=40, deadline=None)
+def test_multi_label_scores_equal_scikit_learn(name, average, seed, labels, threshold):
+    generator = np.random.default_rng(seed)
+    # Two columns at least: scikit-learn takes one column for a binary task.
+    logits = generator.normal(size=(6, labels + 1))
+    references = (generator.random(logits.shape) < generator.random()).astype(int)
+    decided = (1 / (1 + np.exp(-logits)) > threshold).astype(int)
+    metric = load_metric(name, average=average, threshold=threshold)
+    theirs = scikit_learn(
+        getattr(sklearn.metrics, f"{name}_score"), references, decided, average=average, zero_division=0
+    )
+    for predictions in (logits, decided):
+        assert metric.compute(predictions, references) == pytest.approx(theirs, abs=1e-9)
+    assert float(metric.score(metric.statistics(logits, references).sum(0))) == pytest.approx(theirs, abs=1e-9)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5))
+@settings(deadline=None)
+def test_top_k_accuracy_equals_scikit_learn_also_with_ties(seed, k):
+    generator = np.random.default_rng(seed)
+    logits = generator.integers(0, 4, (20, 5)).astype(float)
+    references = generator.integers(0, 5, 20)
+    theirs = scikit_learn(sklearn.metrics.top_k_accuracy_score, references, logits, k=k, labels=range(5))
+    assert load_metric("top_k_accuracy", k=k).compute(logits, references) == pytest.approx(theirs, abs=1e-12)
 
 
 def test_logits_are_decided_as_argmax_does():
@@ -26,18 +124,102 @@ def test_logits_are_decided_as_argmax_does():
     assert load_metric("accuracy").compute(logits, torch.tensor([1, 1, 2])) == pytest.approx(2 / 3)
 
 
-@given(st.integers(0, 1000))
-def test_group_scores_equal_compute_on_the_same_subset(seed):
+ADDITIVE = [
+    ("accuracy", {}),
+    ("top_k_accuracy", {"k": 2}),
+    ("f1", {"average": "macro"}),
+    ("precision", {"average": "weighted"}),
+    ("recall", {"average": "micro"}),
+    ("fbeta", {"average": "macro", "beta": 2.0}),
+    ("balanced_accuracy", {}),
+    ("matthews_correlation", {}),
+    ("cohen_kappa", {"weights": "quadratic"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), ADDITIVE)
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_group_scores_equal_compute_on_the_same_subset(name, options, seed):
     generator = torch.Generator().manual_seed(seed)
-    metric = load_metric("accuracy")
-    logits = torch.randn(30, 4, generator=generator)
-    references = torch.randint(4, (30,), generator=generator)
+    metric = load_metric(name, **options)
+    logits = torch.randn(30, 5, generator=generator)
+    references = torch.randint(5, (30,), generator=generator)
+    references[::6] = -100
     index = torch.randint(30, (6, 9), generator=generator)
-    scores = metric.score_groups(metric.decide(logits), index, references[index])
+    expected = pytest.approx([metric.compute(logits[rows], references[rows]) for rows in index], abs=1e-12, nan_ok=True)
+    scores = metric.score_groups(metric.decide(logits), references, index)
     assert scores.dtype == torch.float64
-    assert scores.tolist() == [metric.compute(logits[rows], references[rows]) for rows in index]
+    assert scores.tolist() == expected
+    assert metric.score(metric.statistics(logits, references)[index].sum(1)).tolist() == expected
+    assert AdditiveMetric.score_groups(metric, logits, references, index).tolist() == expected
 
 
-def test_lengths_that_differ_are_refused():
-    with pytest.raises(ValueError, match="2 predictions, but 3 references"):
-        load_metric("accuracy").compute([0, 1], [0, 1, 1])
+@pytest.mark.parametrize(("name", "options"), ADDITIVE)
+def test_positions_of_sequences_count_alike(name, options):
+    logits, references = torch.randn(6, 7, 5), torch.randint(5, (6, 7))
+    references[:, 4:] = -100
+    metric = load_metric(name, **options)
+    flat = metric.compute(logits.flatten(0, 1), references.flatten())
+    assert metric.compute(logits, references) == pytest.approx(flat, abs=1e-12)
+    index = torch.tensor([[0, 2, 4], [1, 1, 5]])
+    expected = [metric.compute(logits[rows], references[rows]) for rows in index]
+    assert metric.score_groups(logits, references, index).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_statistics_of_logits_have_a_column_for_each_class_that_is_never_seen():
+    metric = load_metric("f1", average="macro")
+    assert metric.statistics(torch.randn(3, 9), [0, 1, 1]).shape == (3, 27)
+    assert metric.statistics([0, 0, 2], [0, 1, 1]).shape == (3, 9)
+
+
+def test_half_precision_and_other_integers_are_read():
+    logits = torch.randn(20, 4)
+    references = torch.randint(4, (20,))
+    expected = load_metric("f1", average="macro").compute(logits.bfloat16().float(), references)
+    assert load_metric("f1", average="macro").compute(logits.bfloat16(), references.int()) == expected
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews_correlation", "cohen_kappa"])
+def test_what_cannot_be_read_is_refused(name):
+    metric = load_metric(name)
+    with pytest.raises(ValueError, match="2 predictions and 3 references"):
+        metric.compute([0, 1], [0, 1, 1])
+    with pytest.raises(ValueError, match="but got str"):
+        metric.compute(["cat", "dog"], ["cat", "cat"])
+    with pytest.raises(ValueError, match="numbers"):
+        metric.compute([[0.1, 0.2], [0.3]], [0, 1])
+    with pytest.raises(ValueError, match=r"predictions \[2\] for references \[2, 2\]"):
+        metric.compute([0, 1], [[0, 1], [1, 1]])
+    with pytest.raises(ValueError, match="wants integers"):
+        metric.compute([0, 1], [0.5, 1.0])
+    with pytest.raises(ValueError, match="one logit per class"):
+        metric.compute([[0.5], [1.0]], [0, 1])
+
+
+def test_negative_classes_are_refused():
+    for name in ("matthews_correlation", "cohen_kappa"):
+        with pytest.raises(ValueError, match="0 or more"):
+            load_metric(name).compute([0, -1], [0, 1])
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(ValueError, match="average is one of"):
+        load_metric("f1", average="makro")
+    with pytest.raises(ValueError, match="average='binary' scores one of two classes, but there are 3"):
+        load_metric("f1").compute([0, 1, 2], [0, 1, 2])
+    with pytest.raises(ValueError, match="1 or more"):
+        load_metric("top_k_accuracy", k=0)
+    with pytest.raises(ValueError, match="wants logits"):
+        load_metric("top_k_accuracy").compute([1, 2], [1, 2])
+    with pytest.raises(ValueError, match="linear"):
+        load_metric("cohen_kappa", weights="cubic")
+    with pytest.raises(ValueError, match="beta"):
+        load_metric("fbeta", beta=-1.0)
+
+
+def test_scores_of_soft_counts_have_gradients():
+    for name in ("f1", "balanced_accuracy", "matthews_correlation"):
+        metric = load_metric(name, **({"average": "macro"} if name == "f1" else {}))
+        counts = torch.tensor([1.5, 2.0, 0.1, 3.0, 2.5, 0.5, 2.0, 3.0, 1.0], dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(metric.score, (counts,))

@@ -1,0 +1,105 @@
+import math
+import warnings
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from hypothesis import given, settings
+
+from hf_reloss.metrics import load_metric
+
+THEIRS = {"roc_auc": sklearn.metrics.roc_auc_score, "average_precision": sklearn.metrics.average_precision_score}
+both = pytest.mark.parametrize("name", THEIRS)
+
+
+def scikit_learn(name, *args, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return THEIRS[name](*args, **options)
+
+
+@both
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([-2.0, 0.0, 0.5, 0.5 + 1e-9, 3.0, 1e30]), st.sampled_from([-100, 0, 1])), min_size=1
+    )
+)
+@settings(deadline=None)
+def test_scores_of_two_classes_equal_scikit_learn_also_with_ties(name, rows):
+    scores, references = (np.array(column) for column in zip(*rows, strict=True))
+    counts = references != -100
+    ours = load_metric(name).compute(scores, references)
+    if not counts.any():
+        assert math.isnan(ours)
+    else:
+        theirs = scikit_learn(name, references[counts], scores[counts])
+        assert ours == pytest.approx(theirs, abs=1e-9, nan_ok=True)
+
+
+@both
+@given(st.integers(0, 10_000), st.sampled_from(["macro", "weighted"]))
+@settings(max_examples=40, deadline=None)
+def test_one_class_against_the_rest_equals_scikit_learn(name, seed, average):
+    generator = np.random.default_rng(seed)
+    logits = generator.integers(-2, 3, (30, 4)).astype(float)
+    references = np.concatenate([np.arange(4), generator.integers(0, 4, 26)])
+    probabilities = torch.from_numpy(logits).softmax(-1).numpy()
+    options = {"multi_class": "ovr"} if name == "roc_auc" else {}
+    theirs = scikit_learn(name, references, probabilities, average=average, **options)
+    metric = load_metric(name, average=average)
+    assert metric.compute(logits, references) == pytest.approx(theirs, abs=1e-9)
+    assert metric.compute(probabilities, references) == pytest.approx(theirs, abs=1e-9)
+
+
+@both
+@given(st.integers(0, 10_000), st.sampled_from(["macro", "weighted"]))
+@settings(max_examples=40, deadline=None)
+def test_several_labels_equal_scikit_learn(name, seed, average):
+    generator = np.random.default_rng(seed)
+    scores = generator.integers(-3, 4, (20, 3)).astype(float)
+    references = generator.integers(0, 2, (20, 3))
+    references[0], references[1] = 0, 1
+    theirs = scikit_learn(name, references, scores, average=average)
+    assert load_metric(name, average=average).compute(scores, references) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_two_logits_are_a_score_for_the_second_class():
+    logits, references = torch.randn(40, 2), torch.randint(2, (40,))
+    theirs = sklearn.metrics.roc_auc_score(references, logits[:, 1] - logits[:, 0])
+    assert load_metric("roc_auc").compute(logits, references) == pytest.approx(theirs, abs=1e-9)
+    # The probabilities of these are all 1, rounded.
+    assert load_metric("roc_auc").compute([[0.0, 60.0], [0.0, 61.0], [0.0, 62.0]], [0, 0, 1]) == 1.0
+
+
+@both
+def test_classes_that_are_not_due_in_the_group_are_left_out(name):
+    logits = torch.randn(12, 3)
+    references = torch.arange(12) % 2
+    alone = [load_metric(name).compute(logits.softmax(-1)[:, k], (references == k).long()) for k in (0, 1)]
+    assert load_metric(name).compute(logits, references) == pytest.approx(np.mean(alone), abs=1e-12)
+
+
+@both
+@pytest.mark.parametrize("shape", [(40,), (40, 2), (40, 5)])
+def test_group_scores_equal_compute_on_the_same_subset(name, shape):
+    predictions, references = torch.randn(shape), torch.randint(2 if len(shape) == 1 else shape[1], (40,))
+    references[::7] = -100
+    index = torch.randint(40, (5, 15))
+    metric = load_metric(name)
+    expected = [metric.compute(predictions[rows], references[rows]) for rows in index]
+    scores = metric.score_groups(metric.decide(predictions), references, index)
+    assert scores.dtype == torch.float64
+    assert scores.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_cannot_be_read_is_refused():
+    with pytest.raises(ValueError, match="average is 'macro' or 'weighted'"):
+        load_metric("roc_auc", average="micro")
+    with pytest.raises(ValueError, match="wants scores"):
+        load_metric("roc_auc").compute(torch.randn(4, 3), torch.zeros(4, 2))
+    with pytest.raises(ValueError, match="3 predictions and 2 references"):
+        load_metric("average_precision").compute([0.1, 0.2, 0.3], [0, 1])
+    with pytest.raises(ValueError, match="references 0 to 1, but got 2"):
+        load_metric("roc_auc").compute([0.1, 0.2, 0.3], [0, 1, 2])

@@ -1,0 +1,64 @@
+import evaluate
+import pytest
+import torch
+
+from hf_reloss.metrics import as_evaluate, load_metric
+
+
+def test_a_metric_serves_as_a_module_of_evaluate():
+    module = as_evaluate("f1", average="macro")
+    assert isinstance(module, evaluate.Metric)
+    assert module.name == "f1"
+    assert module.compute(predictions=[0, 1, 1, 2], references=[0, 1, 0, 2]) == {"f1": pytest.approx(7 / 9)}
+    assert module.compute(predictions=[0, 1, 1, 2], references=[0, 1, 0, 2], average="micro") == {"f1": 0.75}
+
+
+def test_batches_add_up():
+    logits, references = torch.randn(20, 3), torch.randint(3, (20,))
+    module = as_evaluate("matthews_correlation")
+    for start in range(0, 20, 8):
+        module.add_batch(predictions=logits[start : start + 8], references=references[start : start + 8])
+    expected = load_metric("matthews_correlation").compute(logits, references)
+    assert module.compute() == {"matthews_correlation": pytest.approx(expected)}
+    module.add(prediction=1, reference=1)
+    module.add(prediction=0, reference=1)
+    assert module.compute() == {"matthews_correlation": 0.0}
+
+
+def test_modules_are_combined():
+    combined = evaluate.combine([as_evaluate("accuracy"), as_evaluate("f1", average="macro")])
+    scores = combined.compute(predictions=[0, 1, 1, 2], references=[0, 1, 0, 2])
+    assert scores == {"accuracy": 0.75, "f1": pytest.approx(7 / 9)}
+
+
+def test_texts_with_one_or_several_references_and_spans_are_read():
+    assert as_evaluate("exact_match").compute(predictions=["a", "b"], references=["a", "c"]) == {"exact_match": 0.5}
+    bleu = as_evaluate("sacrebleu")
+    predictions, references = ["the cat sat on the mat"], [["a cat sat on the mat", "the cat sat on a mat"]]
+    expected = load_metric("sacrebleu").compute(predictions, references)
+    assert bleu.compute(predictions=predictions, references=references) == {"score": pytest.approx(expected)}
+    squad = as_evaluate("squad_v2_f1")
+    answers = [{"id": "1", "answers": {"text": [], "answer_start": []}}]
+    predicted = [{"id": "1", "prediction_text": "", "no_answer_probability": 0.0}]
+    assert squad.compute(predictions=predicted, references=answers) == {"f1": 100.0}
+
+
+def test_several_processes_share_their_predictions(tmp_path):
+    """As in a distributed run, where each process holds a part and the first one computes."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=_part, args=(rank, str(tmp_path), results)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    scores = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(scores, key=str) == [None, {"accuracy": 0.75}]
+
+
+def _part(rank: int, folder: str, results) -> None:
+    module = as_evaluate("accuracy", num_process=2, process_id=rank, experiment_id="parts", cache_dir=folder)
+    module.add_batch(predictions=[0, rank], references=[0, 1])
+    results.put(module.compute())

@@ -1,0 +1,134 @@
+import textwrap
+
+import evaluate
+import pytest
+import torch
+
+from hf_reloss.metrics import CallableMetric, EvaluateMetric, Metric, load_metric
+from hf_reloss.metrics.classification import F1
+
+F1_MODULE = """
+import datasets
+import evaluate
+from sklearn.metrics import f1_score
+
+class F1(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features(predictions=datasets.Value("int32"), references=datasets.Value("int32"))
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references, labels=None, pos_label=1, average="binary", sample_weight=None):
+        score = f1_score(references, predictions, labels=labels, pos_label=pos_label, average=average,
+                         sample_weight=sample_weight)
+        return {"f1": float(score)}
+"""
+
+
+@pytest.fixture
+def load_module(tmp_path):
+    """Modules as `evaluate.load` gives them, from a folder."""
+
+    def load(name: str, source: str) -> evaluate.EvaluationModule:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / f"{name}.py").write_text(textwrap.dedent(source))
+        return evaluate.load(str(tmp_path / name), keep_in_memory=True)
+
+    return load
+
+
+def test_a_module_of_evaluate_that_is_known_by_name_gets_the_fast_path(load_module):
+    metric = load_metric(load_module("f1", F1_MODULE), average="macro")
+    assert isinstance(metric, F1)
+    assert metric.average == "macro"
+
+
+def test_a_module_with_options_that_are_only_its_own_is_called(load_module):
+    metric = load_metric(load_module("f1", F1_MODULE), average="macro", sample_weight=[1.0, 2.0, 1.0])
+    assert isinstance(metric, EvaluateMetric)
+    assert metric.compute([0, 1, 1], [0, 1, 0]) == pytest.approx(11 / 15)
+
+
+def test_ones_own_class_of_a_known_name_is_called():
+    namespace = {"__name__": "mine"}
+    exec(F1_MODULE.replace('"f1": float(score)', '"f1": 1 - float(score)'), namespace)
+    metric = load_metric(namespace["F1"](keep_in_memory=True), average="micro")
+    assert isinstance(metric, EvaluateMetric)
+    assert metric.compute([0, 1, 1, 1], [0, 1, 0, 1]) == pytest.approx(0.25)
+
+
+def test_a_module_of_several_scores_is_known_by_the_key(load_module):
+    rouge = """
+        import datasets
+        import evaluate
+
+        class Rouge(evaluate.Metric):
+            def _info(self):
+                features = datasets.Features(predictions=datasets.Value("string"), references=datasets.Value("string"))
+                return evaluate.MetricInfo(description="", citation="", features=features)
+    """
+    module = load_module("rouge", rouge)
+    assert load_metric(module, key="rougeL", use_stemmer=True).signature.startswith("rougeL|use_stemmer:True")
+    with pytest.raises(ValueError, match="key= one of rouge1, rouge2, rougeL, rougeLsum"):
+        load_metric(module)
+
+
+def test_a_metric_is_checked_against_its_module(load_module):
+    module = load_module("f1", F1_MODULE)
+    predictions, references = torch.randint(4, (50,)), torch.randint(4, (50,))
+    for options in ({"average": "macro"}, {"average": "weighted", "labels": [0, 2]}):
+        assert load_metric("f1", **options).check_against(module, predictions, references) == pytest.approx(
+            0, abs=1e-12
+        )
+    altered = load_module("f1", F1_MODULE.replace("float(score)", "float(score) / 2"))
+    assert load_metric("f1", average="micro").check_against(altered, [0, 1], [0, 1]) == pytest.approx(0.5)
+
+
+def test_an_unknown_name_lists_the_near_ones_and_how_to_pass_a_function():
+    with pytest.raises(ValueError, match=r"nearest that are known by name are accuracy.*as a function of"):
+        load_metric("acuracy")
+    with pytest.raises(ValueError, match=r"rouge1|rougeL"):
+        load_metric("rouge")
+    with pytest.raises(ValueError, match=r"f1, .*sacrebleu"):  # nothing is near, so all are listed
+        load_metric("zzzz")
+
+
+def test_an_unknown_option_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match="'f1' takes labels, pos_label, average, zero_division, threshold, but got avg"
+    ):
+        load_metric("f1", avg="macro")
+    with pytest.raises(ValueError, match="'accuracy' takes no options"):
+        load_metric("accuracy", average="macro")
+
+
+def test_what_is_no_metric_is_refused():
+    with pytest.raises(ValueError, match="is int"):
+        load_metric(3)
+    metric = load_metric("accuracy")
+    assert load_metric(metric) is metric
+    with pytest.raises(ValueError, match="a metric already, so k cannot be set"):
+        load_metric(metric, k=1)
+
+
+def test_functions_of_texts_get_lists():
+    metric = load_metric(lambda predictions, references: sum(map(str.__eq__, predictions, references)), name="same")
+    assert isinstance(metric, CallableMetric)
+    index = torch.tensor([[0, 1], [1, 2], [0, 0]])
+    assert metric.score_groups(["a", "b", "c"], ["a", "x", "c"], index).tolist() == [1.0, 1.0, 2.0]
+    with pytest.raises(ValueError, match="2 predictions and 1 references"):
+        metric.compute(["a", "b"], ["a"])
+
+
+def test_a_signature_fixes_the_options():
+    signature = load_metric("fbeta", average="macro", beta=2.0).signature
+    assert signature == "fbeta|labels:None|pos_label:1|average:macro|zero_division:0.0|threshold:None|beta:2.0"
+
+
+def test_a_new_metric_is_found_by_its_name():
+    class Constant(Metric):
+        name = "constant_for_this_test"
+
+        def score_groups(self, predictions, references, index):
+            return torch.ones(len(index), dtype=torch.float64)
+
+    assert load_metric("constant_for_this_test").compute([1], [1]) == 1.0
