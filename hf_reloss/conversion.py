@@ -39,7 +39,7 @@ def convert_checkpoint(path: str | Path) -> SurrogateForClassification:
         )
     surrogate = SurrogateForClassification(SurrogateConfig(architecture="paper", hidden_size=first.shape[0]))
     try:
-        surrogate.load_state_dict(weights)
+        surrogate.network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"The weights in {path} do not fit the authors' network: {error}") from error
     return surrogate

@@ -168,7 +168,7 @@ class ReLossTrainer(Trainer):
         folder = Path(args.output_dir) / "_surrogate"  # with _, so that push_to_hub leaves it out while it is there
         with _undisturbed(), self._cleared(folder):
             learner = SurrogateTrainer(
-                SurrogateForClassification(SurrogateConfig()),
+                SurrogateForClassification.for_metric(self.metric),
                 SurrogateTrainingArguments(
                     output_dir=str(folder),
                     # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.

@@ -101,7 +101,7 @@ class SurrogateTrainer(Trainer):
             parts = train_dataset.train_test_split(args.held_out, seed=args.seed)
             train_dataset, eval_dataset = parts["train"], parts["test"]
         self.num_predictions = len(train_dataset)
-        weight = model.gradient_penalty if args.gradient_penalty is None else args.gradient_penalty
+        weight = model.network.gradient_penalty if args.gradient_penalty is None else args.gradient_penalty
         self.objective = RelationalObjective(weight)
         self._progress: dict[str, list[torch.Tensor]] = {"rho": [], "penalty": []}
         draw = {"metric": self.metric, "group_size": args.group_size, "corruption": args.corruption}
@@ -151,12 +151,10 @@ class SurrogateTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         surrogate = self.accelerator.unwrap_model(model)
-        evidence = surrogate.canonical(surrogate.evidence(inputs["logits"], inputs["labels"]))
-        losses = model(evidence, reduction="none")
-        penalty = self.objective.penalty(*surrogate.gradient_norms(evidence))
-        rho = self.objective.correlation(
-            self._everywhere(_group_loss(losses, evidence)), self._everywhere(inputs["score"])
-        )
+        evidence = surrogate.network.canonical(surrogate.evidence(inputs["logits"], inputs["labels"]))
+        losses = model(evidence)
+        penalty = self.objective.penalty(*surrogate.network.gradient_norms(evidence))
+        rho = self.objective.correlation(self._everywhere(losses), self._everywhere(inputs["score"]))
         self._progress["rho"].append(rho.detach())
         self._progress["penalty"].append(penalty.detach())
         loss = self.objective.gradient_penalty * penalty - rho
@@ -167,8 +165,9 @@ class SurrogateTrainer(Trainer):
         surrogate = self.accelerator.unwrap_model(model)
         with torch.no_grad():
             evidence = surrogate.evidence(inputs["logits"], inputs["labels"])
-            ours = _group_loss(model(evidence, reduction="none"), evidence)
-            usual = _group_loss(surrogate.original_losses(inputs["logits"], inputs["labels"]), evidence)
+            ours = model(evidence)
+            usual = surrogate.original_losses(inputs["logits"], inputs["labels"])  # 0 where a label does not count
+            usual = usual.sum(-1) / evidence.counts.sum(-1).clamp(min=1)
         return None, torch.stack([ours, usual], dim=-1), inputs["score"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -193,11 +192,6 @@ class SurrogateTrainer(Trainer):
         except ImportError:  # its name before torch 2.13
             from torch.distributed._functional_collectives import all_gather_tensor_autograd as gather
         return gather(values.contiguous(), 0, torch.distributed.group.WORLD)
-
-
-def _group_loss(losses: torch.Tensor, evidence: Any) -> torch.Tensor:
-    """The mean loss [m] over the predictions that count, of losses [m, N]."""
-    return losses.sum(-1) / evidence.counts.sum(-1).clamp(min=1)
 
 
 def _taken_together(batch: Any) -> dict[str, torch.Tensor]:

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
@@ -27,12 +29,63 @@ class Evidence(NamedTuple):
     counts: torch.Tensor
 
 
+class SurrogateNetwork(nn.Module):
+    """The network from evidence to loss, one architecture of a kind of evidence.
+
+    It defines `losses`, where each prediction has a loss of its own, or else `forward`.
+    """
+
+    architecture: ClassVar[str]
+    gradient_penalty: float = 10.0
+    """The weight λ of the gradient penalty with which it is learned by default."""
+
+    def losses(self, evidence: Evidence) -> torch.Tensor:
+        """The loss [..., N] of each prediction."""
+        raise ValueError(
+            f"The loss of the architecture {self.architecture!r} is that of a group: its predictions have none of "
+            "their own, as reduction='none' asks for."
+        )
+
+    def forward(self, evidence: Evidence) -> torch.Tensor:
+        """The loss [...] of each group: the mean over its predictions that count, 0 if there is none."""
+        losses = self.losses(evidence).masked_fill(~evidence.counts, 0.0)
+        return losses.sum(-1) / evidence.counts.sum(-1).clamp(min=1)
+
+    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """The norms of its gradients, and those that the penalty holds them to.
+
+        Returns:
+            The norm [..., N] of the gradient of N times the group's loss with respect to each prediction's outputs
+            (that of its own loss, where it has one), which can be differentiated by the weights; and the norms that
+            are wanted, [..., N] or one for all.
+        """
+        return self._norms(evidence, {}), 1.0
+
+    def _norms(self, evidence: Evidence, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Norms of the gradients, with some of its parameters replaced."""
+        outputs = evidence.outputs.detach().requires_grad_()
+        losses = functional_call(self, parameters, (evidence._replace(outputs=outputs),))
+        weighted = (losses * evidence.counts.sum(-1)).sum()
+        return torch.autograd.grad(weighted, outputs, create_graph=True)[0].norm(dim=-1)
+
+    def canonical(self, evidence: Evidence) -> Evidence:
+        """The evidence in the form in which it is learned: freed of what its metrics do not see, if at all.
+
+        Used as a loss, it reads the evidence as it is.
+        """
+        return evidence
+
+    def curve(self, points: torch.Tensor) -> torch.Tensor:
+        """What was learned of one prediction, to draw: [n] of points [n]."""
+        raise NotImplementedError
+
+
 class Surrogate(PreTrainedModel):
     """A learned loss: lower when the metric is better.
 
-    A subclass reads one kind of evidence: it defines `evidence`, `losses`, `original_losses` and, as `task`, the name
-    of its module. In any training loop, `surrogate(outputs, labels)` is the loss. It computes in float32, whatever the
-    precision around it.
+    A subclass reads one kind of evidence: it defines `evidence`, `original_losses`, the `network` that takes the
+    evidence to a loss and, as `task`, the name of its module. In any training loop, `surrogate(outputs, labels)` is the
+    loss. It computes in float32, whatever the precision around it.
     """
 
     config_class = SurrogateConfig
@@ -40,6 +93,7 @@ class Surrogate(PreTrainedModel):
     main_input_name = "outputs"
     supports_gradient_checkpointing = False
     task: ClassVar[str]
+    network: SurrogateNetwork
     original_loss: ClassVar[str]
     """Name of the loss that `original_losses` gives."""
 
@@ -51,33 +105,6 @@ class Surrogate(PreTrainedModel):
         """
         raise NotImplementedError
 
-    def losses(self, evidence: Evidence) -> torch.Tensor:
-        """The loss [..., N] of each prediction."""
-        raise NotImplementedError
-
-    @property
-    def gradient_penalty(self) -> float:
-        """The weight λ of the gradient penalty with which it is learned by default."""
-        return 10.0
-
-    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """The norms of its gradients, and those that the penalty holds them to.
-
-        Returns:
-            The norm [..., N] of each prediction's gradient with respect to its outputs, which can be differentiated by
-            the weights; and the norms that are wanted, [..., N] or one for all.
-        """
-        outputs = evidence.outputs.detach().requires_grad_()
-        losses = self.losses(evidence._replace(outputs=outputs))
-        return torch.autograd.grad(losses.sum(), outputs, create_graph=True)[0].norm(dim=-1), 1.0
-
-    def canonical(self, evidence: Evidence) -> Evidence:
-        """The evidence in the form in which the surrogate is learned: freed of what its metrics do not see, if at all.
-
-        Used as a loss, the surrogate reads the evidence as it is.
-        """
-        return evidence
-
     def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss [..., N] that the task is usually trained on, to compare with; 0 where the label is -100."""
         raise NotImplementedError
@@ -88,17 +115,19 @@ class Surrogate(PreTrainedModel):
         Args:
             outputs: what the model put out, or `Evidence`.
             labels: [..., N] int64; -100 does not count. None with `Evidence`.
-            reduction: `"mean"` over all predictions that count (0 if there is none), a scalar; or `"none"`: [..., N],
-                0 where a prediction does not count.
+            reduction: `"mean"` over the predictions of a group that count (0 if there is none): [...], a scalar for
+                labels [N]; or `"none"`: [..., N], 0 where a prediction does not count.
+
+        Raises:
+            ValueError: for `"none"`, if the architecture has a loss for groups only.
         """
         with torch.autocast(self.device.type, enabled=False):
             evidence = outputs if isinstance(outputs, Evidence) else self.evidence(outputs, labels)
-            losses = self.losses(evidence).masked_fill(~evidence.counts, 0.0)
-        if reduction == "none":
-            return losses
-        if reduction != "mean":
-            raise ValueError(f"Unknown reduction {reduction!r}: choose 'mean' or 'none'.")
-        return losses.sum() / evidence.counts.sum().clamp(min=1)
+            if reduction == "mean":
+                return self.network(evidence)
+            if reduction == "none":
+                return self.network.losses(evidence).masked_fill(~evidence.counts, 0.0)
+        raise ValueError(f"Unknown reduction {reduction!r}: choose 'mean' or 'none'.")
 
     def freeze(self) -> "Surrogate":
         """The surrogate in evaluation mode, with parameters that do not learn."""

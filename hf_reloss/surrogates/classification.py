@@ -7,22 +7,41 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .base import Evidence, Surrogate, counted, output_tensor
+from ..metrics import Metric, load_metric
+from ..metrics.classification import CountMetric
+from .base import Evidence, Surrogate, SurrogateNetwork, counted, output_tensor
 from .config import SurrogateConfig
+from .layers import MonotoneSpline, ScoreMixture, class_margins, label_margin, logit_scale
+
+GENERAL_SCORES: dict[str, dict[str, Any]] = {
+    "recall": {"average": "micro"},  # which is accuracy
+    "precision": {"average": "macro"},
+    "f1": {"average": "macro"},
+    "balanced_accuracy": {},
+    "matthews_correlation": {},
+}
+"""What the surrogate of an unknown metric mixes."""
 
 
 class SurrogateForClassification(Surrogate):
     """A learned loss for classification.
 
-    Two architectures:
+    Three architectures:
 
-    - `"margin"`: softplus(-g(m)) + κ‖z - z̄‖, with g a strictly increasing spline and m the margin of the label's logit
-      over the log-sum-exp of the others: a prediction further on the right side never costs more, whatever was learned.
-      The second term holds what metrics of decisions cannot see, the scale of the logits z, which a model could
-      otherwise grow without end to lower its loss. At its start the spline is the identity, and the surrogate is
-      cross-entropy with that pull. It is learned on predictions of one scale, that at which it rests at its start.
+    - `"margin"`, the soft twin of accuracy: the mean over the group of softplus(-g(m)) + κ‖z - z̄‖, with g a strictly
+      increasing spline and m the margin of the label's logit over the log-sum-exp of the others: a prediction further
+      on the right side never costs more, whatever was learned. The second term holds what metrics of decisions cannot
+      see, the scale of the logits z, which a model could otherwise grow without end to lower its loss. At its start the
+      spline is the identity, and the surrogate is cross-entropy with that pull.
+    - `"counts"`, the soft twin of metrics of counts per class, such as F1: each class's margin goes through such a
+      spline and a sigmoid, at the start softmax probabilities; these are added up over the group to soft counts of
+      right, predicted and due; and of these the metrics in `scores` are taken, whose logarithms are mixed with learned
+      weights. To this comes the same pull. Its value is a group's: the batch that it is given.
     - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning) from p(label) to |·|. It is not
       monotone: check its alignment.
+
+    The first two are learned on predictions of one scale, that at which a right prediction rests at the start of the
+    first.
 
     Example:
         >>> loss = SurrogateForClassification(SurrogateConfig())
@@ -36,19 +55,11 @@ class SurrogateForClassification(Surrogate):
 
     def __init__(self, config: SurrogateConfig):
         super().__init__(config)
-        if config.architecture == "margin":
-            if not 0 < config.scale_weight < 1:
-                raise ValueError(f"scale_weight is a share between 0 and 1, got {config.scale_weight}.")
-            self.spline = MonotoneSpline(config.num_knots, config.knot_range)
-        elif config.architecture == "paper":
-            # Sub-modules named as in the authors' checkpoints, which load as they are.
-            width = config.hidden_size
-            self.logits_fcs = nn.Sequential(nn.Linear(1, width), nn.ELU(), nn.Linear(width, width), nn.ELU())
-            self.loss = nn.Sequential(nn.Linear(width, width), nn.ELU(), nn.Linear(width, 1))
-        else:
-            raise ValueError(
-                f"Unknown architecture {config.architecture!r} for {self.task}: choose 'margin' or 'paper'."
-            )
+        networks = {network.architecture: network for network in (MarginNetwork, CountNetwork, PaperNetwork)}
+        if config.architecture not in networks:
+            choices = " or ".join(map(repr, networks))
+            raise ValueError(f"Unknown architecture {config.architecture!r} for {self.task}: choose {choices}.")
+        self.network = networks[config.architecture](config)
         self.post_init()
 
     def forward(self, outputs: Any, labels: torch.Tensor | None = None, *, reduction: str = "mean") -> torch.Tensor:
@@ -80,112 +91,154 @@ class SurrogateForClassification(Surrogate):
             )
         return Evidence(logits, labels, counts)
 
+    def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        losses = F.cross_entropy(outputs.float().flatten(0, -2), labels.flatten(), reduction="none")
+        return losses.view(labels.shape)
+
+    @classmethod
+    def for_metric(cls, metric: Metric) -> "SurrogateForClassification":
+        """A fresh surrogate whose structure fits a metric: where it can be, the metric's soft twin.
+
+        For accuracy that is the architecture `"margin"`; for metrics of counts per class (F1, Matthews correlation)
+        `"counts"` of the metric itself; for any other one `"counts"` of a mixture, whose weights are to be learned.
+        """
+        if metric.name in ("accuracy", "top_k_accuracy"):
+            return cls(SurrogateConfig())
+        known = isinstance(metric, CountMetric)
+        scores = {metric.name: metric.options} if known else GENERAL_SCORES
+        return cls(SurrogateConfig(architecture="counts", scores=scores))
+
+    @torch.no_grad()
+    def curve(self, points: torch.Tensor) -> torch.Tensor:
+        """What was learned of one prediction: [n], of margins [n] or, of `"paper"`, probabilities of the label [n].
+
+        Losses or, of `"counts"`, the soft hit -log q.
+        """
+        return self.network.curve(points.to(self.device)).cpu()
+
+
+class MarginNetwork(SurrogateNetwork):
+    """softplus(-g(m)) + κ‖z - z̄‖, with g an increasing spline that is learned."""
+
+    architecture = "margin"
+    gradient_penalty = 0.03
+
+    def __init__(self, config: SurrogateConfig):
+        super().__init__()
+        self.pull = _checked_share(config.scale_weight)
+        self.spline = MonotoneSpline(config.num_knots, config.knot_range)
+
     def losses(self, evidence: Evidence) -> torch.Tensor:
-        if self.config.architecture == "paper":
-            return self._network(evidence.outputs.softmax(-1).gather(-1, evidence.labels[..., None]).squeeze(-1))
-        return self._network(self.margin(evidence)) + self.config.scale_weight * _scale(evidence.outputs)[..., 0]
+        of_margin = self.curve(label_margin(evidence.outputs, evidence.labels))
+        return of_margin + self.pull * logit_scale(evidence.outputs)[..., 0]
 
-    def margin(self, evidence: Evidence) -> torch.Tensor:
-        """z_y - log Σ_{k≠y} exp(z_k), [..., N]: positive where the label has more than half of the probability."""
-        index = evidence.labels[..., None]
-        others = evidence.outputs.scatter(-1, index, -torch.inf).logsumexp(-1)
-        return evidence.outputs.gather(-1, index).squeeze(-1) - others
+    def curve(self, margin: torch.Tensor) -> torch.Tensor:
+        return F.softplus(-self.spline(margin))
 
-    @property
-    def gradient_penalty(self) -> float:
-        return super().gradient_penalty if self.config.architecture == "paper" else 0.03
-
-    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """`"margin"`: held to those of its start, where φ(m) = softplus(-m); in closed form.
+    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
+        """Held to those of its start, where φ(m) = softplus(-m); in closed form.
 
         With φ the learned loss of the margin and u the unit vector along the centred logits, the gradient is
         φ'(m) ∇m + κ u, of which only φ' depends on the weights: nothing has to be differentiated twice.
         """
-        if self.config.architecture == "paper":
-            return super().gradient_norms(evidence)
-        pull = self.config.scale_weight
         with torch.no_grad():
             index = evidence.labels[..., None]
-            margin = self.margin(evidence)
+            margin = label_margin(evidence.outputs, evidence.labels)
             others = evidence.outputs.gather(-1, index) - margin[..., None]  # their log-sum-exp
             gradient = (evidence.outputs - others).clamp(max=0).exp().neg_().scatter_(-1, index, 1.0)  # ∇m
             centred = evidence.outputs - evidence.outputs.mean(-1, keepdim=True)
-            along = (gradient * centred).sum(-1) / _scale(centred)[..., 0]
+            along = (gradient * centred).sum(-1) / logit_scale(centred)[..., 0]
             square = gradient.square_().sum(-1)
 
         def norms(slope: torch.Tensor) -> torch.Tensor:
-            return (slope.square() * square + 2 * pull * slope * along + pull**2).sqrt()
+            return (slope.square() * square + 2 * self.pull * slope * along + self.pull**2).sqrt()
 
         slope = -torch.sigmoid(-self.spline(margin)) * self.spline.slope(margin)
         return norms(slope), norms(-torch.sigmoid(-margin))
 
     def canonical(self, evidence: Evidence) -> Evidence:
-        """`"margin"`: logits of mean 0 and of one norm, that of a right prediction where the untrained surrogate rests.
-
-        There the label's logit is ahead of the others, which are alike, by that a at which the derivative vanishes:
-        sigmoid(log(C - 1) - a) = κ √((C - 1) / C).
-        """
-        if self.config.architecture == "paper":
-            return evidence
-        classes = evidence.outputs.shape[-1]
-        spread = math.sqrt((classes - 1) / classes)  # the norm of centred logits (1, 0, ..., 0)
-        pull = self.config.scale_weight * spread
-        lead = math.log(classes - 1) + math.log((1 - pull) / pull)
-        centred = evidence.outputs - evidence.outputs.mean(-1, keepdim=True)
-        return evidence._replace(outputs=centred * (spread * lead / _scale(centred)))
-
-    def _network(self, value: torch.Tensor) -> torch.Tensor:
-        """Losses [...] of margins, or of probabilities, [...]."""
-        if self.config.architecture == "paper":
-            return self.loss(self.logits_fcs(value[..., None])).squeeze(-1).abs()
-        return F.softplus(-self.spline(value))
-
-    @torch.no_grad()
-    def curve(self, points: torch.Tensor) -> torch.Tensor:
-        """What was learned: losses [n] at margins [n] (`"margin"`) or probabilities of the label [n] (`"paper"`)."""
-        return self._network(points.to(self.device)).cpu()
-
-    def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        losses = F.cross_entropy(outputs.float().flatten(0, -2), labels.flatten(), reduction="none")
-        return losses.view(labels.shape)
+        return at_rest(evidence, self.pull)
 
 
-def _scale(logits: torch.Tensor) -> torch.Tensor:
-    """The norm [..., 1] of centred logits [..., C], with a gradient also where they are all the same."""
-    return ((logits - logits.mean(-1, keepdim=True)).square().sum(-1, keepdim=True) + 1e-6).sqrt()
+class CountNetwork(SurrogateNetwork):
+    """-Σ_j w_j log S_j(soft counts) + κ‖z - z̄‖, with learned weights w and, in the counts, a learned spline."""
 
+    architecture = "counts"
+    gradient_penalty = 0.03
+    penalised_groups = 8
 
-class MonotoneSpline(nn.Module):
-    """A strictly increasing smooth function of one variable, the identity at its start.
-
-    Its slope is exp(θ_k) between the knots k and k+1, with smooth passages, so any values of the parameters give an
-    increasing function; outside the knots it goes on straight.
-
-    Args:
-        intervals: how many slopes are learned.
-        knot_range: the knots lie between -knot_range and knot_range.
-    """
-
-    def __init__(self, intervals: int, knot_range: float):
+    def __init__(self, config: SurrogateConfig):
         super().__init__()
-        if intervals < 3 or knot_range <= 0:
-            raise ValueError(f"A spline wants 3 intervals or more and a range > 0, got {intervals} and {knot_range}.")
-        self.log_slopes = nn.Parameter(torch.zeros(intervals))
-        self.offset = nn.Parameter(torch.zeros(()))
-        self.register_buffer("knots", torch.linspace(-knot_range, knot_range, intervals - 1))
-        self.sharpness = (intervals - 2) / knot_range  # passages are half as wide as the intervals between the knots
+        self.pull = _checked_share(config.scale_weight)
+        self.spline = MonotoneSpline(config.num_knots, config.knot_range)
+        self.metrics = [load_metric(name, **options) for name, options in (config.scores or {}).items()]
+        if not self.metrics:
+            raise ValueError(
+                "The architecture 'counts' wants scores: the metrics whose soft twins it mixes, such as "
+                "{'f1': {'average': 'macro'}}; SurrogateForClassification.for_metric chooses them."
+            )
+        for metric in self.metrics:
+            if not isinstance(metric, CountMetric):
+                raise ValueError(f"scores are metrics of counts per class, as 'f1' is, but {metric.name!r} is not.")
+        self.mixture = ScoreMixture(len(self.metrics))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[...] to [...]."""
-        slopes = self.log_slopes.exp()
-        bends = F.softplus(self._passages(x)) @ (slopes.diff() / self.sharpness)
-        return slopes[0] * x + bends + self.offset
+    def forward(self, evidence: Evidence) -> torch.Tensor:
+        counts = evidence.counts[..., None]
+        soft = torch.sigmoid(self.spline(class_margins(evidence.outputs))) * counts
+        due = F.one_hot(evidence.labels, soft.shape[-1]) * counts
+        # A class that is not due takes no part: it has no right ones that could become more.
+        predicted = soft.sum(-2) * (due.sum(-2) > 0)
+        sums = torch.cat([(soft * due).sum(-2), predicted, due.sum(-2)], dim=-1)
+        scores = [(metric.score(sums) - metric.lowest) / (1 - metric.lowest) for metric in self.metrics]
+        number = evidence.counts.sum(-1).clamp(min=1)
+        pull = (logit_scale(evidence.outputs)[..., 0] * evidence.counts).sum(-1) / number
+        return self.mixture(torch.stack(scores, dim=-1).nan_to_num(1.0)).to(pull) + self.pull * pull
 
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
-        """The derivative [...] at [...], above 0."""
-        slopes = self.log_slopes.exp()
-        return slopes[0] + torch.sigmoid(self._passages(x)) @ slopes.diff()
+    def curve(self, margin: torch.Tensor) -> torch.Tensor:
+        return F.softplus(-self.spline(margin))
 
-    def _passages(self, x: torch.Tensor) -> torch.Tensor:
-        """How far [..., knots] each x lies beyond each knot, in widths of a passage."""
-        return (x * self.sharpness)[..., None] - self.knots * self.sharpness
+    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
+        """Held to those of its start, in a few of the groups: to differentiate twice takes time."""
+        sample = Evidence(*(tensor[: self.penalised_groups] for tensor in evidence))
+        start = {name: torch.zeros_like(parameter) for name, parameter in self.named_parameters()}
+        return self._norms(sample, {}), self._norms(sample, start).detach()
+
+    def canonical(self, evidence: Evidence) -> Evidence:
+        return at_rest(evidence, self.pull)
+
+
+class PaperNetwork(SurrogateNetwork):
+    """The authors' network from p(label), with sub-modules named as in their checkpoints."""
+
+    architecture = "paper"
+
+    def __init__(self, config: SurrogateConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.logits_fcs = nn.Sequential(nn.Linear(1, width), nn.ELU(), nn.Linear(width, width), nn.ELU())
+        self.loss = nn.Sequential(nn.Linear(width, width), nn.ELU(), nn.Linear(width, 1))
+
+    def losses(self, evidence: Evidence) -> torch.Tensor:
+        return self.curve(evidence.outputs.softmax(-1).gather(-1, evidence.labels[..., None]).squeeze(-1))
+
+    def curve(self, probability: torch.Tensor) -> torch.Tensor:
+        return self.loss(self.logits_fcs(probability[..., None])).squeeze(-1).abs()
+
+
+def at_rest(evidence: Evidence, pull: float) -> Evidence:
+    """Logits of mean 0 and of one norm, that of a right prediction where cross-entropy with the pull rests.
+
+    There the label's logit is ahead of the others, which are alike, by that a at which the derivative vanishes:
+    sigmoid(log(C - 1) - a) = κ √((C - 1) / C).
+    """
+    classes = evidence.outputs.shape[-1]
+    spread = math.sqrt((classes - 1) / classes)  # the norm of centred logits (1, 0, ..., 0)
+    lead = math.log(classes - 1) + math.log((1 - pull * spread) / (pull * spread))
+    centred = evidence.outputs - evidence.outputs.mean(-1, keepdim=True)
+    return evidence._replace(outputs=centred * (spread * lead / logit_scale(centred)))
+
+
+def _checked_share(scale_weight: float) -> float:
+    if not 0 < scale_weight < 1:
+        raise ValueError(f"scale_weight is a share between 0 and 1, got {scale_weight}.")
+    return scale_weight

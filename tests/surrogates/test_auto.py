@@ -76,7 +76,7 @@ def test_keywords_of_the_ecosystem_reach_configuration_and_weights(tmp_path, loa
     for name, weight in sub.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight)  # float32, whatever was asked for
     loaded, info = load.from_pretrained(tmp_path, output_loading_info=True)
-    assert torch.equal(loaded.spline.log_slopes, root.spline.log_slopes)
+    assert torch.equal(loaded.network.spline.log_slopes, root.network.spline.log_slopes)
     assert not info["missing_keys"]
     assert load.from_pretrained(tmp_path, config=sub.config).config is not None
 

@@ -1,3 +1,5 @@
+import math
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -5,13 +7,17 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_reloss import SurrogateConfig, SurrogateForClassification
+from hf_reloss import SurrogateConfig, SurrogateForClassification, load_metric
 from hf_reloss.surrogates.base import Evidence
+from hf_reloss.surrogates.layers import label_margin
 
-architectures = pytest.mark.parametrize("architecture", ["margin", "paper"])
+architectures = pytest.mark.parametrize("architecture", ["margin", "counts", "paper"])
+SCORES = {"f1": {"average": "macro"}, "matthews_correlation": {}}
 
 
 def surrogate_with_random_weights(seed: int, **config) -> SurrogateForClassification:
+    if config.get("architecture") == "counts":
+        config.setdefault("scores", SCORES)
     surrogate = SurrogateForClassification(SurrogateConfig(**config))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -32,7 +38,7 @@ def test_at_its_start_it_is_cross_entropy_with_a_pull_on_the_scale():
 
 def norms_by_autograd(surrogate: SurrogateForClassification, evidence: Evidence) -> torch.Tensor:
     outputs = evidence.outputs.clone().requires_grad_()
-    losses = surrogate.losses(evidence._replace(outputs=outputs))
+    losses = surrogate.network(evidence._replace(outputs=outputs)) * evidence.counts.sum(-1)
     return torch.autograd.grad(losses.sum(), outputs, create_graph=True)[0].norm(dim=-1)
 
 
@@ -40,7 +46,7 @@ def norms_by_autograd(surrogate: SurrogateForClassification, evidence: Evidence)
 def test_gradient_norms_and_their_gradients_are_those_of_autograd(architecture):
     surrogate = surrogate_with_random_weights(0, architecture=architecture, hidden_size=8).requires_grad_(True)
     evidence = surrogate.evidence(3 * torch.randn(2, 20, 7), torch.randint(7, (2, 20)))
-    ours, expected = surrogate.gradient_norms(evidence)[0], norms_by_autograd(surrogate, evidence)
+    ours, expected = surrogate.network.gradient_norms(evidence)[0], norms_by_autograd(surrogate, evidence)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     weights = dict(surrogate.named_parameters())
     our_gradients, expected_gradients = (
@@ -56,8 +62,12 @@ def test_the_norms_it_is_held_to_are_those_of_its_start():
     start = SurrogateForClassification(SurrogateConfig())
     evidence = start.evidence(torch.randn(20, 7), torch.randint(7, (20,)))
     learned = surrogate_with_random_weights(0)
-    torch.testing.assert_close(learned.gradient_norms(evidence)[1], norms_by_autograd(start, evidence).detach())
-    assert surrogate_with_random_weights(0, architecture="paper").gradient_norms(evidence)[1] == 1.0
+    torch.testing.assert_close(learned.network.gradient_norms(evidence)[1], norms_by_autograd(start, evidence).detach())
+    start = SurrogateForClassification(SurrogateConfig(architecture="counts", scores=SCORES))
+    learned = surrogate_with_random_weights(0, architecture="counts")
+    groups = Evidence(*(tensor[None] for tensor in evidence))
+    torch.testing.assert_close(learned.network.gradient_norms(groups)[1], norms_by_autograd(start, groups).detach())
+    assert surrogate_with_random_weights(0, architecture="paper").network.gradient_norms(evidence)[1] == 1.0
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
@@ -68,12 +78,14 @@ def test_it_is_learned_where_a_right_prediction_rests_at_the_start(classes):
 
     def closure():
         optimizer.zero_grad()
-        loss = surrogate.losses(surrogate.evidence(logits, torch.tensor([0]))._replace(outputs=logits)).sum()
+        loss = surrogate.network.losses(surrogate.evidence(logits, torch.tensor([0]))._replace(outputs=logits)).sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    evidence = surrogate.canonical(surrogate.evidence(9 * torch.randn(5, classes), torch.zeros(5, dtype=torch.int64)))
+    evidence = surrogate.network.canonical(
+        surrogate.evidence(9 * torch.randn(5, classes), torch.zeros(5, dtype=torch.int64))
+    )
     torch.testing.assert_close(scale(evidence.outputs), scale(logits.detach()).float().expand(5), rtol=1e-3, atol=0)
 
 
@@ -93,9 +105,68 @@ def test_at_one_scale_a_larger_margin_never_costs_more(seed):
     surrogate = surrogate_with_random_weights(seed)
     generator = torch.Generator().manual_seed(seed)
     logits, labels = torch.randn(60, 5, generator=generator), torch.randint(5, (60,), generator=generator)
-    evidence = surrogate.canonical(surrogate.evidence(logits, labels))
-    order = surrogate.margin(evidence).argsort()
-    assert (surrogate.losses(evidence)[order].diff() <= 1e-5).all()
+    evidence = surrogate.network.canonical(surrogate.evidence(logits, labels))
+    order = label_margin(evidence.outputs, evidence.labels).argsort()
+    assert (surrogate.network.losses(evidence)[order].diff() <= 1e-5).all()
+
+
+def soft_macro_f1(logits, labels):
+    """Written out class by class."""
+    p = logits.softmax(-1)
+    due = [k for k in range(logits.shape[-1]) if (labels == k).any()]
+    of_class = [2 * p[labels == k, k].sum() / (p[:, k].sum() + (labels == k).sum()) for k in due]
+    return torch.stack(of_class).mean()
+
+
+def test_at_its_start_the_counts_surrogate_is_the_soft_twin_of_its_metric_with_a_pull_on_the_scale():
+    logits, labels = torch.randn(30, 6), torch.randint(5, (30,))  # class 5 is never due
+    config = SurrogateConfig(architecture="counts", scores={"f1": {"average": "macro"}}, scale_weight=0.2)
+    expected = -soft_macro_f1(logits, labels).log() + 0.2 * scale(logits).mean()
+    torch.testing.assert_close(SurrogateForClassification(config)(logits, labels), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_twins_of_hard_decisions_give_the_metric_itself():
+    logits, labels = 200 * torch.randn(40, 4), torch.randint(4, (40,))
+    for name, options in {**SCORES, "balanced_accuracy": {}, "recall": {"average": "micro"}}.items():
+        metric = load_metric(name, **options)
+        network = SurrogateForClassification.for_metric(metric).network
+        value = (
+            network(Evidence(logits, labels, torch.ones(40, dtype=torch.bool))) - network.pull * scale(logits).mean()
+        )
+        expected = (metric.compute(logits, labels) - metric.lowest) / (1 - metric.lowest)
+        assert math.exp(-value) == pytest.approx(expected, abs=1e-2), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["f1", "recall", "balanced_accuracy"]))
+def test_more_for_the_label_never_costs_more_whatever_was_learned(seed, name):
+    options = {} if name == "balanced_accuracy" else {"average": "macro"}
+    surrogate = surrogate_with_random_weights(seed, architecture="counts", scores={name: options})
+    generator = torch.Generator().manual_seed(seed)
+    logits, labels = torch.randn(20, 5, generator=generator), torch.randint(5, (20,), generator=generator)
+    evidence = surrogate.evidence(logits.requires_grad_(), labels)
+    (surrogate.network(evidence) - surrogate.network.pull * scale(logits).mean()).backward()
+    assert (logits.grad.gather(1, labels[:, None]) <= 1e-6).all()
+
+
+def test_the_structure_fits_the_metric():
+    def config_for(metric):
+        return SurrogateForClassification.for_metric(metric).config
+
+    assert config_for(load_metric("accuracy")).architecture == "margin"
+    f1 = load_metric("f1", average="weighted")
+    assert config_for(f1).scores == {"f1": f1.options}
+    own = config_for(load_metric(lambda predictions, references: 0.0))
+    assert own.architecture == "counts"
+    assert "matthews_correlation" in own.scores
+    assert len(own.scores) > 3
+
+
+def test_a_group_loss_has_no_losses_of_predictions():
+    with pytest.raises(ValueError, match="'counts' is that of a group"):
+        surrogate_with_random_weights(0, architecture="counts")(
+            torch.randn(4, 3), torch.zeros(4).long(), reduction="none"
+        )
 
 
 def test_a_shift_of_all_logits_is_not_seen():
@@ -109,9 +180,9 @@ def test_the_paper_network_is_the_authors():
     layers = {"logits_fcs.0": (8, 1), "logits_fcs.2": (8, 8), "loss.0": (8, 8), "loss.2": (1, 8)}
     expected = {f"{layer}.weight": shape for layer, shape in layers.items()}
     expected |= {f"{layer}.bias": shape[:1] for layer, shape in layers.items()}
-    assert {name: tuple(weight.shape) for name, weight in surrogate.state_dict().items()} == expected
+    assert {name: tuple(weight.shape) for name, weight in surrogate.network.state_dict().items()} == expected
     logits, labels = torch.randn(6, 4), torch.randint(4, (6,))
-    w = surrogate.state_dict()
+    w = surrogate.network.state_dict()
     x = logits.softmax(1).gather(1, labels[:, None])
     for layer in ("logits_fcs.0", "logits_fcs.2", "loss.0"):
         x = F.elu(x @ w[f"{layer}.weight"].T + w[f"{layer}.bias"])
@@ -167,7 +238,7 @@ def test_gradients_are_exact(architecture):
     surrogate = surrogate_with_random_weights(5, architecture=architecture).double()
     evidence = surrogate.evidence(torch.randn(4, 5), torch.randint(5, (4,)))
     inputs = evidence.outputs.double().requires_grad_()
-    losses = lambda z: surrogate.losses(evidence._replace(outputs=z))  # noqa: E731
+    losses = lambda z: surrogate.network(evidence._replace(outputs=z))  # noqa: E731
     assert torch.autograd.gradcheck(losses, inputs)
     assert torch.autograd.gradgradcheck(losses, inputs)
 
@@ -212,3 +283,7 @@ def test_unknown_words_are_refused():
         SurrogateForClassification(SurrogateConfig(num_knots=1))
     with pytest.raises(ValueError, match="between 0 and 1"):
         SurrogateForClassification(SurrogateConfig(scale_weight=0.0))
+    with pytest.raises(ValueError, match="'counts' wants scores"):
+        SurrogateForClassification(SurrogateConfig(architecture="counts"))
+    with pytest.raises(ValueError, match="'accuracy' is not"):
+        SurrogateForClassification(SurrogateConfig(architecture="counts", scores={"accuracy": {}}))

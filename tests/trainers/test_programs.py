@@ -104,7 +104,7 @@ def folder(tmp_path_factory):
     BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)).save_pretrained(folder / "bert")
     surrogate = SurrogateForClassification(SurrogateConfig())
     with torch.no_grad():
-        surrogate.spline.log_slopes.uniform_(-0.5, 0.5)  # no longer what a fresh surrogate is
+        surrogate.network.spline.log_slopes.uniform_(-0.5, 0.5)  # no longer what a fresh surrogate is
     surrogate.save_pretrained(folder / "my_surrogate")
     return folder
 

@@ -1,0 +1,83 @@
+"""What the networks of surrogates are built from."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class MonotoneSpline(nn.Module):
+    """A strictly increasing smooth function of one variable, the identity at its start.
+
+    Its slope is exp(θ_k) between the knots k and k+1, with smooth passages, so any values of the parameters give an
+    increasing function; outside the knots it goes on straight.
+
+    Args:
+        intervals: how many slopes are learned.
+        knot_range: the knots lie between -knot_range and knot_range.
+    """
+
+    def __init__(self, intervals: int, knot_range: float):
+        super().__init__()
+        if intervals < 3 or knot_range <= 0:
+            raise ValueError(f"A spline wants 3 intervals or more and a range > 0, got {intervals} and {knot_range}.")
+        self.log_slopes = nn.Parameter(torch.zeros(intervals))
+        self.offset = nn.Parameter(torch.zeros(()))
+        self.register_buffer("knots", torch.linspace(-knot_range, knot_range, intervals - 1))
+        self.sharpness = (intervals - 2) / knot_range  # passages are half as wide as the intervals between the knots
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[...] to [...]."""
+        slopes = self.log_slopes.exp()
+        bends = F.softplus(self._passages(x)) @ (slopes.diff() / self.sharpness)
+        return slopes[0] * x + bends + self.offset
+
+    def slope(self, x: torch.Tensor) -> torch.Tensor:
+        """The derivative [...] at [...], above 0."""
+        slopes = self.log_slopes.exp()
+        return slopes[0] + torch.sigmoid(self._passages(x)) @ slopes.diff()
+
+    def _passages(self, x: torch.Tensor) -> torch.Tensor:
+        """How far [..., knots] each x lies beyond each knot, in widths of a passage."""
+        return (x * self.sharpness)[..., None] - self.knots * self.sharpness
+
+
+class ScoreMixture(nn.Module):
+    """A learned score of a group: the weighted geometric mean of soft scores, as a loss -Σ_j w_j log S_j.
+
+    The logarithm keeps a gradient where everything is still wrong. The weights w are a softmax, at the start all alike.
+
+    Args:
+        parts: how many scores there are.
+    """
+
+    floor = 1e-4
+    """Added to each score, so that the loss of a group where it is 0 is finite."""
+
+    def __init__(self, parts: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(parts))
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        """Losses [...] of scores [..., parts] in [0, 1]."""
+        logs = ((scores + self.floor) / (1 + self.floor)).log()
+        return -(logs * self.weights.softmax(-1).to(logs)).sum(-1)
+
+
+def label_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """z_y - log Σ_{k≠y} exp(z_k), [...] of logits [..., C] and labels [...]: above 0 if p(y) > 1/2."""
+    index = labels[..., None]
+    return (logits.gather(-1, index) - logits.scatter(-1, index, -torch.inf).logsumexp(-1, keepdim=True)).squeeze(-1)
+
+
+def class_margins(logits: torch.Tensor) -> torch.Tensor:
+    """The margin z_c - log Σ_{k≠c} exp(z_k) of each class, [..., C], whose sigmoid is the softmax."""
+    log_probability = logits.log_softmax(-1)
+    top = logits.argmax(-1)
+    # Only the top class can have more than half of the probability, where 1 - p would lose its digits.
+    rest = torch.log1p(-log_probability.exp().clamp(max=0.75))
+    return (log_probability - rest).scatter(-1, top[..., None], label_margin(logits, top)[..., None])
+
+
+def logit_scale(logits: torch.Tensor) -> torch.Tensor:
+    """The norm [..., 1] of centred logits [..., C], with a gradient also where they are all the same."""
+    return ((logits - logits.mean(-1, keepdim=True)).square().sum(-1, keepdim=True) + 1e-6).sqrt()
