@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from baselines import BASELINES, LossTrainer
 from rich.console import Console
 from tasks import TASKS, Task
 from tqdm.auto import tqdm
@@ -30,50 +31,50 @@ from hf_reloss import (
     AutoSurrogate,
     PredictionRecorder,
     ReLossTrainer,
+    ReLossTrainingArguments,
     SurrogateConfig,
     SurrogateForClassification,
     SurrogateTrainer,
     SurrogateTrainingArguments,
-    load_metric,
 )
 from hf_reloss.comparison import comparison_table, paired_difference
 
 RESULTS = Path(__file__).parent / "results"
 RECORDING_SEED = 1_000  # of the run that surrogates learn from, none of the seeds that are compared
 
-SURROGATES = {
-    "reloss": {"architecture": "margin"},
-    "twin": {"architecture": "margin"},  # the same before anything is learned
-    "paper": {"architecture": "paper"},
-}
-BASELINES = ("cross_entropy", "label_smoothing")
-LOSSES = (*BASELINES, *SURROGATES, "auto")
-DEFAULT_LOSSES = ("cross_entropy", "label_smoothing", "reloss", "twin", "paper", "auto")
+LEARNED = ("reloss", "twin", "paper")  # the twin is reloss before anything is learned
+LOSSES = ("cross_entropy", "label_smoothing", *BASELINES, *LEARNED, "auto")
 
 
-def accuracy(evaluation: Any) -> dict[str, float]:
-    return {"accuracy": load_metric("accuracy").compute(evaluation.predictions, evaluation.label_ids)}
-
-
-def train_and_score(task: Task, seed: int, trainer_class: type[Trainer] = Trainer, **options: Any) -> float:
-    """Accuracy in points after one training run."""
+def train_and_score(task: Task, seed: int, trainer_class: type[Trainer] = Trainer, **options: Any) -> dict[str, float]:
+    """What the task measures, in points, after one training run."""
     recipe = task.recipe | options.pop("recipe", {})
+
+    def measure(evaluation: Any) -> dict[str, float]:
+        logits, labels = torch.as_tensor(evaluation.predictions), torch.as_tensor(evaluation.label_ids)
+        return {name: 100 * function(logits, labels) for name, function in task.measures.items()}
+
     with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
+        arguments = TrainingArguments
+        if issubclass(trainer_class, ReLossTrainer):
+            # "auto" needs some steps to record, also where the task has none for it.
+            arguments, recipe = ReLossTrainingArguments, {"surrogate_warmup": task.warmup or None} | recipe
+        args = arguments(
             folder, seed=seed, save_strategy="no", logging_strategy="no", disable_tqdm=True,
             dataloader_pin_memory=False, **recipe,
         )  # fmt: skip
         set_seed(seed)
         trainer = trainer_class(
             model=task.make_model(), args=args, train_dataset=task.train, eval_dataset=task.evaluation,
-            compute_metrics=accuracy, **task.trainer_options, **options,
+            compute_metrics=measure, **task.trainer_options, **options,
         )  # fmt: skip
         trainer.pop_callback(PrinterCallback)
         trainer.train()
-        return 100 * trainer.evaluate()["eval_accuracy"]
+        measured = trainer.evaluate()
+        return {name: measured[f"eval_{name}"] for name in task.measures}
 
 
-def run(name: str, split: str, loss: str, seed: int, surrogates: str) -> float:
+def run(name: str, split: str, loss: str, seed: int, surrogates: str) -> dict[str, float]:
     """One run in a process of its own."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()
@@ -83,8 +84,13 @@ def run(name: str, split: str, loss: str, seed: int, surrogates: str) -> float:
         return train_and_score(task, seed)
     if loss == "label_smoothing":
         return train_and_score(task, seed, recipe={"label_smoothing_factor": 0.1})
+    if loss in BASELINES:
+        frequencies = torch.bincount(task.train.labels).float() / len(task.train)
+        # The others are means over examples, and need no warm-up.
+        warmup = task.warmup if loss == "soft_f1" else 0.0
+        return train_and_score(task, seed, LossTrainer, loss=BASELINES[loss], frequencies=frequencies, warmup=warmup)
     if loss == "auto":
-        return train_and_score(task, seed, ReLossTrainer, surrogate="auto", metric="accuracy")
+        return train_and_score(task, seed, ReLossTrainer, surrogate="auto", metric=task.metric)
     return train_and_score(task, seed, ReLossTrainer, surrogate=AutoSurrogate.from_pretrained(Path(surrogates) / loss))
 
 
@@ -92,17 +98,19 @@ def learn_surrogates(name: str, split: str, losses: list[str], folder: str) -> d
     """Records a run of the twin, learns each surrogate from it, saves them, and returns their records."""
     task = TASKS[name](split)
     recorder = PredictionRecorder()
-    twin = SurrogateForClassification(SurrogateConfig())
+    twin = SurrogateForClassification.for_metric(task.metric)
     train_and_score(task, RECORDING_SEED, ReLossTrainer, surrogate=twin, callbacks=[recorder])
     records = {}
     for loss in losses:
         set_seed(RECORDING_SEED)
-        surrogate = SurrogateForClassification(SurrogateConfig(**SURROGATES[loss]))
+        surrogate = SurrogateForClassification.for_metric(task.metric)
+        if loss == "paper":
+            surrogate = SurrogateForClassification(SurrogateConfig(architecture="paper"))
         # A surrogate is its twin as long as it has not been trained; one epoch of nothing measures its alignment.
         settings = {"learning_rate": 0.0, "num_train_epochs": 1} if loss == "twin" else {}
         with tempfile.TemporaryDirectory() as checkpoints:
             args = SurrogateTrainingArguments(checkpoints, disable_tqdm=True, logging_strategy="no", **settings)
-            trainer = SurrogateTrainer(surrogate, args, train_dataset=recorder.dataset(), metric="accuracy")
+            trainer = SurrogateTrainer(surrogate, args, train_dataset=recorder.dataset(), metric=task.metric)
             trainer.pop_callback(PrinterCallback)
             trainer.train()
         surrogate.save_pretrained(Path(folder) / loss)
@@ -118,7 +126,7 @@ def environment() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(DEFAULT_LOSSES))
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, help="by default those that the task names")
     parser.add_argument("--seeds", type=int, default=10, help="seeds 0 to this less one")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="validation is for tuning")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
@@ -127,50 +135,72 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     path = options.output or RESULTS / f"quality_{options.task}_{options.split}.json"
-    stored = json.loads(path.read_text()) if path.exists() else {"accuracy": {}, "surrogates": {}}
-    scores = {loss: {int(s): v for s, v in runs.items()} for loss, runs in stored["accuracy"].items()}
+    stored = json.loads(path.read_text()) if path.exists() else {"scores": {}, "surrogates": {}}
+    runs = {}  # of a loss and a seed: what was measured
+    for measure, of_losses in stored["scores"].items():
+        for loss, values in of_losses.items():
+            for seed, value in values.items():
+                runs.setdefault((loss, int(seed)), {})[measure] = value
 
+    losses = options.losses or TASKS[options.task](options.split).losses
+    jobs = [(loss, seed) for seed in range(options.seeds) for loss in losses if (loss, seed) not in runs]
     with tempfile.TemporaryDirectory() as folder:
-        needed = [loss for loss in options.losses if loss in SURROGATES]
-        if any(seed not in scores.get(loss, {}) for loss in needed for seed in range(options.seeds)):
+        needed = [loss for loss in LEARNED if any(loss == job[0] for job in jobs)]
+        if needed:
             stored["surrogates"] |= learn_surrogates(options.task, options.split, needed, folder)
-        jobs = [
-            (loss, seed) for seed in range(options.seeds) for loss in options.losses if seed not in scores.get(loss, {})
-        ]
         with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-            runs = {pool.submit(run, options.task, options.split, *job, folder): job for job in jobs}
-            for finished in tqdm(as_completed(runs), total=len(runs), desc=options.task):
-                loss, seed = runs[finished]
-                scores.setdefault(loss, {})[seed] = finished.result()
-                _store(path, stored, options, scores)
-    _store(path, stored, options, scores)
-    alignments = {loss: record["alignment"] for loss, record in stored["surrogates"].items()}
-    for record in stored["surrogates"].values():
-        alignments["cross_entropy"] = record["alignment_cross_entropy"]
-    shown = {loss: scores[loss] for loss in LOSSES if loss in scores}
-    title = f"{options.task}, {options.split}"
-    Console().print(comparison_table(shown, "cross_entropy", title=title, metric="accuracy", alignments=alignments))
+            waiting = {pool.submit(run, options.task, options.split, *job, folder): job for job in jobs}
+            for finished in tqdm(as_completed(waiting), total=len(waiting), desc=options.task):
+                runs[waiting[finished]] = finished.result()
+                _store(path, options, stored["surrogates"], runs)
+    _show(_store(path, options, stored["surrogates"], runs))
 
 
 def _store(
-    path: Path, stored: dict[str, Any], options: argparse.Namespace, scores: dict[str, dict[int, float]]
-) -> None:
-    baseline = scores.get("cross_entropy", {})
+    path: Path,
+    options: argparse.Namespace,
+    surrogates: dict[str, dict[str, Any]],
+    runs: dict[tuple[str, int], dict[str, float]],
+) -> dict[str, Any]:
+    measures = dict.fromkeys(measure for measured in runs.values() for measure in measured)
+    scores = {
+        measure: {
+            loss: values
+            for loss in LOSSES
+            if (
+                values := {seed: runs[loss, seed][measure] for seed in sorted(run[1] for run in runs if run[0] == loss)}
+            )
+        }
+        for measure in measures
+    }
     result = {
         "task": options.task,
         "split": options.split,
         "command": f"python benchmarks/quality.py {options.task} --split {options.split} --seeds {options.seeds}",
         "environment": environment(),
         "recording_seed": RECORDING_SEED,
-        "surrogates": stored["surrogates"],
-        "accuracy": {loss: dict(sorted(scores[loss].items())) for loss in LOSSES if loss in scores},
+        "surrogates": surrogates,
+        "scores": scores,
         "over_cross_entropy": {
-            loss: paired_difference(scores[loss], baseline)._asdict()
-            for loss in LOSSES
-            if loss in scores and loss != "cross_entropy" and baseline.keys() & scores[loss].keys()
+            measure: {
+                loss: paired_difference(values, of_losses["cross_entropy"])._asdict()
+                for loss, values in of_losses.items()
+                if loss != "cross_entropy" and of_losses.get("cross_entropy", {}).keys() & values.keys()
+            }
+            for measure, of_losses in scores.items()
         },
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _show(result: dict[str, Any]) -> None:
+    alignments = {loss: record["alignment"] for loss, record in result["surrogates"].items()}
+    for record in result["surrogates"].values():
+        alignments["cross_entropy"] = record["alignment_cross_entropy"]
+    for measure, scores in result["scores"].items():
+        title = f"{result['task']}, {result['split']}"
+        Console().print(comparison_table(scores, "cross_entropy", title=title, metric=measure, alignments=alignments))
 
 
 if __name__ == "__main__":

@@ -11,29 +11,45 @@ RESULTS = ROOT / "benchmarks" / "results"
 NAMES = {
     "cross_entropy": "cross-entropy",
     "label_smoothing": "label smoothing 0.1",
+    "class_weights": "class weights",
+    "logit_adjustment": "logit adjustment",
+    "soft_f1": "soft F1",
     "reloss": "**ReLoss**, learned on one run, used on the others",
     "twin": "its twin, with nothing learned",
     "auto": 'ReLoss, `surrogate="auto"`',
     "paper": "the paper's network",
 }
 
+MEASURES = {
+    "accuracy": "accuracy",
+    "f1": "macro-F1",
+    "f1_imbalanced": "macro-F1, test images imbalanced as in training",
+}
+
 
 def quality(name: str) -> str:
-    """A table of losses: accuracy, paired difference with its interval, alignment."""
+    """A table of losses: each measure with its paired difference and interval, and alignment."""
     result = json.loads((RESULTS / f"quality_{name}_test.json").read_text())
-    rows = ["| loss | accuracy | over cross-entropy [95 %] | alignment |", "|---|---|---|---|"]
+    measures = [MEASURES[measure] for measure in result["scores"]]
+    heads = ["loss", *(head for measure in measures for head in (measure, "over cross-entropy [95 %]")), "alignment"]
+    rows = [_row(heads), _row(["---"] * len(heads))]
     records = result["surrogates"]
     alignments = {loss: record["alignment"] for loss, record in records.items()}
     alignments["cross_entropy"] = next(iter(records.values()))["alignment_cross_entropy"]
     for loss, label in NAMES.items():
-        if loss not in result["accuracy"]:
-            continue
-        mean = statistics.fmean(result["accuracy"][loss].values())
-        gain = result["over_cross_entropy"].get(loss)
-        gained = f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else ""
-        aligned = f"{alignments[loss]:.4f}" if loss in alignments else ""
-        rows.append(f"| {label} | {mean:.2f} | {gained} | {aligned} |")
+        cells = [label]
+        for measure, scores in result["scores"].items():
+            if loss in scores:
+                gain = result["over_cross_entropy"][measure].get(loss)
+                cells.append(f"{statistics.fmean(scores[loss].values()):.2f}")
+                cells.append(f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "")
+        if len(cells) > 1:
+            rows.append(_row([*cells, f"{alignments[loss]:.4f}" if loss in alignments else ""]))
     return "\n".join(rows)
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def speed(device: str) -> str:

@@ -26,6 +26,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from hf_reloss.metrics import Metric, load_metric
+
 
 @dataclass
 class Task:
@@ -36,6 +38,10 @@ class Task:
         make_model: a fresh model; its weights come from torch's random state.
         recipe: arguments of `TrainingArguments`.
         trainer_options: further arguments of Trainer, such as the collator.
+        metric: what it is trained for.
+        measures: what is reported, from logits and labels of the evaluation; by default the metric.
+        warmup: share of the training on cross-entropy before any loss of groups takes over.
+        losses: those to compare, if not told otherwise.
     """
 
     train: Any
@@ -43,6 +49,13 @@ class Task:
     make_model: Callable[[], nn.Module]
     recipe: dict[str, Any]
     trainer_options: dict[str, Any] = field(default_factory=dict)
+    metric: Metric = field(default_factory=lambda: load_metric("accuracy"))
+    measures: dict[str, Callable[[Any, Any], float]] = field(default_factory=dict)
+    warmup: float = 0.0
+    losses: tuple[str, ...] = ("cross_entropy", "label_smoothing", "reloss", "twin", "paper", "auto")
+
+    def __post_init__(self):
+        self.measures = self.measures or {self.metric.name: self.metric.compute}
 
 
 def data_folder() -> Path:
@@ -83,6 +96,54 @@ class SmallCNN(nn.Module):
 
 def fashion_mnist(split: str) -> Task:
     """Fashion-MNIST: the first 6,000 training images; 10,000 test images, or the last 10,000 of training to tune on."""
+    everything, evaluation = read_fashion_mnist(split)
+    return Task(
+        train=Images(everything.images[:6_000], everything.labels[:6_000]),
+        evaluation=evaluation,
+        make_model=SmallCNN,
+        recipe=CNN_RECIPE,
+    )
+
+
+def fashion_mnist_imbalanced(split: str) -> Task:
+    """Fashion-MNIST with classes of 1,700 down to 85 training images, a ratio of 20, for macro-F1.
+
+    Evaluated on all 10,000 test images, where classes are of one size, as is usual for long tails; and on those of them
+    that have the classes as imbalanced as in training. Training images are the first of each class.
+    """
+    everything, evaluation = read_fashion_mnist(split)
+    chosen = thinned(everything.labels[:50_000], 1_700)
+    same = thinned(evaluation.labels, 1_000 if split == "test" else 900)
+    macro_f1 = load_metric("f1", average="macro")
+    return Task(
+        train=Images(everything.images[chosen], everything.labels[chosen]),
+        evaluation=evaluation,
+        make_model=SmallCNN,
+        recipe=CNN_RECIPE,
+        metric=macro_f1,
+        measures={
+            "f1": macro_f1.compute,
+            "f1_imbalanced": lambda logits, labels: macro_f1.compute(logits[same], labels[same]),
+        },
+        warmup=0.5,
+        losses=(
+            *("cross_entropy", "label_smoothing", "class_weights", "logit_adjustment", "soft_f1"),
+            *("reloss", "twin", "auto"),
+        ),
+    )
+
+
+CNN_RECIPE = {
+    "num_train_epochs": 12,
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 500,
+    "learning_rate": 4e-3,  # chosen for cross-entropy on validation images, few seeds
+    "weight_decay": 0.01,
+}
+
+
+def read_fashion_mnist(split: str) -> tuple[Images, Images]:
+    """All training images, and those to evaluate on."""
     folder = data_folder() / "fashion_mnist"
 
     def read(part: str) -> Images:
@@ -94,19 +155,16 @@ def fashion_mnist(split: str) -> Task:
         return Images(scaled, torch.tensor(labels).long())
 
     everything = read("train")
-    evaluation = read("t10k") if split == "test" else Images(everything.images[-10_000:], everything.labels[-10_000:])
-    return Task(
-        train=Images(everything.images[:6_000], everything.labels[:6_000]),
-        evaluation=evaluation,
-        make_model=SmallCNN,
-        recipe={
-            "num_train_epochs": 12,
-            "per_device_train_batch_size": 64,
-            "per_device_eval_batch_size": 500,
-            "learning_rate": 4e-3,  # chosen for cross-entropy on validation images, few seeds
-            "weight_decay": 0.01,
-        },
+    return everything, (
+        read("t10k") if split == "test" else Images(everything.images[-10_000:], everything.labels[-10_000:])
     )
+
+
+def thinned(labels: torch.Tensor, largest: int, ratio: float = 20.0) -> torch.Tensor:
+    """The first examples of each class [n], in order: `largest` of class 0, falling exponentially to a `ratio`-th."""
+    classes = int(labels.max()) + 1
+    sizes = [round(largest * ratio ** (-k / (classes - 1))) for k in range(classes)]
+    return torch.cat([(labels == k).nonzero()[:size, 0] for k, size in enumerate(sizes)]).sort().values
 
 
 def hwu64(split: str) -> Task:
@@ -151,4 +209,4 @@ def hwu64(split: str) -> Task:
     )
 
 
-TASKS = {task.__name__: task for task in (fashion_mnist, hwu64)}
+TASKS = {task.__name__: task for task in (fashion_mnist, fashion_mnist_imbalanced, hwu64)}

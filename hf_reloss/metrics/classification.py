@@ -105,13 +105,14 @@ class CountMetric(ClassMetric):
     """A metric of three counts per class: how often it was right, predicted, and due.
 
     Statistics: [N, 3 C], the right ones of all classes, then the predicted, then the due; C is the number of logits or,
-    of class indices, one more than the largest. The score is differentiable, and defined for soft counts as well.
+    of class indices, one more than the largest. The score is differentiable, and defined for soft counts as well; nan
+    where nothing counts.
 
     Attributes:
-        lowest: the least that the score can be; the most is 1.
+        zero_point: the score that is as bad as any below, where its soft twin ends; the best is 1.
     """
 
-    lowest: ClassVar[float] = 0.0
+    zero_point: ClassVar[float] = 0.0
 
     def statistics(self, predictions: Any, references: Any) -> torch.Tensor:
         predictions = numbers(predictions, self.name)
@@ -124,12 +125,26 @@ class CountMetric(ClassMetric):
         return _histograms(torch.stack([right, predictions, references], dim=1), classes).flatten(1)
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
-        right, predicted, due = sums.unflatten(-1, (3, -1)).unbind(-2)
-        return torch.where(due.sum(-1) > 0, self._of_counts(right, predicted, due), torch.nan)
+        parts, weights = self.parts(sums)
+        return (parts * weights).sum(-1) / weights.sum(-1)
+
+    def parts(self, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The score as a mean.
+
+        Args:
+            sums: [..., 3 C], counts added up over a group.
+
+        Returns:
+            What the score is the weighted mean of (for a macro average the classes, for others the score alone)
+            [..., P], and the weights [..., P], all 0 where nothing counts.
+        """
+        return self._parts(*sums.unflatten(-1, (3, -1)).unbind(-2))
 
     @abc.abstractmethod
-    def _of_counts(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
-        """Scores [...] of counts [..., C] each."""
+    def _parts(
+        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`parts` of counts [..., C] each."""
 
 
 @dataclass(frozen=True)
@@ -171,33 +186,31 @@ class RatioMetric(CountMetric):
         kinds = torch.stack([predicted & due, predicted, due], dim=-2)
         return kinds.view(len(kinds), -1, *kinds.shape[-2:]).sum(1).flatten(1).double()
 
-    def _score(self, sums: torch.Tensor) -> torch.Tensor:
-        if self.threshold is None:
-            return super()._score(sums)
-        return self._of_counts(*sums.unflatten(-1, (3, -1)).unbind(-2))  # where no label is due, there is a score still
-
-    def _of_counts(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
-        chosen = self.labels
-        if self.average == "binary":
-            if right.shape[-1] > 2:
-                raise ValueError(
-                    f"{self.name}: average='binary' scores one of two classes, but there are {right.shape[-1]}: choose "
-                    "average='macro', 'micro' or 'weighted'."
-                )
-            chosen = [self.pos_label]
-        included = torch.ones_like(due) if chosen or self.threshold is not None else (predicted + due > 0).to(due)
+    def _parts(
+        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.average == "binary" and right.shape[-1] > 2:
+            raise ValueError(
+                f"{self.name}: average='binary' scores one of two classes, but there are {right.shape[-1]}: choose "
+                "average='macro', 'micro' or 'weighted'."
+            )
+        chosen = [self.pos_label] if self.average == "binary" else self.labels
+        # Of several labels, there is a score also where none is due.
+        any_counts = (due.sum(-1, keepdim=True) > 0) | (self.threshold is not None)
+        weights = ((predicted + due > 0) | (self.threshold is not None)).to(due)
         if chosen:
             lacking = max(0, max(chosen) + 1 - right.shape[-1])  # classes beyond those that were seen
-            right, predicted, due, included = (
-                F.pad(counts, (0, lacking))[..., list(chosen)] for counts in (right, predicted, due, included)
+            right, predicted, due = (
+                F.pad(counts, (0, lacking))[..., list(chosen)] for counts in (right, predicted, due)
             )
-            included = torch.ones_like(included)
+            weights = torch.ones_like(due)
         if self.average == "micro":
-            return self._ratio(*(counts.sum(-1) for counts in (right, predicted, due)))
+            right, predicted, due = (counts.sum(-1, keepdim=True) for counts in (right, predicted, due))
+            weights = torch.ones_like(due)
         if self.average == "weighted":
             # Where no class is due at all, they weigh the same.
-            included = torch.where(due.sum(-1, keepdim=True) > 0, due, included)
-        return (self._ratio(right, predicted, due) * included).sum(-1) / included.sum(-1)
+            weights = torch.where(due.sum(-1, keepdim=True) > 0, due, weights)
+        return self._ratio(right, predicted, due), weights * any_counts
 
     @abc.abstractmethod
     def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
@@ -270,10 +283,19 @@ class BalancedAccuracy(CountMetric):
     name: ClassVar[str] = "balanced_accuracy"
     adjusted: bool = False
 
-    def _of_counts(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
-        classes = (due > 0).sum(-1).to(due)
-        recall = (right / due.masked_fill(due == 0, 1.0)).sum(-1) / classes
-        return (recall - 1 / classes) / (1 - 1 / classes) if self.adjusted else recall
+    @property
+    def zero_point(self) -> float:
+        return -0.1 if self.adjusted else 0.0  # just below that of guessing
+
+    def _parts(
+        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        present = (due > 0).to(due)
+        recall = right / due.masked_fill(due == 0, 1.0)
+        if self.adjusted:
+            guess = 1 / present.sum(-1, keepdim=True)
+            recall = torch.where(present > 0, (recall - guess) / (1 - guess), 0.0)
+        return recall, present
 
 
 @dataclass(frozen=True)
@@ -284,14 +306,16 @@ class MatthewsCorrelation(CountMetric):
     """
 
     name: ClassVar[str] = "matthews_correlation"
-    lowest: ClassVar[float] = -1.0
+    zero_point: ClassVar[float] = -0.1  # just below that of guessing, which is 0
 
-    def _of_counts(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
-        total = due.sum(-1)
-        covariance = right.sum(-1) * total - (predicted * due).sum(-1)
-        variances = (total**2 - (predicted**2).sum(-1)) * (total**2 - (due**2).sum(-1))
+    def _parts(
+        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total = due.sum(-1, keepdim=True)
+        covariance = right.sum(-1, keepdim=True) * total - (predicted * due).sum(-1, keepdim=True)
+        variances = (total**2 - (predicted**2).sum(-1, keepdim=True)) * (total**2 - (due**2).sum(-1, keepdim=True))
         constant = variances <= 0
-        return torch.where(constant, 0.0, covariance / variances.masked_fill(constant, 1.0).sqrt())
+        return torch.where(constant, 0.0, covariance / variances.masked_fill(constant, 1.0).sqrt()), (total > 0).to(due)
 
 
 @dataclass(frozen=True)

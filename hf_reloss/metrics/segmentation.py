@@ -46,10 +46,12 @@ class MeanIoU(CountMetric):
             ignored, references = ignored | (references == 0), references - 1
         return super()._statistics(predictions, references.masked_fill(ignored, IGNORED_LABEL), classes)
 
-    def _of_counts(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+    def _parts(
+        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         union = predicted + due - right
         present = union > 0
-        return (right / union.masked_fill(~present, 1.0)).sum(-1) / present.sum(-1)
+        return right / union.masked_fill(~present, 1.0), present.to(due)
 
     def for_evaluate(self, predictions: Any, references: Any) -> dict[str, Any]:
         maps = {

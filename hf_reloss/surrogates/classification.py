@@ -35,8 +35,8 @@ class SurrogateForClassification(Surrogate):
       spline is the identity, and the surrogate is cross-entropy with that pull.
     - `"counts"`, the soft twin of metrics of counts per class, such as F1: each class's margin goes through such a
       spline and a sigmoid, at the start softmax probabilities; these are added up over the group to soft counts of
-      right, predicted and due; and of these the metrics in `scores` are taken, whose logarithms are mixed with learned
-      weights. To this comes the same pull. Its value is a group's: the batch that it is given.
+      right, predicted and due; and of these the metrics in `scores` are taken, on whose logarithms a score is learned
+      (`ScoreMixture`). To this comes the same pull. Its value is a group's: the batch that it is given.
     - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning) from p(label) to |·|. It is not
       monotone: check its alignment.
 
@@ -161,7 +161,7 @@ class MarginNetwork(SurrogateNetwork):
 
 
 class CountNetwork(SurrogateNetwork):
-    """-Σ_j w_j log S_j(soft counts) + κ‖z - z̄‖, with learned weights w and, in the counts, a learned spline."""
+    """A `ScoreMixture` of metrics of soft counts, plus κ‖z - z̄‖. The soft counts have a learned spline in them."""
 
     architecture = "counts"
     gradient_penalty = 0.03
@@ -170,7 +170,9 @@ class CountNetwork(SurrogateNetwork):
     def __init__(self, config: SurrogateConfig):
         super().__init__()
         self.pull = _checked_share(config.scale_weight)
-        self.spline = MonotoneSpline(config.num_knots, config.knot_range)
+        # Half of the probability stays half: with an offset, learning took soft hits to where all are small, in which
+        # their ratios rank well, and a model that was trained on them lost all it had.
+        self.spline = MonotoneSpline(config.num_knots, config.knot_range, anchored=True)
         self.metrics = [load_metric(name, **options) for name, options in (config.scores or {}).items()]
         if not self.metrics:
             raise ValueError(
@@ -189,10 +191,13 @@ class CountNetwork(SurrogateNetwork):
         # A class that is not due takes no part: it has no right ones that could become more.
         predicted = soft.sum(-2) * (due.sum(-2) > 0)
         sums = torch.cat([(soft * due).sum(-2), predicted, due.sum(-2)], dim=-1)
-        scores = [(metric.score(sums) - metric.lowest) / (1 - metric.lowest) for metric in self.metrics]
+        scores = []
+        for metric in self.metrics:
+            parts, weights = metric.parts(sums)
+            scores.append((((parts - metric.zero_point) / (1 - metric.zero_point)).clamp(min=0), weights))
         number = evidence.counts.sum(-1).clamp(min=1)
         pull = (logit_scale(evidence.outputs)[..., 0] * evidence.counts).sum(-1) / number
-        return self.mixture(torch.stack(scores, dim=-1).nan_to_num(1.0)).to(pull) + self.pull * pull
+        return self.mixture(scores) + self.pull * pull
 
     def curve(self, margin: torch.Tensor) -> torch.Tensor:
         return F.softplus(-self.spline(margin))

@@ -1,5 +1,7 @@
 """What the networks of surrogates are built from."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,21 +16,25 @@ class MonotoneSpline(nn.Module):
     Args:
         intervals: how many slopes are learned.
         knot_range: the knots lie between -knot_range and knot_range.
+        anchored: whether 0 stays 0; otherwise an offset is learned.
     """
 
-    def __init__(self, intervals: int, knot_range: float):
+    def __init__(self, intervals: int, knot_range: float, anchored: bool = False):
         super().__init__()
         if intervals < 3 or knot_range <= 0:
             raise ValueError(f"A spline wants 3 intervals or more and a range > 0, got {intervals} and {knot_range}.")
         self.log_slopes = nn.Parameter(torch.zeros(intervals))
-        self.offset = nn.Parameter(torch.zeros(()))
+        self.offset = None if anchored else nn.Parameter(torch.zeros(()))
         self.register_buffer("knots", torch.linspace(-knot_range, knot_range, intervals - 1))
         self.sharpness = (intervals - 2) / knot_range  # passages are half as wide as the intervals between the knots
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[...] to [...]."""
         slopes = self.log_slopes.exp()
-        bends = F.softplus(self._passages(x)) @ (slopes.diff() / self.sharpness)
+        changes = slopes.diff() / self.sharpness
+        bends = F.softplus(self._passages(x)) @ changes
+        if self.offset is None:
+            return slopes[0] * x + bends - F.softplus(self._passages(torch.zeros_like(self.knots[0]))) @ changes
         return slopes[0] * x + bends + self.offset
 
     def slope(self, x: torch.Tensor) -> torch.Tensor:
@@ -42,25 +48,30 @@ class MonotoneSpline(nn.Module):
 
 
 class ScoreMixture(nn.Module):
-    """A learned score of a group: the weighted geometric mean of soft scores, as a loss -Σ_j w_j log S_j.
+    """A learned score of groups, as a loss: -Σ_j w_j Σ_k v_jk log S_jk / Σ_k v_jk.
 
-    The logarithm keeps a gradient where everything is still wrong. The weights w are a softmax, at the start all alike.
+    Each soft score S_j is a mean of parts S_jk, such as the classes of a macro average, with weights v_jk. It is the
+    parts whose logarithms are averaged: the loss keeps a gradient where a part is still all wrong. The weights w are
+    learned, a softmax that starts with all alike.
 
     Args:
-        parts: how many scores there are.
+        scores: how many scores are mixed.
     """
 
     floor = 1e-4
-    """Added to each score, so that the loss of a group where it is 0 is finite."""
+    """Added to each part, so that the loss is finite where it is 0."""
 
-    def __init__(self, parts: int):
+    def __init__(self, scores: int):
         super().__init__()
-        self.weights = nn.Parameter(torch.zeros(parts))
+        self.weights = nn.Parameter(torch.zeros(scores))
 
-    def forward(self, scores: torch.Tensor) -> torch.Tensor:
-        """Losses [...] of scores [..., parts] in [0, 1]."""
-        logs = ((scores + self.floor) / (1 + self.floor)).log()
-        return -(logs * self.weights.softmax(-1).to(logs)).sum(-1)
+    def forward(self, scores: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """Losses [...] of scores, each with its parts [..., P] in [0, 1] and their weights [..., P]."""
+        losses = [
+            -(((parts + self.floor) / (1 + self.floor)).log() * weights).sum(-1) / weights.sum(-1).clamp(min=1e-9)
+            for parts, weights in scores
+        ]
+        return torch.stack(losses, dim=-1) @ self.weights.softmax(-1).to(losses[0])
 
 
 def label_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

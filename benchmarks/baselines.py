@@ -1,0 +1,53 @@
+"""Hand-made losses for imbalanced classes, to compare with: from logits [N, C] and labels [N] to a scalar.
+
+Class frequencies are those of the training data, [C], summing to 1.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from transformers import Trainer, TrainingArguments
+
+
+def class_weights(logits: torch.Tensor, labels: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy in which each class weighs as much as any other."""
+    return F.cross_entropy(logits, labels, weight=1 / frequencies)
+
+
+def logit_adjustment(logits: torch.Tensor, labels: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of logits to which log frequencies are added (Menon et al. 2021, arXiv:2007.07314, τ = 1)."""
+    return F.cross_entropy(logits + frequencies.log(), labels)
+
+
+def soft_f1(logits: torch.Tensor, labels: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """1 less the mean F1 of the batch's classes, with probabilities for decisions."""
+    probabilities = logits.softmax(-1)
+    due = F.one_hot(labels, logits.shape[-1]).to(probabilities)
+    f1 = 2 * (probabilities * due).sum(0) / (probabilities + due).sum(0)
+    return 1 - f1[due.sum(0) > 0].mean()
+
+
+BASELINES = {loss.__name__: loss for loss in (class_weights, logit_adjustment, soft_f1)}
+
+
+class LossTrainer(Trainer):
+    """A Trainer with such a loss.
+
+    Args:
+        loss: the loss.
+        frequencies: of the classes.
+        warmup: share of the training that is on the model's own loss first.
+    """
+
+    def __init__(
+        self, model, args: TrainingArguments, *, loss: Callable, frequencies: torch.Tensor, warmup: float, **options
+    ):
+        super().__init__(model, args, **options)
+        self.loss, self.frequencies, self.warmup = loss, frequencies, warmup
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        if self.state.global_step >= self.warmup * self.state.max_steps:
+            loss = self.loss(outputs["logits"], inputs["labels"], self.frequencies)
+        return (loss, outputs) if return_outputs else loss
