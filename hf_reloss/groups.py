@@ -2,34 +2,44 @@
 
 import datasets
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from .metrics.base import Metric
+from .metrics.base import IGNORED_LABEL, Metric, add_up
+from .recording import recorded_statistics
 
 
 class PredictionGroups(torch.utils.data.Dataset):
     """Groups of predictions with their scores.
 
-    A batch of them is taken at once: `groups.__getitems__([i, j, ...])` is `{"logits": [m, N, C], "labels": [m, N],
-    "score": [m]}`, the score such that higher is better.
+    A batch of them is taken at once: `groups.__getitems__([i, j, ...])` holds, for m groups of N predictions, each
+    column [m, N, ...], and `"score"` [m], such that higher is better.
 
     Args:
-        logits: [n, C], the predictions.
+        columns: of the predictions, [n, ...] each: `logits`, or `margins` and `labels`.
         index: [m, N], which of them are in each group.
-        labels: [m, N], their labels there.
         scores: [m].
+        labels: [m, N], labels of the groups that are not the predictions' own.
     """
 
-    def __init__(self, logits: torch.Tensor, index: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor):
-        self.logits, self.index, self.labels, self.scores = logits, index, labels, scores
+    def __init__(
+        self,
+        columns: dict[str, torch.Tensor],
+        index: torch.Tensor,
+        scores: torch.Tensor,
+        labels: torch.Tensor | None = None,
+    ):
+        self.columns, self.index, self.scores, self.labels = columns, index, scores, labels
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitems__(self, chosen: list[int]) -> dict[str, torch.Tensor]:
         rows = torch.as_tensor(chosen)
+        taken = {name: column[self.index[rows]] for name, column in self.columns.items()}
+        if self.labels is not None:
+            taken["labels"] = self.labels[rows]
         # Not every accelerator has float64, in which metrics are computed.
-        scores = self.scores[rows].float()
-        return {"logits": self.logits[self.index[rows]], "labels": self.labels[rows], "score": scores}
+        return taken | {"score": self.scores[rows].float()}
 
     def __getitem__(self, chosen: int) -> dict[str, torch.Tensor]:
         return {name: column[0] for name, column in self.__getitems__([chosen]).items()}
@@ -46,11 +56,12 @@ def draw_groups(
 ) -> PredictionGroups:
     """Draws groups whose scores are spread from bad to good.
 
-    Each group comes from a stretch of the training of its own, from a narrow one to all of it, and has a share of its
-    labels of its own, between 0 and `corruption`, replaced by random classes.
+    Each group comes from a stretch of the training of its own, from a narrow one to all of it. Where predictions have
+    one label each, it has a share of its labels of its own, between 0 and `corruption`, replaced by random classes.
+    Where they have many, their recorded statistics are added up, if there are any.
 
     Args:
-        predictions: with the columns `logits`, `labels`, `stage`, as `record_predictions` gives them.
+        predictions: as `record_predictions` gives them.
         metric: scores the groups.
         num_groups: m.
         group_size: N, two or more.
@@ -58,8 +69,8 @@ def draw_groups(
         seed: the same seed draws the same groups.
 
     Raises:
-        ValueError: for a group size below 2, fewer predictions than that, labels out of range, or scores that are not
-            finite or the same for all groups, from which nothing can be learned.
+        ValueError: for a group size below 2, fewer predictions than that, labels out of range, statistics of another
+            metric, or scores that are not finite or the same for all groups, from which nothing can be learned.
     """
     if group_size < 2:
         raise ValueError(
@@ -67,30 +78,22 @@ def draw_groups(
         )
     if not 0 <= corruption <= 1:
         raise ValueError(f"corruption is a share between 0 and 1, got {corruption}.")
-    columns = predictions.with_format("torch")[:]
-    logits, labels, order = columns["logits"], columns["labels"], columns["stage"].argsort(stable=True)
-    classes = logits.shape[-1]
-    if len(labels) < group_size:
+    if len(predictions) < group_size:
         raise ValueError(
-            f"{len(labels)} predictions are too few for groups of {group_size}, which would all be much the same: "
+            f"{len(predictions)} predictions are too few for groups of {group_size}, which would all be much the same: "
             "record more of them, or lower group_size."
         )
-    if ((labels < 0) | (labels >= classes)).any():
-        raise ValueError(f"Labels must be 0 to {classes - 1}, but the predictions hold some out of that range.")
     generator = torch.Generator().manual_seed(seed)
-
-    def uniform(*shape: int) -> torch.Tensor:
-        return torch.rand(*shape, generator=generator)
-
-    width = uniform(num_groups, 1)
-    start = uniform(num_groups, 1) * (1 - width)
-    position = (start + width * uniform(num_groups, group_size)) * len(labels)
-    index = order[position.long().clamp(max=len(labels) - 1)]
-    corrupted = uniform(num_groups, group_size) < uniform(num_groups, 1) * corruption
-    random_labels = torch.randint(classes, (num_groups, group_size), generator=generator)
-    group_labels = torch.where(corrupted, random_labels, labels[index])
-    drawn = torch.arange(index.numel()).view_as(index)
-    scores = metric.score_groups(metric.decide(logits)[index].flatten(0, 1), group_labels.flatten(), drawn)
+    stage = predictions.with_format("torch")[:]["stage"]
+    width = torch.rand(num_groups, 1, generator=generator)
+    start = torch.rand(num_groups, 1, generator=generator) * (1 - width)
+    position = (start + width * torch.rand(num_groups, group_size, generator=generator)) * len(stage)
+    index = stage.argsort(stable=True)[position.long().clamp(max=len(stage) - 1)]
+    if "logits" in predictions.column_names:
+        groups = _corrupted(predictions, metric, index, corruption, generator)
+    else:
+        groups = _of_sequences(predictions, metric, index)
+    scores = groups.scores
     if not scores.isfinite().all():
         raise ValueError(
             f"The metric {metric.name!r} is not finite for {int((~scores.isfinite()).sum())} of {num_groups} groups of "
@@ -102,4 +105,40 @@ def draw_groups(
             "there is nothing to rank. Check that it reads these predictions, use larger groups, or record predictions "
             "from earlier in training as well."
         )
-    return PredictionGroups(logits, index, group_labels, scores if metric.higher_is_better else -scores)
+    if not metric.higher_is_better:
+        groups.scores = -scores
+    return groups
+
+
+def _corrupted(
+    predictions: datasets.Dataset, metric: Metric, index: torch.Tensor, corruption: float, generator: torch.Generator
+) -> PredictionGroups:
+    """Groups of predictions with one label each, some of which are replaced."""
+    columns = predictions.with_format("torch")[:]
+    logits, labels = columns["logits"], columns["labels"]
+    classes = logits.shape[-1]
+    if ((labels < 0) | (labels >= classes)).any():
+        raise ValueError(f"Labels must be 0 to {classes - 1}, but the predictions hold some out of that range.")
+    share = torch.rand(index.shape, generator=generator), torch.rand(len(index), 1, generator=generator)
+    random_labels = torch.randint(classes, index.shape, generator=generator)
+    labels = torch.where(share[0] < share[1] * corruption, random_labels, labels[index])
+    drawn = torch.arange(index.numel()).view_as(index)
+    scores = metric.score_groups(metric.decide(logits)[index].flatten(0, 1), labels.flatten(), drawn)
+    return PredictionGroups({"logits": logits}, index, scores, labels)
+
+
+def _of_sequences(predictions: datasets.Dataset, metric: Metric, index: torch.Tensor) -> PredictionGroups:
+    """Groups of predictions with many labels each."""
+
+    def padded(name: str, value: float) -> torch.Tensor:
+        return pad_sequence([torch.as_tensor(row) for row in predictions[name]], True, value)
+
+    columns = {"margins": padded("margins", 0.0), "labels": padded("labels", IGNORED_LABEL)}
+    statistics = recorded_statistics(predictions, metric)
+    if statistics is not None:
+        scores = metric.score(add_up(statistics, index))
+    elif "prediction" in predictions.column_names:
+        scores = metric.score_groups(predictions["prediction"][:], predictions["reference"][:], index)
+    else:
+        scores = metric.score_groups(padded("decided", IGNORED_LABEL), columns["labels"], index)
+    return PredictionGroups(columns, index, scores)

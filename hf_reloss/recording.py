@@ -1,7 +1,13 @@
 """Predictions: what a model put out for its examples, as a `datasets.Dataset`.
 
-Columns: `logits` (float32 [C]), `labels` (int64), `stage` (float32: the share of its training that the model had behind
-it, 0 to 1). Such a data set is saved, loaded, concatenated and pushed as any other.
+Of models that give an example one label the columns are `logits` (float32 [C]), `labels` (int64) and `stage` (float32:
+the share of its training that the model had behind it, 0 to 1). Of models that give it many, as translators and taggers
+do, they are, with T labels that count in an example: `margins` (float32 [T], of each label over all other classes),
+`labels` (int64 [T]), `stage`, and what a metric scores: the texts `prediction` and `reference`, or else `decided`
+(int64 [T]). There an additive metric's `statistics` (float64 [K]) can be had too, so that nothing is decoded or counted
+for groups.
+
+Such a data set is saved, loaded, concatenated and pushed as any other.
 """
 
 import tempfile
@@ -15,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from .metrics import AdditiveMetric, Metric, load_metric
 from .metrics.base import IGNORED_LABEL
 from .surrogates.base import output_tensor
 
@@ -23,6 +30,8 @@ def record_predictions(
     model: nn.Module,
     dataset: Any,
     *,
+    metric: Metric | Any = None,
+    generate: bool = False,
     data_collator: Any = None,
     processing_class: Any = None,
     batch_size: int = 64,
@@ -33,37 +42,137 @@ def record_predictions(
     """A model's predictions, in evaluation mode, on a data set with labels.
 
     Args:
-        model: any model that a Trainer takes.
+        model: any model that a Trainer takes, and that gives each example a label, or one to each of its positions.
         dataset: as for `Trainer.predict`, with a length.
-        data_collator, processing_class: as for Trainer.
+        metric: what `load_metric` takes: if it is additive and there are many labels, its statistics are stored.
+        generate: of an encoder-decoder: whether what the metric scores is generated, as the model's `generation_config`
+            says, or is the most likely token at each position after the right ones (teacher forcing). Margins are
+            always those after the right ones. The data set's `info.description` says which.
+        data_collator, processing_class: as for Trainer. The tokenizer of an encoder-decoder is the second.
         batch_size: examples per device and forward pass.
         max_predictions: of a larger data set, so many examples are taken at random.
         stage: the share of its training that the model has behind it, to mix with other recordings.
         seed: of the examples that are taken.
 
     Returns:
-        A data set with the columns `logits`, `labels` and `stage`.
+        A data set with the columns that are told of at the top of this module.
 
     Raises:
-        ValueError: if the data set has no labels.
+        ValueError: if the data set has no labels or others than integers, or texts cannot be decoded.
     """
     if len(dataset) > max_predictions:
         chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:max_predictions].tolist()
         take = getattr(dataset, "select", None)
         dataset = take(chosen) if take else torch.utils.data.Subset(dataset, chosen)
+    writes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    only_decodes = not writes and hasattr(model, "can_generate") and model.can_generate()
+    if only_decodes or (generate and not writes):
+        raise ValueError(
+            "Texts can be recorded of encoder-decoders, whose labels are what they are to write, but this is "
+            f"{type(model).__name__}."
+        )
+    if writes and not hasattr(processing_class, "batch_decode"):
+        raise ValueError("A model that writes text wants its tokenizer, processing_class=, to decode what it wrote.")
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
+        trainer = _PredictingTrainer(
             model,
             TrainingArguments(folder, per_device_eval_batch_size=batch_size, report_to="none"),
             data_collator=data_collator,
             processing_class=processing_class,
-            preprocess_logits_for_metrics=lambda outputs, labels: output_tensor(outputs, "logits"),
+            generates=generate,
         )
         output = trainer.predict(dataset)
     if output.label_ids is None:
         raise ValueError("record_predictions wants examples with labels: without them the metric has no score.")
-    logits, labels = torch.as_tensor(output.predictions), torch.as_tensor(output.label_ids)
-    return predictions_dataset(logits, labels, torch.full(labels.shape, float(stage)))
+    labels = torch.as_tensor(output.label_ids)
+    if labels.is_floating_point():
+        raise ValueError(f"record_predictions wants integer labels, one per example or position, not {labels.dtype}.")
+    if labels.dim() == 1:
+        return predictions_dataset(torch.as_tensor(output.predictions), labels, torch.full(labels.shape, float(stage)))
+    margins, decided = map(torch.as_tensor, output.predictions)
+    counts = labels != IGNORED_LABEL
+    columns = {
+        "margins": _ragged(margins, counts),
+        "labels": _ragged(labels, counts),
+        "stage": [float(stage)] * len(labels),
+    }
+    features = {
+        "margins": datasets.List(datasets.Value("float32")),
+        "labels": datasets.List(datasets.Value("int64")),
+        "stage": datasets.Value("float32"),
+    }
+    if writes:
+        scored = {"prediction": _decoded(decided, processing_class), "reference": _decoded(labels, processing_class)}
+        features |= dict.fromkeys(scored, datasets.Value("string"))
+        columns |= scored
+    else:
+        scored = {"decided": decided, "labels": labels}
+        columns["decided"], features["decided"] = _ragged(decided, counts), features["labels"]
+    description = f"predictions: {'generated' if generate else 'most likely after the right labels'}"
+    metric = None if metric is None else load_metric(metric)
+    if isinstance(metric, AdditiveMetric):
+        columns["statistics"] = metric.statistics(*scored.values()).cpu().numpy()
+        features["statistics"] = datasets.List(datasets.Value("float64"), length=columns["statistics"].shape[-1])
+        description += f"\nstatistics: {metric.signature}"
+    info = datasets.DatasetInfo(description=description, features=datasets.Features(features))
+    return datasets.Dataset.from_dict(columns, info=info)
+
+
+def recorded_statistics(predictions: datasets.Dataset, metric: Metric) -> torch.Tensor | None:
+    """The statistics [n, K] that were recorded for a metric; None if none were.
+
+    Raises:
+        ValueError: if they are those of another metric.
+    """
+    if "statistics" not in predictions.column_names:
+        return None
+    if f"statistics: {metric.signature}" not in predictions.info.description.splitlines():
+        raise ValueError(
+            f"The predictions were recorded with {predictions.info.description!r}, but groups are to be scored by "
+            f"{metric.signature}: record them with metric= that one."
+        )
+    return torch.as_tensor(predictions.with_format("torch")[:]["statistics"])
+
+
+class _PredictingTrainer(Trainer):
+    """Predicts logits or, of labels at many positions, their margins and what was decided.
+
+    Nothing of the vocabulary's width leaves the step.
+    """
+
+    def __init__(self, *args: Any, generates: bool, **options: Any):
+        super().__init__(*args, **options)
+        self.generates = generates
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.get(self.label_names[0])
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = output_tensor(model(**inputs), "logits")
+            if labels is None or labels.dim() == 1 or labels.is_floating_point():
+                return None, logits, labels
+            if logits.shape[:-1] != labels.shape:
+                raise ValueError(
+                    f"Logits {list(logits.shape)} do not give each of the labels {list(labels.shape)} its own: models "
+                    "that label each position, and encoder-decoders that write text, can be recorded."
+                )
+            decided = logits.argmax(-1).masked_fill(labels == IGNORED_LABEL, IGNORED_LABEL)
+            if self.generates:
+                given = {name: x for name, x in inputs.items() if name not in (*self.label_names, "decoder_input_ids")}
+                decided = self.accelerator.unwrap_model(model).generate(**given)
+            # The margin, without another tensor of the vocabulary's width.
+            label, logits = labels.clamp(min=0)[..., None], logits.float()
+            margin = logits.gather(-1, label) - logits.scatter_(-1, label, -torch.inf).logsumexp(-1, keepdim=True)
+            return None, (margin.squeeze(-1), decided), labels
+
+
+def _ragged(values: torch.Tensor, counts: torch.Tensor) -> list[list]:
+    return [row[chosen].tolist() for row, chosen in zip(values, counts, strict=True)]
+
+
+def _decoded(ids: torch.Tensor, tokenizer: Any) -> list[str]:
+    """Texts of token ids [n, T], of which negative ones are padding."""
+    return tokenizer.batch_decode(ids.masked_fill(ids < 0, tokenizer.pad_token_id), skip_special_tokens=True)
 
 
 class PredictionRecorder(TrainerCallback):

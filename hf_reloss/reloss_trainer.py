@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from .metrics import Metric, load_metric
+from .metrics import AdditiveMetric, Metric, load_metric
 from .metrics.adapters import ComputeMetrics
 from .metrics.base import IGNORED_LABEL
 from .recording import PredictionRecorder, predictions_dataset
@@ -243,6 +243,8 @@ class ReLossTrainer(Trainer):
         try:
             metric.compute(logits, labels)
         except Exception as error:  # a batch may be too small for it, so this is no more than a sign
+            if isinstance(metric, AdditiveMetric):  # which any batch is large enough for
+                raise
             logger.warning(
                 f"The metric {metric.name!r} cannot score the first batch ({error!r}). If it cannot score groups "
                 f"either, the run will stop at step {self.warmup_steps}, where the surrogate is learned."

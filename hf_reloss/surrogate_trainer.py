@@ -95,6 +95,11 @@ class SurrogateTrainer(Trainer):
             raise ValueError(f"SurrogateTrainer trains a Surrogate, but got {type(model).__name__}.")
         if metric is None:
             raise ValueError('SurrogateTrainer wants the metric to learn, e.g. metric="accuracy".')
+        if "logits" not in train_dataset.column_names:
+            raise ValueError(
+                f"A surrogate for {model.task} is learned from predictions with the columns logits and labels, but "
+                f"these have {', '.join(train_dataset.column_names)}."
+            )
         self.metric = load_metric(metric)
         model.requires_grad_(True)  # one that has served as a loss was frozen for it
         if eval_dataset is None:

@@ -3,7 +3,15 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_reloss import PredictionRecorder, record_predictions
+from hf_reloss import (
+    PredictionRecorder,
+    SurrogateConfig,
+    SurrogateForClassification,
+    SurrogateTrainer,
+    load_metric,
+    record_predictions,
+)
+from hf_reloss.groups import draw_groups
 
 from .conftest import TinyClassifier, tiny_rows
 
@@ -141,3 +149,141 @@ def test_record_predictions_takes_a_sample_of_a_large_data_set():
 def test_record_predictions_wants_labels():
     with pytest.raises(ValueError, match="with labels"):
         record_predictions(TinyClassifier(), [{"features": torch.randn(6)}] * 4)
+
+
+@pytest.fixture(scope="module")
+def translator():
+    """A tiny encoder-decoder, its tokenizer, examples, and what collates them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
+        DataCollatorForSeq2Seq,
+        PreTrainedTokenizerFast,
+        set_seed,
+    )
+
+    set_seed(0)
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(12))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    sizes = {"layers": 1, "ffn_dim": 32, "attention_heads": 2}
+    sizes = {f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in sizes.items()}
+    config = BartConfig(
+        vocab_size=len(words), d_model=32, max_position_embeddings=32, dropout=0.0, **sizes,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
+    )  # fmt: skip
+    model = BartForConditionalGeneration(config)
+    model.generation_config.update(max_new_tokens=8, num_beams=1)
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for length in torch.randint(2, 6, (60,), generator=generator).tolist():
+        ids = torch.randint(4, len(words), (length,), generator=generator).tolist()
+        ids.append(2)
+        rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": ids})
+    return model, tokenizer, datasets.Dataset.from_list(rows), DataCollatorForSeq2Seq(tokenizer, model)
+
+
+@pytest.mark.parametrize("generate", [True, False])
+def test_texts_are_recorded_with_their_statistics_and_the_margins_of_their_tokens(translator, generate):
+    model, tokenizer, rows, collator = translator
+    metric = load_metric("sacrebleu", tokenize="none")
+    recorded = record_predictions(
+        model, rows, metric=metric, generate=generate, data_collator=collator, processing_class=tokenizer, batch_size=7
+    )
+    assert recorded.column_names == ["margins", "labels", "stage", "prediction", "reference", "statistics"]
+    assert ("generated" in recorded.info.description) == generate
+    assert metric.signature in recorded.info.description
+    statistics = metric.statistics(recorded["prediction"][:], recorded["reference"][:])
+    assert torch.equal(torch.tensor(recorded["statistics"][:]), statistics)
+    model.eval()
+    for i in (0, 25, 59):  # one by one, without padding
+        ids = torch.tensor([rows[i]["labels"]])
+        assert recorded[i]["labels"] == rows[i]["labels"]
+        assert recorded[i]["reference"] == tokenizer.decode(ids[0], skip_special_tokens=True)
+        with torch.no_grad():
+            logits = model(input_ids=ids, labels=ids).logits
+            written = model.generate(input_ids=ids) if generate else logits.argmax(-1)
+        assert recorded[i]["prediction"] == tokenizer.decode(written[0], skip_special_tokens=True)
+        probability = logits.double().softmax(-1).gather(-1, ids[..., None])[0, :, 0]
+        torch.testing.assert_close(
+            torch.tensor(recorded[i]["margins"]).double(), probability.logit(), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_groups_of_texts_are_scored_by_what_was_recorded(translator, tmp_path, monkeypatch):
+    model, tokenizer, rows, collator = translator
+    options = {"data_collator": collator, "processing_class": tokenizer}
+    parts = [record_predictions(model, rows, metric="chrf", stage=stage, **options) for stage in (0.5, 1.0)]
+    datasets.concatenate_datasets(parts).save_to_disk(tmp_path / "recorded")
+    recorded = datasets.load_from_disk(tmp_path / "recorded")
+    metric = load_metric("chrf")
+    monkeypatch.setattr(type(metric), "_statistics", None)  # nothing is counted again
+    groups = draw_groups(recorded, metric, num_groups=50, group_size=16)
+    monkeypatch.undo()
+    batch = groups.__getitems__([3, 7])
+    assert batch["margins"].shape == batch["labels"].shape == (2, 16, 6)
+    for chosen, score in zip(groups.index[[3, 7]].tolist(), batch["score"].tolist(), strict=True):
+        texts = recorded.select(chosen)
+        assert metric.compute(texts["prediction"], texts["reference"]) == pytest.approx(score, rel=1e-6)
+    with pytest.raises(ValueError, match="record them with metric= that one"):
+        draw_groups(recorded, load_metric("chrf", word_order=2), num_groups=5, group_size=4)
+
+
+def test_groups_of_texts_are_scored_by_any_function_of_texts(translator):
+    model, tokenizer, rows, collator = translator
+    recorded = record_predictions(model, rows, data_collator=collator, processing_class=tokenizer)
+    words = load_metric(lambda predictions, references: len(set(" ".join(references).split())), name="words")
+    groups = draw_groups(recorded, words, num_groups=20, group_size=3)
+    expected = [len(set(" ".join(recorded.select(chosen)["reference"]).split())) for chosen in groups.index.tolist()]
+    assert groups.scores.tolist() == expected
+
+
+def test_tags_are_recorded_with_their_statistics():
+    from transformers import BertConfig, BertForTokenClassification, DataCollatorForTokenClassification
+
+    config = BertConfig(
+        vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=3
+    )
+    model = BertForTokenClassification(config)
+    rows = [{"input_ids": list(range(1, n)), "labels": [-100, *(i % 3 for i in range(n - 2))]} for n in range(4, 12)]
+
+    class Tokenizer:
+        padding_side, model_input_names = "right", ["input_ids"]
+
+        def pad(self, features, padding=True, **options):
+            longest = max(len(row["input_ids"]) for row in features)
+            return {
+                "input_ids": torch.tensor(
+                    [row["input_ids"] + [0] * (longest - len(row["input_ids"])) for row in features]
+                )
+            }
+
+    metric = load_metric("seqeval", label_names=["O", "B-X", "I-X"])
+    collator = DataCollatorForTokenClassification(Tokenizer())
+    recorded = record_predictions(model, rows, metric=metric, data_collator=collator, batch_size=3)
+    assert [len(labels) for labels in recorded["labels"]] == [len(row["labels"]) - 1 for row in rows]
+    statistics = torch.tensor(recorded["statistics"][:])
+    tags = [[[metric.label_names[i] for i in row] for row in recorded[name]] for name in ("decided", "labels")]
+    assert torch.equal(statistics, metric.statistics(*tags))
+    again = draw_groups(recorded.remove_columns("statistics"), metric, num_groups=9, group_size=4)
+    assert torch.equal(draw_groups(recorded, metric, num_groups=9, group_size=4).scores, again.scores)
+
+
+def test_what_cannot_be_recorded_says_so(translator):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model, tokenizer, rows, collator = translator
+    with pytest.raises(ValueError, match="its tokenizer"):
+        record_predictions(model, rows, data_collator=collator)
+    decoder = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(ValueError, match="but this is GPT2LMHeadModel"):
+        record_predictions(decoder, rows)
+    with pytest.raises(ValueError, match="but this is TinyClassifier"):
+        record_predictions(TinyClassifier(), tiny_rows(4), generate=True)
+    recorded = record_predictions(model, rows, data_collator=collator, processing_class=tokenizer)
+    with pytest.raises(ValueError, match="columns logits and labels, but these have margins"):
+        SurrogateTrainer(SurrogateForClassification(SurrogateConfig()), train_dataset=recorded, metric="bleu")

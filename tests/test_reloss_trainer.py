@@ -18,6 +18,7 @@ from hf_reloss import (
     SurrogateForClassification,
     load_metric,
 )
+from hf_reloss.surrogates.classification import GENERAL_SCORES
 
 from .conftest import TinyClassifier, tiny_rows
 from .surrogates.test_classification import surrogate_with_random_weights
@@ -216,6 +217,31 @@ def test_auto_learns_a_surrogate_and_goes_on_with_it(tmp_path):
     assert_same(saved.state_dict(), trainer.surrogate.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("metric", "scores"),
+    [
+        (load_metric("f1", average="macro"), ["f1"]),
+        ("matthews_correlation", ["matthews_correlation"]),
+        (load_metric(lambda predictions, references: np.mean(predictions == references) ** 2, name="own"), None),
+    ],
+    ids=["f1", "matthews_correlation", "function"],
+)
+def test_auto_learns_the_soft_twin_of_a_metric_of_groups(tmp_path, metric, scores):
+    trainer = make_trainer(tmp_path, metric=metric, surrogate_warmup=0.5)
+    trainer.train()
+    assert trainer.surrogate.config.architecture == "counts"
+    assert list(trainer.surrogate.config.scores) == (scores or list(GENERAL_SCORES))
+    assert trainer.surrogate.config.record["alignment"] > 0.5
+    assert trainer.evaluate()["eval_accuracy"] > 0.6
+
+
+def test_a_metric_that_cannot_score_these_labels_stops_at_the_first_batch(tmp_path):
+    trainer = make_trainer(tmp_path, metric=load_metric("f1"))  # binary, of four classes
+    with pytest.raises(ValueError, match="choose average='macro'"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 def test_learning_leaves_the_random_state_of_the_run_alone(tmp_path):
     class Draw(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -248,7 +274,7 @@ def test_a_name_that_compute_metrics_does_not_give_is_looked_up(tmp_path):
         tmp_path, metric="accuracy", compute_metrics=lambda evaluation: {"other": 1.0}, surrogate_warmup=999
     )
     trainer.train()
-    assert trainer.metric.signature == "accuracy"
+    assert trainer.metric == load_metric("accuracy")
 
 
 def test_a_metric_that_nobody_knows_fails_on_the_first_batch_with_the_keys(tmp_path):

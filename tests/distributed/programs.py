@@ -15,6 +15,7 @@ from hf_reloss import (
     SurrogateForClassification,
     SurrogateTrainer,
     SurrogateTrainingArguments,
+    load_metric,
 )
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
@@ -60,7 +61,7 @@ def reloss(folder: Path) -> None:
     finish(trainer, folder, {"measured": measured, **{f"gradient.{n}": g for n, g in spy.seen.items()}})
 
 
-def surrogate(folder: Path) -> None:
+def surrogate(folder: Path, metric: str = "accuracy") -> None:
     """SurrogateTrainer: 32 groups in all, ranked together."""
     torch.manual_seed(0)
     spy = FirstGradients()
@@ -70,12 +71,17 @@ def surrogate(folder: Path) -> None:
         ddp_find_unused_parameters=False,
     )  # fmt: skip
     trainer = SurrogateTrainer(
-        SurrogateForClassification(SurrogateConfig()), args, train_dataset=synthetic_predictions(), metric="accuracy",
-        callbacks=[spy],
+        SurrogateForClassification.for_metric(load_metric(metric)), args, train_dataset=synthetic_predictions(),
+        metric=metric, callbacks=[spy],
     )  # fmt: skip
     trainer.train()
     measured = torch.tensor([trainer.accelerator.unwrap_model(trainer.model).config.record["alignment"]])
     finish(trainer, folder, {"measured": measured, **{f"gradient.{n}": g for n, g in spy.seen.items()}})
+
+
+def counts(folder: Path) -> None:
+    """The same with a surrogate whose loss is a group's."""
+    surrogate(folder, metric="matthews_correlation")
 
 
 def auto(folder: Path) -> None:
@@ -106,5 +112,6 @@ def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_proces
 
 
 if __name__ == "__main__":
-    {"reloss": reloss, "surrogate": surrogate, "auto": auto}[sys.argv[1]](Path(sys.argv[2]))
+    programs = {"reloss": reloss, "surrogate": surrogate, "counts": counts, "auto": auto}
+    programs[sys.argv[1]](Path(sys.argv[2]))
     os._exit(0)  # all is written, and taking down gloo's threads with the interpreter may hang

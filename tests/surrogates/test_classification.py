@@ -45,8 +45,10 @@ def norms_by_autograd(surrogate: SurrogateForClassification, evidence: Evidence)
 @architectures
 def test_gradient_norms_and_their_gradients_are_those_of_autograd(architecture):
     surrogate = surrogate_with_random_weights(0, architecture=architecture, hidden_size=8).requires_grad_(True)
-    evidence = surrogate.evidence(3 * torch.randn(2, 20, 7), torch.randint(7, (2, 20)))
+    evidence = surrogate.evidence(3 * torch.randn(10, 20, 7), torch.randint(7, (10, 20)))
     ours, expected = surrogate.network.gradient_norms(evidence)[0], norms_by_autograd(surrogate, evidence)
+    if architecture == "counts":
+        expected = expected[::8]  # a sample of the groups
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     weights = dict(surrogate.named_parameters())
     our_gradients, expected_gradients = (
@@ -92,9 +94,10 @@ def test_it_is_learned_where_a_right_prediction_rests_at_the_start(classes):
 @settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(3, 20), st.floats(0.5, 20))
 def test_margin_surrogates_decrease_whatever_their_weights(seed, knots, reach):
-    surrogate = surrogate_with_random_weights(seed, num_knots=knots, knot_range=reach)
-    losses = surrogate.curve(torch.linspace(-3 * reach, 3 * reach, 500))
-    assert (losses.diff() <= 0).all()
+    # In float64: where a curve is as good as flat, float32 goes up and down by its rounding.
+    surrogate = surrogate_with_random_weights(seed, num_knots=knots, knot_range=reach).double()
+    losses = surrogate.curve(torch.linspace(-3 * reach, 3 * reach, 500, dtype=torch.float64))
+    assert (losses.diff() <= 1e-12).all()
     assert losses[0] > losses[-1]
     assert (losses >= 0).all()
 

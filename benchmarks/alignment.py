@@ -1,0 +1,115 @@
+"""How well surrogates rank groups of predictions as their metrics do, beside cross-entropy.
+
+    HF_RELOSS_DATA=... python benchmarks/alignment.py
+
+One run of MiniLM on HWU64, on cross-entropy, is recorded; from that, for each metric and seed, groups are drawn, a
+surrogate is learned, and alignment is measured on groups of held-out predictions: of the learned surrogate, of its twin
+(before anything is learned) and of cross-entropy. Writes benchmarks/results/alignment_hwu64.json.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from quality import RECORDING_SEED, RESULTS, environment, train_and_score
+from rich.console import Console
+from rich.table import Table
+from tasks import TASKS
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, Trainer, set_seed
+from transformers.utils import logging
+
+from hf_reloss import (
+    PredictionRecorder,
+    SurrogateForClassification,
+    SurrogateTrainer,
+    SurrogateTrainingArguments,
+    load_metric,
+)
+from hf_reloss.comparison import paired_difference
+
+
+def of_the_scenario(names: list[str]) -> Any:
+    """A metric of one's own: 1 for the right intent, 1/2 for another of its scenario (of alarm_set, alarm)."""
+    scenarios = np.unique([name.split("_")[0] for name in names], return_inverse=True)[1]
+
+    def half_right(predictions: np.ndarray, references: np.ndarray) -> float:
+        return np.mean(
+            np.where(predictions == references, 1.0, 0.5 * (scenarios[predictions] == scenarios[references]))
+        )
+
+    return half_right
+
+
+def alignments(predictions: Any, metric: Any, seed: int, learn: bool) -> dict[str, float]:
+    """Of a surrogate, and of cross-entropy on the same groups."""
+    set_seed(seed)
+    surrogate = SurrogateForClassification.for_metric(metric)
+    # One epoch at a learning rate of 0 measures the twin.
+    settings = {} if learn else {"learning_rate": 0.0, "num_train_epochs": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        args = SurrogateTrainingArguments(
+            folder, seed=seed, disable_tqdm=True, logging_strategy="no", min_alignment=-1.0, **settings
+        )
+        trainer = SurrogateTrainer(surrogate, args, train_dataset=predictions, metric=metric)
+        trainer.pop_callback(PrinterCallback)
+        trainer.train()
+    record = surrogate.config.record
+    return {"learned" if learn else "twin": record["alignment"], "cross_entropy": record["alignment_cross_entropy"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
+    parser.add_argument("--output", type=Path, default=RESULTS / "alignment_hwu64.json")
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(2)
+    task = TASKS["hwu64"]("validation")
+    recorder = PredictionRecorder()
+    train_and_score(task, RECORDING_SEED, Trainer, callbacks=[recorder])
+    predictions = recorder.dataset()
+    metrics = {
+        "accuracy": load_metric("accuracy"),
+        "macro-F1": load_metric("f1", average="macro"),
+        "Matthews correlation": load_metric("matthews_correlation"),
+        "a function of one's own": load_metric(of_the_scenario(task.class_names)),
+    }
+    measured: dict[str, dict[str, dict[int, float]]] = {}
+    with tqdm(total=len(metrics) * options.seeds * 2) as bar:
+        for name, metric in metrics.items():
+            losses = measured[name] = {"learned": {}, "twin": {}, "cross_entropy": {}}
+            for seed in range(options.seeds):
+                for learn in (False, True):
+                    for loss, alignment in alignments(predictions, metric, seed, learn).items():
+                        losses[loss][seed] = alignment
+                    bar.update()
+    result = {
+        "task": "hwu64",
+        "command": f"python benchmarks/alignment.py --seeds {options.seeds}",
+        "environment": environment(),
+        "recording_seed": RECORDING_SEED,
+        "predictions": len(predictions),
+        "alignment": measured,
+        "over_cross_entropy": {
+            name: {
+                loss: paired_difference(losses[loss], losses["cross_entropy"])._asdict() for loss in ("learned", "twin")
+            }
+            for name, losses in measured.items()
+        },
+    }
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    table = Table("metric", "learned", "twin", "cross-entropy", title="alignment on held-out groups, HWU64")
+    for name, losses in measured.items():
+        table.add_row(name, *(f"{fmean(values.values()):.4f}" for values in losses.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
