@@ -23,7 +23,7 @@ def run(program: str, folder: Path, processes: int, *arguments: str) -> list[dic
         [sys.executable, *launch, "-m", "tests.distributed.programs", program, str(folder), *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-14000:]
     return [load_file(path) for path in sorted(folder.glob("result_*.safetensors"))]
 
 
