@@ -23,7 +23,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 quality: $(VENV)/ready
 	$(BIN)/python benchmarks/quality.py fashion_mnist --seeds 10
+	$(BIN)/python benchmarks/quality.py fashion_mnist_imbalanced --seeds 10
 	$(BIN)/python benchmarks/quality.py hwu64 --seeds 5
+	$(BIN)/python benchmarks/alignment.py
 
 speed: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py

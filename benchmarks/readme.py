@@ -52,6 +52,18 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def alignment(name: str) -> str:
+    """A table of metrics: mean alignment of losses, and the learned one's paired difference to cross-entropy."""
+    result = json.loads((RESULTS / f"alignment_{name}.json").read_text())
+    heads = ["metric", "learned surrogate", "its twin", "cross-entropy", "learned over cross-entropy [95 %]"]
+    rows = [_row(heads), _row(["---"] * len(heads))]
+    for metric, losses in result["alignment"].items():
+        means = [f"{statistics.fmean(losses[loss].values()):.4f}" for loss in ("learned", "twin", "cross_entropy")]
+        gain = result["over_cross_entropy"][metric]["learned"]
+        rows.append(_row([metric, *means, f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"]))
+    return "\n".join(rows)
+
+
 def speed(device: str) -> str:
     """A table of ratios."""
     result = json.loads((RESULTS / f"speed_{device}.json").read_text())
@@ -69,10 +81,12 @@ def filled(text: str) -> str:
 
     def table(match: re.Match) -> str:
         kind, name = match["kind"], match["name"]
-        body = {"quality": quality, "speed": speed}[kind](name)
+        body = {"quality": quality, "alignment": alignment, "speed": speed}[kind](name)
         return f"<!-- {kind} {name} -->\n{body}\n<!-- end -->"
 
-    return re.sub(r"<!-- (?P<kind>quality|speed) (?P<name>\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- (?P<kind>quality|alignment|speed) (?P<name>\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
 from transformers import Trainer, TrainingArguments
 
 from .groups import draw_groups
@@ -190,13 +192,27 @@ class SurrogateTrainer(Trainer):
 
     def _everywhere(self, values: torch.Tensor) -> torch.Tensor:
         """Values [m] of all processes, with their gradients. DDP's mean over processes undoes the sum in backward."""
-        if self.args.world_size == 1:
-            return values
-        try:
-            from torch.distributed._functional_collectives import all_gather_single_autograd as gather
-        except ImportError:  # its name before torch 2.13
-            from torch.distributed._functional_collectives import all_gather_tensor_autograd as gather
-        return gather(values.contiguous(), 0, torch.distributed.group.WORLD)
+        return values if self.args.world_size == 1 else _Gathered.apply(values)
+
+
+class _Gathered(torch.autograd.Function):
+    """All processes' values [m], one after the other.
+
+    It waits for each collective: torch's functional ones, which do not, corrupted gloo's memory now and then.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        gathered = values.new_empty(dist.get_world_size() * len(values))
+        dist.all_gather_into_tensor(gathered, values.contiguous())
+        return gathered
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def _taken_together(batch: Any) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ def test_its_tables_are_those_of_the_stored_results():
     readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(readme)
     assert readme.filled(README) == README
-    assert len(re.findall(r"<!-- (?:quality|speed) \w+ -->\n\|", README)) == 3
+    assert len(re.findall(r"<!-- (?:quality|alignment|speed) \w+ -->\n\|", README)) == 5
 
 
 def test_its_python_snippets_run(tmp_path, monkeypatch):
@@ -35,7 +35,7 @@ def test_its_python_snippets_run(tmp_path, monkeypatch):
         "batch": {"features": train[0]["features"][None], "labels": train[0]["labels"][None]},
     }  # fmt: skip
     snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     for snippet in snippets:
         exec(snippet, names)
     assert names["trainer"].model.config.record["alignment"] > 0.5
