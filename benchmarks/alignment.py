@@ -4,7 +4,8 @@
 
 One run of MiniLM on HWU64, on cross-entropy, is recorded; from that, for each metric and seed, groups are drawn, a
 surrogate is learned, and alignment is measured on groups of held-out predictions: of the learned surrogate, of its twin
-(before anything is learned) and of cross-entropy. Writes benchmarks/results/alignment_hwu64.json.
+(before anything is learned) and of cross-entropy; of the first two also on evidence of one scale ("canonical"), as they
+are learned. Writes benchmarks/results/alignment_hwu64.json.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from hf_reloss import (
 )
 from hf_reloss.comparison import paired_difference
 
+LOSSES = ("learned", "learned_canonical", "twin", "twin_canonical", "cross_entropy")
+
 
 def of_the_scenario(names: list[str]) -> Any:
     """A metric of one's own: 1 for the right intent, 1/2 for another of its scenario (of alarm_set, alarm)."""
@@ -60,7 +63,12 @@ def alignments(predictions: Any, metric: Any, seed: int, learn: bool) -> dict[st
         trainer.pop_callback(PrinterCallback)
         trainer.train()
     record = surrogate.config.record
-    return {"learned" if learn else "twin": record["alignment"], "cross_entropy": record["alignment_cross_entropy"]}
+    name = "learned" if learn else "twin"
+    return {
+        name: record["alignment"],
+        f"{name}_canonical": record["alignment_canonical"],
+        "cross_entropy": record["alignment_cross_entropy"],
+    }
 
 
 def main() -> None:
@@ -84,7 +92,7 @@ def main() -> None:
     measured: dict[str, dict[str, dict[int, float]]] = {}
     with tqdm(total=len(metrics) * options.seeds * 2) as bar:
         for name, metric in metrics.items():
-            losses = measured[name] = {"learned": {}, "twin": {}, "cross_entropy": {}}
+            losses = measured[name] = {loss: {} for loss in LOSSES}
             for seed in range(options.seeds):
                 for learn in (False, True):
                     for loss, alignment in alignments(predictions, metric, seed, learn).items():
@@ -98,14 +106,12 @@ def main() -> None:
         "predictions": len(predictions),
         "alignment": measured,
         "over_cross_entropy": {
-            name: {
-                loss: paired_difference(losses[loss], losses["cross_entropy"])._asdict() for loss in ("learned", "twin")
-            }
+            name: {loss: paired_difference(losses[loss], losses["cross_entropy"])._asdict() for loss in LOSSES[:-1]}
             for name, losses in measured.items()
         },
     }
     options.output.write_text(json.dumps(result, indent=2) + "\n")
-    table = Table("metric", "learned", "twin", "cross-entropy", title="alignment on held-out groups, HWU64")
+    table = Table("metric", *LOSSES, title="alignment on held-out groups, HWU64")
     for name, losses in measured.items():
         table.add_row(name, *(f"{fmean(values.values()):.4f}" for values in losses.values()))
     Console().print(table)

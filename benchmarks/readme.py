@@ -55,12 +55,15 @@ def _row(cells: list[str]) -> str:
 def alignment(name: str) -> str:
     """A table of metrics: mean alignment of losses, and the learned one's paired difference to cross-entropy."""
     result = json.loads((RESULTS / f"alignment_{name}.json").read_text())
-    heads = ["metric", "learned surrogate", "its twin", "cross-entropy", "learned over cross-entropy [95 %]"]
+    heads = ["metric", "learned surrogate (at one scale)", "its twin (at one scale)", "cross-entropy"]
+    heads.append("learned over cross-entropy [95 %]")
     rows = [_row(heads), _row(["---"] * len(heads))]
     for metric, losses in result["alignment"].items():
-        means = [f"{statistics.fmean(losses[loss].values()):.4f}" for loss in ("learned", "twin", "cross_entropy")]
+        mean = {loss: f"{statistics.fmean(values.values()):.3f}" for loss, values in losses.items()}
+        ours = [f"{mean[loss]} ({mean[f'{loss}_canonical']})" for loss in ("learned", "twin")]
         gain = result["over_cross_entropy"][metric]["learned"]
-        rows.append(_row([metric, *means, f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"]))
+        gained = f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+        rows.append(_row([metric, *ours, mean["cross_entropy"], gained]))
     return "\n".join(rows)
 
 

@@ -55,7 +55,7 @@ class SurrogateTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Weight of the gradient penalty; by default the surrogate's own."}
     )
     min_alignment: float = field(
-        default=0.5, metadata={"help": "A surrogate whose held-out alignment ends lower is refused."}
+        default=0.5, metadata={"help": "A surrogate whose held-out canonical alignment ends lower is refused."}
     )
 
 
@@ -63,9 +63,10 @@ class SurrogateTrainer(Trainer):
     """Trains a surrogate to rank groups of predictions as a metric does.
 
     It logs `rho` (the soft rank correlation of a batch) and `penalty`; its evaluation gives, on held-out groups,
-    `eval_alignment` (Spearman's correlation of the negated loss with the metric) and the same of the loss that the task
-    is usually trained on (`eval_alignment_cross_entropy`). Under several processes all groups of a step are ranked
-    together. Everything else is Trainer's: checkpoints, resuming, logging, `push_to_hub`.
+    `eval_alignment` (Spearman's correlation of the negated loss with the metric), the same of evidence in the form in
+    which it is learned, where what the metric does not see is alike (`eval_alignment_canonical`), and that of the loss
+    that the task is usually trained on (`eval_alignment_cross_entropy`). Under several processes all groups of a step
+    are ranked together. Everything else is Trainer's: checkpoints, resuming, logging, `push_to_hub`.
 
     Args:
         model: the surrogate.
@@ -134,9 +135,11 @@ class SurrogateTrainer(Trainer):
         surrogate = self.accelerator.unwrap_model(self.model)
         usual = surrogate.original_loss
         alignment, reference = measured["eval_alignment"], measured[f"eval_alignment_{usual}"]
+        learned = measured["eval_alignment_canonical"]
         surrogate.config.metric = self.metric.signature
         surrogate.config.record = {
             "alignment": alignment,
+            "alignment_canonical": learned,
             f"alignment_{usual}": reference,
             "eval_groups": len(self.eval_dataset),
             "train_groups": len(self.train_dataset),
@@ -146,9 +149,9 @@ class SurrogateTrainer(Trainer):
             "seed": self.args.seed,
             "steps": self.state.best_global_step or self.state.global_step,
         }
-        if not alignment >= self.args.min_alignment:
+        if not learned >= self.args.min_alignment:
             raise MisalignedSurrogateError(
-                f"The surrogate's alignment with {self.metric.name} on held-out groups is {alignment:.3f} "
+                f"The surrogate's alignment with {self.metric.name} on held-out groups is {learned:.3f} "
                 f"({usual.replace('_', ' ')}: {reference:.3f}), below min_alignment={self.args.min_alignment}: a model "
                 "trained on it would not get better at the metric. Record predictions from early and late in training, "
                 "raise group_size or num_groups, train for more epochs, or use the 'margin' architecture, whose sign "
@@ -172,10 +175,10 @@ class SurrogateTrainer(Trainer):
         surrogate = self.accelerator.unwrap_model(model)
         with torch.no_grad():
             evidence = surrogate.evidence(inputs["logits"], inputs["labels"])
-            ours = model(evidence)
+            ours, canonical = model(evidence), model(surrogate.network.canonical(evidence))
             usual = surrogate.original_losses(inputs["logits"], inputs["labels"])  # 0 where a label does not count
             usual = usual.sum(-1) / evidence.counts.sum(-1).clamp(min=1)
-        return None, torch.stack([ours, usual], dim=-1), inputs["score"]
+        return None, torch.stack([ours, canonical, usual], dim=-1), inputs["score"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -187,8 +190,12 @@ class SurrogateTrainer(Trainer):
     def _alignments(self, evaluation) -> dict[str, float]:
         """Alignment over all held-out groups."""
         losses, scores = torch.from_numpy(np.asarray(evaluation.predictions)), torch.from_numpy(evaluation.label_ids)
-        ours, usual = spearman(-losses.double().T, scores.double().expand(2, -1)).tolist()
-        return {"alignment": ours, f"alignment_{self.accelerator.unwrap_model(self.model).original_loss}": usual}
+        ours, canonical, usual = spearman(-losses.double().T, scores.double().expand(3, -1)).tolist()
+        return {
+            "alignment": ours,
+            "alignment_canonical": canonical,
+            f"alignment_{self.accelerator.unwrap_model(self.model).original_loss}": usual,
+        }
 
     def _everywhere(self, values: torch.Tensor) -> torch.Tensor:
         """Values [m] of all processes, with their gradients. DDP's mean over processes undoes the sum in backward."""

@@ -34,7 +34,7 @@ def test_the_demo_leaves_numbers_picture_and_surrogate(tmp_path):
     assert AutoSurrogate.from_pretrained(tmp_path / "surrogate").config.metric == "accuracy"
 
 
-@pytest.mark.parametrize("architecture", ["margin", "paper"])
+@pytest.mark.parametrize("architecture", ["margin", "counts", "paper"])
 def test_inspect_shows_record_and_curve(tmp_path, architecture):
     record = {"alignment": 0.98765, "predictions": 1234}
     surrogate_with_random_weights(0, architecture=architecture, metric="accuracy", record=record).save_pretrained(
@@ -44,6 +44,7 @@ def test_inspect_shows_record_and_curve(tmp_path, architecture):
     assert code == 0
     for word in ("accuracy", architecture, "0.9877", "1234", "█"):
         assert word in output
+    assert ("matthews_correlation 0." in " ".join(output.split())) == (architecture == "counts")
 
 
 def test_inspect_of_something_else_says_so_in_one_line(tmp_path):
@@ -57,7 +58,7 @@ def test_inspect_of_something_else_says_so_in_one_line(tmp_path):
 @pytest.mark.parametrize("form", ["bin", "wrapped", "safetensors"])
 def test_convert_reads_the_authors_names(tmp_path, form):
     source = surrogate_with_random_weights(3, architecture="paper", hidden_size=16)
-    weights = {name: weight.clone() for name, weight in source.state_dict().items()}
+    weights = {name: weight.clone() for name, weight in source.network.state_dict().items()}
     file = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.ckpt")
     if form == "safetensors":
         save_file(weights, file)

@@ -56,6 +56,7 @@ class ModelArguments:
         default="auto", metadata={"help": "Folder or Hub id of a surrogate, or auto: learn one in this very run."}
     )
     metric: str = field(default="accuracy", metadata={"help": "The metric that is reported, and that auto learns."})
+    metric_options: str = field(default="{}", metadata={"help": 'The metric\'s options as JSON: {"average": "macro"}.'})
 
 
 def set_up(args: TrainingArguments) -> None:
@@ -226,7 +227,7 @@ def parse_overrides(overrides: str) -> dict[str, Any]:
 
 def make_trainer(model_args: ModelArguments, **options: Any) -> Trainer:
     """The trainer for `--loss`; `options` are those of Trainer."""
-    metric = load_metric(model_args.metric)
+    metric = load_metric(model_args.metric, **json.loads(model_args.metric_options))
     metrics = {"accuracy": load_metric("accuracy"), metric.name: metric}
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:

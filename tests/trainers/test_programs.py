@@ -185,13 +185,15 @@ def test_text_from_scratch_on_cross_entropy_holds_out_validation_data(folder):
 
 def test_two_processes_learn_one_surrogate(folder):
     launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0"
-    flags = f"{TEXT} --surrogate_warmup 4 --num_train_epochs 2 --output_dir two"
+    metric = '--metric f1 --metric_options {"average":"macro"}'
+    flags = f"{TEXT} {metric} --surrogate_warmup 4 --num_train_epochs 2 --output_dir two"
     run = launch(folder, "text_classification.py", flags, launcher)
     results = results_of(run, folder / "two")
     assert results["state"]["global_step"] == 12  # 192 examples twice, 16 for each of two processes
     assert results["eval_samples"] == 60
-    assert run.stdout.count("Surrogate for accuracy learned from 160 predictions") == 1  # 4 steps, of both processes
-    assert AutoSurrogate.from_pretrained(folder / "two" / "surrogate").config.metric == "accuracy"
+    assert run.stdout.count("learned from 160 predictions") == 1  # 4 steps, of both processes
+    assert AutoSurrogate.from_pretrained(folder / "two" / "surrogate").config.metric.startswith("f1|labels:None")
+    assert 0 <= results["eval_f1"] <= 1
 
 
 def test_unknown_label_is_an_error_that_names_it(folder):
