@@ -173,6 +173,17 @@ def _store(
         }
         for measure in measures
     }
+
+    def differences(baseline: str, compared: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        return {
+            measure: {
+                loss: paired_difference(of_losses[loss], of_losses[baseline])._asdict()
+                for loss in compared
+                if loss != baseline and of_losses.get(baseline, {}).keys() & of_losses.get(loss, {}).keys()
+            }
+            for measure, of_losses in scores.items()
+        }
+
     result = {
         "task": options.task,
         "split": options.split,
@@ -181,14 +192,8 @@ def _store(
         "recording_seed": RECORDING_SEED,
         "surrogates": surrogates,
         "scores": scores,
-        "over_cross_entropy": {
-            measure: {
-                loss: paired_difference(values, of_losses["cross_entropy"])._asdict()
-                for loss, values in of_losses.items()
-                if loss != "cross_entropy" and of_losses.get("cross_entropy", {}).keys() & values.keys()
-            }
-            for measure, of_losses in scores.items()
-        },
+        "over_cross_entropy": differences("cross_entropy", LOSSES),
+        "over_twin": differences("twin", ("reloss", "auto")),
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
     return result

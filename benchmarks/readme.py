@@ -34,8 +34,11 @@ def quality(name: str) -> str:
     heads = ["loss", *(head for measure in measures for head in (measure, "over cross-entropy [95 %]")), "alignment"]
     rows = [_row(heads), _row(["---"] * len(heads))]
     records = result["surrogates"]
-    alignments = {loss: record["alignment"] for loss, record in records.items()}
-    alignments["cross_entropy"] = next(iter(records.values()))["alignment_cross_entropy"]
+    alignments = {loss: f"{record['alignment']:.4f}" for loss, record in records.items()}
+    for loss, record in records.items():
+        if "alignment_canonical" in record:
+            alignments[loss] += f" ({record['alignment_canonical']:.4f})"
+    alignments["cross_entropy"] = f"{next(iter(records.values()))['alignment_cross_entropy']:.4f}"
     for loss, label in NAMES.items():
         cells = [label]
         for measure, scores in result["scores"].items():
@@ -44,7 +47,7 @@ def quality(name: str) -> str:
                 cells.append(f"{statistics.fmean(scores[loss].values()):.2f}")
                 cells.append(f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "")
         if len(cells) > 1:
-            rows.append(_row([*cells, f"{alignments[loss]:.4f}" if loss in alignments else ""]))
+            rows.append(_row([*cells, alignments.get(loss, "")]))
     return "\n".join(rows)
 
 

@@ -82,6 +82,8 @@ class Seqeval(AdditiveMetric):
 
     def _tags(self, given: Sequence[Any], true: Sequence[Any]) -> list[str]:
         """The tags of one sentence, without those that do not count."""
+        if {*map(type, given), *map(type, true)} <= {str}:
+            return given
         return [
             tag if isinstance(tag, str) else self._name(tag)
             for tag, reference in zip(given, true, strict=True)

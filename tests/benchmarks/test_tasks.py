@@ -61,5 +61,7 @@ def test_stored_differences_are_those_of_the_stored_runs(path):
     for measure, of_losses in result["scores"].items():
         scores = {loss: {int(seed): value for seed, value in runs.items()} for loss, runs in of_losses.items()}
         assert result["over_cross_entropy"][measure].keys() == scores.keys() - {"cross_entropy"}
-        for loss, stored in result["over_cross_entropy"][measure].items():
-            assert paired_difference(scores[loss], scores["cross_entropy"])._asdict() == pytest.approx(stored)
+        assert result["over_twin"][measure].keys() == scores.keys() & {"reloss", "auto"}
+        for baseline in ("cross_entropy", "twin"):
+            for loss, stored in result[f"over_{baseline}"][measure].items():
+                assert paired_difference(scores[loss], scores[baseline])._asdict() == pytest.approx(stored)
