@@ -35,9 +35,6 @@ def quality(name: str) -> str:
     rows = [_row(heads), _row(["---"] * len(heads))]
     records = result["surrogates"]
     alignments = {loss: f"{record['alignment']:.4f}" for loss, record in records.items()}
-    for loss, record in records.items():
-        if "alignment_canonical" in record:
-            alignments[loss] += f" ({record['alignment_canonical']:.4f})"
     alignments["cross_entropy"] = f"{next(iter(records.values()))['alignment_cross_entropy']:.4f}"
     for loss, label in NAMES.items():
         cells = [label]
@@ -58,15 +55,14 @@ def _row(cells: list[str]) -> str:
 def alignment(name: str) -> str:
     """A table of metrics: mean alignment of losses, and the learned one's paired difference to cross-entropy."""
     result = json.loads((RESULTS / f"alignment_{name}.json").read_text())
-    heads = ["metric", "learned surrogate (at one scale)", "its twin (at one scale)", "cross-entropy"]
-    heads.append("learned over cross-entropy [95 %]")
+    heads = ["metric", "learned surrogate", "its twin", "cross-entropy", "learned over cross-entropy [95 %]"]
     rows = [_row(heads), _row(["---"] * len(heads))]
     for metric, losses in result["alignment"].items():
         mean = {loss: f"{statistics.fmean(values.values()):.3f}" for loss, values in losses.items()}
-        ours = [f"{mean[loss]} ({mean[f'{loss}_canonical']})" for loss in ("learned", "twin")]
-        gain = result["over_cross_entropy"][metric]["learned"]
-        gained = f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-        rows.append(_row([metric, *ours, mean["cross_entropy"], gained]))
+        for form, called in (("", metric), ("_canonical", f"{metric}, at one scale")):
+            gain = result["over_cross_entropy"][metric][f"learned{form}"]
+            gained = f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+            rows.append(_row([called, *(mean[loss + form] for loss in ("learned", "twin", "cross_entropy")), gained]))
     return "\n".join(rows)
 
 

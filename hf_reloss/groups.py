@@ -5,7 +5,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .metrics.base import IGNORED_LABEL, Metric, add_up
-from .recording import recorded_statistics
+from .recording import GENERATED, TEACHER_FORCED, statistics_column
 
 
 class PredictionGroups(torch.utils.data.Dataset):
@@ -58,7 +58,8 @@ def draw_groups(
 
     Each group comes from a stretch of the training of its own, from a narrow one to all of it. Where predictions have
     one label each, it has a share of its labels of its own, between 0 and `corruption`, replaced by random classes.
-    Where they have many, their recorded statistics are added up, if there are any.
+    Where they have many, the metric's statistics are added up if they were recorded; a function of class indices gets
+    arrays [N, T] in which -100 stands where nothing counts, as a Trainer's compute_metrics does.
 
     Args:
         predictions: as `record_predictions` gives them.
@@ -69,8 +70,8 @@ def draw_groups(
         seed: the same seed draws the same groups.
 
     Raises:
-        ValueError: for a group size below 2, fewer predictions than that, labels out of range, statistics of another
-            metric, or scores that are not finite or the same for all groups, from which nothing can be learned.
+        ValueError: for a group size below 2, fewer predictions than that, labels out of range, or scores that are not
+            finite or the same for all groups, from which nothing can be learned.
     """
     if group_size < 2:
         raise ValueError(
@@ -130,15 +131,17 @@ def _corrupted(
 def _of_sequences(predictions: datasets.Dataset, metric: Metric, index: torch.Tensor) -> PredictionGroups:
     """Groups of predictions with many labels each."""
 
-    def padded(name: str, value: float) -> torch.Tensor:
-        return pad_sequence([torch.as_tensor(row) for row in predictions[name]], True, value)
+    def padded(name: str, value: float, dtype: torch.dtype) -> torch.Tensor:
+        return pad_sequence([torch.tensor(row, dtype=dtype) for row in predictions[name]], True, value)
 
-    columns = {"margins": padded("margins", 0.0), "labels": padded("labels", IGNORED_LABEL)}
-    statistics = recorded_statistics(predictions, metric)
-    if statistics is not None:
+    labels = padded("labels", IGNORED_LABEL, torch.int64)
+    recorded, names = statistics_column(metric), predictions.column_names
+    written = next((name for name in (GENERATED, TEACHER_FORCED) if name in names), None)
+    if recorded in names:
+        statistics = torch.tensor(predictions[recorded][:], dtype=torch.float64)
         scores = metric.score(add_up(statistics, index))
-    elif "prediction" in predictions.column_names:
-        scores = metric.score_groups(predictions["prediction"][:], predictions["reference"][:], index)
+    elif written:
+        scores = metric.score_groups(predictions[written][:], predictions["reference"][:], index)
     else:
-        scores = metric.score_groups(padded("decided", IGNORED_LABEL), columns["labels"], index)
-    return PredictionGroups(columns, index, scores)
+        scores = metric.score_groups(padded("decided", IGNORED_LABEL, torch.int64), labels, index)
+    return PredictionGroups({"margins": padded("margins", 0.0, torch.float32), "labels": labels}, index, scores)

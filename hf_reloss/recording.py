@@ -3,9 +3,9 @@
 Of models that give an example one label the columns are `logits` (float32 [C]), `labels` (int64) and `stage` (float32:
 the share of its training that the model had behind it, 0 to 1). Of models that give it many, as translators and taggers
 do, they are, with T labels that count in an example: `margins` (float32 [T], of each label over all other classes),
-`labels` (int64 [T]), `stage`, and what a metric scores: the texts `prediction` and `reference`, or else `decided`
-(int64 [T]). There an additive metric's `statistics` (float64 [K]) can be had too, so that nothing is decoded or counted
-for groups.
+`labels` (int64 [T]), `stage`, and what a metric scores: the texts `generated` or `teacher_forced` and `reference`, or
+else `decided` (int64 [T]). There an additive metric's statistics (float64 [K]) can be had too, in a column that its
+signature names, so that nothing is decoded or counted for groups.
 
 Such a data set is saved, loaded, concatenated and pushed as any other.
 """
@@ -24,6 +24,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from .metrics import AdditiveMetric, Metric, load_metric
 from .metrics.base import IGNORED_LABEL
 from .surrogates.base import output_tensor
+
+GENERATED, TEACHER_FORCED = "generated", "teacher_forced"
 
 
 def record_predictions(
@@ -47,7 +49,7 @@ def record_predictions(
         metric: what `load_metric` takes: if it is additive and there are many labels, its statistics are stored.
         generate: of an encoder-decoder: whether what the metric scores is generated, as the model's `generation_config`
             says, or is the most likely token at each position after the right ones (teacher forcing). Margins are
-            always those after the right ones. The data set's `info.description` says which.
+            always those after the right ones. The column's name says which.
         data_collator, processing_class: as for Trainer. The tokenizer of an encoder-decoder is the second.
         batch_size: examples per device and forward pass.
         max_predictions: of a larger data set, so many examples are taken at random.
@@ -64,6 +66,7 @@ def record_predictions(
         chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:max_predictions].tolist()
         take = getattr(dataset, "select", None)
         dataset = take(chosen) if take else torch.utils.data.Subset(dataset, chosen)
+    metric = None if metric is None else load_metric(metric)
     writes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     only_decodes = not writes and hasattr(model, "can_generate") and model.can_generate()
     if only_decodes or (generate and not writes):
@@ -73,6 +76,8 @@ def record_predictions(
         )
     if writes and not hasattr(processing_class, "batch_decode"):
         raise ValueError("A model that writes text wants its tokenizer, processing_class=, to decode what it wrote.")
+    if writes and isinstance(metric, AdditiveMetric):
+        metric.statistics(["a"], ["a"])  # what cannot count should say so before the model has written all
     with tempfile.TemporaryDirectory() as folder:
         trainer = _PredictingTrainer(
             model,
@@ -102,36 +107,22 @@ def record_predictions(
         "stage": datasets.Value("float32"),
     }
     if writes:
-        scored = {"prediction": _decoded(decided, processing_class), "reference": _decoded(labels, processing_class)}
+        written = GENERATED if generate else TEACHER_FORCED
+        scored = {written: _decoded(decided, processing_class), "reference": _decoded(labels, processing_class)}
         features |= dict.fromkeys(scored, datasets.Value("string"))
         columns |= scored
     else:
         scored = {"decided": decided, "labels": labels}
         columns["decided"], features["decided"] = _ragged(decided, counts), features["labels"]
-    description = f"predictions: {'generated' if generate else 'most likely after the right labels'}"
-    metric = None if metric is None else load_metric(metric)
     if isinstance(metric, AdditiveMetric):
-        columns["statistics"] = metric.statistics(*scored.values()).cpu().numpy()
-        features["statistics"] = datasets.List(datasets.Value("float64"), length=columns["statistics"].shape[-1])
-        description += f"\nstatistics: {metric.signature}"
-    info = datasets.DatasetInfo(description=description, features=datasets.Features(features))
-    return datasets.Dataset.from_dict(columns, info=info)
+        name, statistics = statistics_column(metric), metric.statistics(*scored.values()).cpu().numpy()
+        columns[name], features[name] = statistics, datasets.List(datasets.Value("float64"), len(statistics[0]))
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def recorded_statistics(predictions: datasets.Dataset, metric: Metric) -> torch.Tensor | None:
-    """The statistics [n, K] that were recorded for a metric; None if none were.
-
-    Raises:
-        ValueError: if they are those of another metric.
-    """
-    if "statistics" not in predictions.column_names:
-        return None
-    if f"statistics: {metric.signature}" not in predictions.info.description.splitlines():
-        raise ValueError(
-            f"The predictions were recorded with {predictions.info.description!r}, but groups are to be scored by "
-            f"{metric.signature}: record them with metric= that one."
-        )
-    return torch.as_tensor(predictions.with_format("torch")[:]["statistics"])
+def statistics_column(metric: Metric) -> str:
+    """The name of the column with a metric's statistics."""
+    return f"statistics of {metric.signature}"
 
 
 class _PredictingTrainer(Trainer):

@@ -63,9 +63,9 @@ class SurrogateTrainer(Trainer):
     """Trains a surrogate to rank groups of predictions as a metric does.
 
     It logs `rho` (the soft rank correlation of a batch) and `penalty`; its evaluation gives, on held-out groups,
-    `eval_alignment` (Spearman's correlation of the negated loss with the metric), the same of evidence in the form in
-    which it is learned, where what the metric does not see is alike (`eval_alignment_canonical`), and that of the loss
-    that the task is usually trained on (`eval_alignment_cross_entropy`). Under several processes all groups of a step
+    `eval_alignment` (Spearman's correlation of the negated loss with the metric) and that of the loss that the task is
+    usually trained on (`eval_alignment_cross_entropy`), and both on evidence in the form in which surrogates are
+    learned, where what the metric does not see is alike (`..._canonical`). Under several processes all groups of a step
     are ranked together. Everything else is Trainer's: checkpoints, resuming, logging, `push_to_hub`.
 
     Args:
@@ -134,13 +134,11 @@ class SurrogateTrainer(Trainer):
         measured = self.evaluate()
         surrogate = self.accelerator.unwrap_model(self.model)
         usual = surrogate.original_loss
-        alignment, reference = measured["eval_alignment"], measured[f"eval_alignment_{usual}"]
-        learned = measured["eval_alignment_canonical"]
+        alignments = {name.removeprefix("eval_"): value for name, value in measured.items() if "alignment" in name}
+        learned, reference = alignments["alignment_canonical"], alignments[f"alignment_{usual}_canonical"]
         surrogate.config.metric = self.metric.signature
         surrogate.config.record = {
-            "alignment": alignment,
-            "alignment_canonical": learned,
-            f"alignment_{usual}": reference,
+            **alignments,
             "eval_groups": len(self.eval_dataset),
             "train_groups": len(self.train_dataset),
             "group_size": self.args.group_size,
@@ -175,10 +173,12 @@ class SurrogateTrainer(Trainer):
         surrogate = self.accelerator.unwrap_model(model)
         with torch.no_grad():
             evidence = surrogate.evidence(inputs["logits"], inputs["labels"])
-            ours, canonical = model(evidence), model(surrogate.network.canonical(evidence))
-            usual = surrogate.original_losses(inputs["logits"], inputs["labels"])  # 0 where a label does not count
-            usual = usual.sum(-1) / evidence.counts.sum(-1).clamp(min=1)
-        return None, torch.stack([ours, canonical, usual], dim=-1), inputs["score"]
+            canonical = surrogate.network.canonical(evidence)
+            losses = [model(evidence), model(canonical)]
+            for logits in (inputs["logits"], canonical.outputs):
+                usual = surrogate.original_losses(logits, inputs["labels"])  # 0 where a label does not count
+                losses.append(usual.sum(-1) / evidence.counts.sum(-1).clamp(min=1))
+        return None, torch.stack(losses, dim=-1), inputs["score"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -190,12 +190,9 @@ class SurrogateTrainer(Trainer):
     def _alignments(self, evaluation) -> dict[str, float]:
         """Alignment over all held-out groups."""
         losses, scores = torch.from_numpy(np.asarray(evaluation.predictions)), torch.from_numpy(evaluation.label_ids)
-        ours, canonical, usual = spearman(-losses.double().T, scores.double().expand(3, -1)).tolist()
-        return {
-            "alignment": ours,
-            "alignment_canonical": canonical,
-            f"alignment_{self.accelerator.unwrap_model(self.model).original_loss}": usual,
-        }
+        usual = f"alignment_{self.accelerator.unwrap_model(self.model).original_loss}"
+        names = ("alignment", "alignment_canonical", usual, f"{usual}_canonical")
+        return dict(zip(names, spearman(-losses.double().T, scores.double().expand(4, -1)).tolist(), strict=True))
 
     def _everywhere(self, values: torch.Tensor) -> torch.Tensor:
         """Values [m] of all processes, with their gradients. DDP's mean over processes undoes the sum in backward."""

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from hf_reloss.groups import draw_groups
 from hf_reloss.metrics import _known, load_metric
+
+from .conftest import synthetic_predictions
 
 TEXT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 
@@ -28,4 +31,9 @@ def test_its_python_snippets_run():
     assert names["metric"].compute(predictions, references) == pytest.approx((1 + 1) / 3)
     within = load_metric("within_one")
     assert within.compute(predictions, references) == pytest.approx(2 / 3)
+    groups = draw_groups(synthetic_predictions(), within, num_groups=20, group_size=32)
+    batch = groups.__getitems__([0, 7])
+    for logits, labels, score in zip(batch["logits"], batch["labels"], batch["score"], strict=True):
+        near = (logits.argmax(-1) - labels).abs() <= 1
+        assert near.float().mean().item() == pytest.approx(score.item())
     assert torch.equal(within.score(torch.tensor([[1.0, 2.0], [3.0, 4.0]])), torch.tensor([0.5, 0.75]).double())

@@ -279,7 +279,7 @@ def test_a_name_that_compute_metrics_does_not_give_is_looked_up(tmp_path):
 
 def test_a_metric_that_nobody_knows_fails_on_the_first_batch_with_the_keys(tmp_path):
     trainer = make_trainer(tmp_path, metric="acuracy")
-    with pytest.raises(ValueError, match=r"\['accuracy'\].*known by name are accuracy"):
+    with pytest.raises(ValueError, match=r"\['accuracy'\].*nearest are .*accuracy"):
         trainer.train()
     assert trainer.state.global_step == 0
 

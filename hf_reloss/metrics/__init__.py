@@ -56,8 +56,7 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
     if isinstance(metric, str):
         return _by_name(metric, options)
     if _is_evaluate_module(metric):
-        known = _known_module(metric, options)
-        return known(**_without_key(options)) if known else EvaluateMetric(metric, **options)
+        return _of_module(metric, options)
     if callable(metric):
         return CallableMetric(metric, **options)
     raise ValueError(f"A metric is a name, a module of evaluate or a function, but this is {type(metric).__name__}.")
@@ -66,9 +65,10 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
 def _by_name(name: str, options: dict[str, Any]) -> Metric:
     known = _known()
     if name not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5) or sorted(known)
+        near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
+        near = f"the nearest are {', '.join(near)}" if near else f"known by name are {', '.join(sorted(known))}"
         raise ValueError(
-            f"Unknown metric {name!r}: the nearest that are known by name are {', '.join(near)}. Any other one can be "
+            f"Unknown metric {name!r}: {near}. Any other one can be "
             "passed as evaluate.load(...), as a function of (predictions, references) that returns a number, or, in a "
             "trainer, as the key of compute_metrics."
         )
@@ -90,32 +90,38 @@ def _known() -> dict[str, type[Metric]]:
     return {kind.name: kind for kind in below(Metric) if isinstance(vars(kind).get("name"), str)}
 
 
-def _known_module(module: Any, options: dict[str, Any]) -> type[Metric] | None:
-    """The metric here that a module of `evaluate` computes, if it is one from evaluate itself with such options."""
+def _of_module(module: Any, options: dict[str, Any]) -> Metric:
+    """The metric here that a module of `evaluate` computes, if it is one from there, or else an adapter."""
 
     def plain(name: str) -> str:
         return name.replace("_", "").lower()  # of a class ChrF, evaluate makes chr_f
 
-    if not type(module).__module__.startswith("evaluate_modules."):
-        return None  # somebody's own class, whatever its name
-    same = [kind for kind in _known().values() if plain(kind.evaluate_module) == plain(module.name)]
-    key = options.get("key")
-    if key is None and len(same) > 1:
+    same = []
+    if type(module).__module__.startswith("evaluate_modules."):  # not somebody's own class of that name
+        same = [kind for kind in _known().values() if plain(kind.evaluate_module) == plain(module.name)]
+    if "key" in options:
+        same = [kind for kind in same if kind.evaluate_key == options["key"]]
+    elif len(same) > 1:
         keys = sorted(kind.evaluate_key for kind in same)
         same = [kind for kind in same if plain(kind.name) == plain(module.name)]
         if not same:
             raise ValueError(f"{module.name!r} gives several scores: pass key= one of {', '.join(keys)}.")
-    if key is not None:
-        same = [kind for kind in same if kind.evaluate_key == key]
-    return same[0] if same and _takes(same[0], _without_key(options)) else None
+    if not same:
+        return EvaluateMetric(module, **options)
+    (kind,) = same
+    own = {name: value for name, value in options.items() if name not in ("key", "higher_is_better")}
+    multilabel = getattr(module, "config_name", None) == "multilabel"
+    if multilabel and _takes(kind, {"threshold": 0.5}):
+        own.setdefault("threshold", 0.5)
+    elsewise = multilabel and "threshold" not in own and kind.name != "roc_auc"
+    direction = options.get("higher_is_better", kind.higher_is_better)
+    if elsewise or not _takes(kind, own) or direction != kind.higher_is_better:
+        return EvaluateMetric(module, **{"key": kind.evaluate_key, "higher_is_better": direction} | options)
+    return kind(**own)
 
 
 def _takes(kind: type[Metric], options: dict[str, Any]) -> bool:
     return options.keys() <= inspect.signature(kind).parameters.keys()
-
-
-def _without_key(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "key"}
 
 
 def _is_evaluate_module(metric: Any) -> bool:

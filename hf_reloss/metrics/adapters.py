@@ -1,5 +1,7 @@
 """Metrics from what users have: a module of `evaluate`, a Trainer's `compute_metrics`, any function."""
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,12 +16,14 @@ class CallableMetric(GroupwiseMetric):
     """A function of predictions and references.
 
     Args:
-        function: takes arrays (predictions [N, ...], references [N, ...]) and options; returns a number, or a dict.
+        function: takes predictions and references, N each, and options; returns a number, or a dict. Both are arrays,
+            or lists where they are texts or of different lengths. One whose first argument is called y_true,
+            references, labels or targets gets the references first.
         key: which entry of a returned dict is the score. Not needed where it has one entry.
         name: how the metric is called; the function's own name by default.
         higher_is_better: False for error rates.
-        class_indices: whether the function gets class indices [N] where the model puts out logits [N, C], as those of
-            scikit-learn want, or the logits.
+        class_indices: whether the function gets class indices [N] where the model puts out logits [N, C] for references
+            [N], or the logits.
         options: passed to every call.
     """
 
@@ -42,14 +46,24 @@ class CallableMetric(GroupwiseMetric):
 
     @property
     def options(self) -> dict[str, Any]:
-        return self.function_options
+        return ({"key": self.key} if self.key else {}) | self.function_options
 
     def decide(self, outputs: Any) -> Any:
-        logits = torch.is_tensor(outputs) and outputs.is_floating_point()
+        logits = torch.is_tensor(outputs) and outputs.is_floating_point() and outputs.dim() > 1
         return outputs.argmax(-1) if self.class_indices and logits else outputs
 
     def score_one(self, predictions: Any, references: Any) -> float:
-        return _entry(self.function(predictions, references, **self.function_options), self.key, self.name)
+        both = (references, predictions) if self._truth_first else (predictions, references)
+        return _entry(self.function(*both, **self.function_options), self.key, self.name)
+
+    @functools.cached_property
+    def _truth_first(self) -> bool:
+        """Whether the function takes references first, by the name of its first argument, as scikit-learn's do."""
+        try:
+            first = next(iter(inspect.signature(self.function).parameters), None)
+        except (TypeError, ValueError):  # a built-in function
+            return False
+        return first in ("y_true", "references", "labels", "label_ids", "targets", "target")
 
 
 class EvaluateMetric(CallableMetric):

@@ -9,7 +9,6 @@ import abc
 import dataclasses
 import importlib
 import importlib.metadata
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -115,7 +114,11 @@ class Metric(abc.ABC):
         Returns:
             This metric's score less the module's.
         """
-        defaults = {field.name: field.default for field in dataclasses.fields(self)} if self.options else {}
+        if not dataclasses.is_dataclass(self):
+            raise ValueError(
+                f"{self.name} is no metric that is known by name, so there is no module to compare it with."
+            )
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
         changed = {key: value for key, value in self.options.items() if value != defaults[key]}
         theirs = module.compute(**(changed | self.for_evaluate(predictions, references)))
         theirs = theirs[self.evaluate_key] if isinstance(theirs, dict) else theirs
@@ -161,7 +164,10 @@ class GroupwiseMetric(Metric):
         """The score of one group, arrays or lists as they came, whose ignored predictions have been taken out."""
 
     def read(self, predictions: Any, references: Any) -> tuple[Any, Any]:
-        """Arrays become tensors, and so do lists of numbers; other lists, as of strings, stay."""
+        """Arrays become tensors, and so do lists of numbers; other lists, as of strings, stay.
+
+        Predictions of the references' own shape are not logits, and stay as they are.
+        """
         read = []
         for values in (predictions, references):
             try:
@@ -169,7 +175,8 @@ class GroupwiseMetric(Metric):
             except ValueError:
                 read.append(values)
         same_length(self.name, *read)
-        return self.decide(read[0]), read[1]
+        alike = all(map(torch.is_tensor, read)) and read[0].shape == read[1].shape
+        return (read[0] if alike else self.decide(read[0])), read[1]
 
     def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
         predictions, references = (_on_host(values) for values in self.read(predictions, references))
@@ -210,12 +217,25 @@ def numbers(values: Any, name: str) -> torch.Tensor:
     if torch.is_tensor(values):
         return values
     try:
-        return torch.as_tensor(np.asarray(values))
-    except (TypeError, ValueError) as error:
-        first = next(iter(values), None) if isinstance(values, Sequence) else values
-        given = type(first).__name__
-        wants = "class indices: map the names of classes to them" if isinstance(first, str) else "arrays of one shape"
-        raise ValueError(f"{name} wants numbers, but got {given}. Pass logits or labels as {wants}.") from error
+        array = np.asarray(values)
+    except ValueError:  # ragged
+        array = None
+    if array is None or array.dtype.kind not in "biuf":
+        wrong = sorted(_no_numbers(values))
+        given = f"{', '.join(wrong)}: map classes to indices" if wrong else "lists of different lengths: pad them"
+        raise ValueError(f"{name} wants logits or class indices, arrays of numbers, but got {given}.")
+    if array.size == 0 or array.dtype.kind == "u":  # of nothing the type is not known; torch has few unsigned ones
+        array = array.astype(np.int64)
+    return torch.as_tensor(array)
+
+
+def _no_numbers(values: Any) -> set[str]:
+    """The types in nested lists and arrays that are not numbers."""
+    if isinstance(values, list | tuple | np.ndarray):
+        return set().union(*map(_no_numbers, values))
+    if isinstance(values, int | float | np.number) or torch.is_tensor(values):
+        return set()
+    return {"str" if isinstance(values, str) else type(values).__name__}
 
 
 def same_length(name: str, predictions: Any, references: Any) -> None:

@@ -24,28 +24,36 @@ class ClassMetric(AdditiveMetric):
     def decide(self, outputs: torch.Tensor) -> torch.Tensor:
         if not outputs.is_floating_point():
             return outputs
-        if outputs.shape[-1] < 2:
-            raise ValueError(f"{self.name} takes one logit per class, two or more, but got {list(outputs.shape)}.")
+        if outputs.dim() < 2 or outputs.shape[-1] < 2:
+            raise ValueError(f"{self.name} takes one logit per class, [N, ..., C], but got {list(outputs.shape)}.")
         return outputs.argmax(-1)
 
     def read(self, predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        predictions, references = super().read(predictions, references)
-        if references.is_floating_point() and references.numel():
-            raise ValueError(f"{self.name} wants integers as references, but they are {references.dtype}.")
+        predictions, references = numbers(predictions, self.name), numbers(references, self.name)
+        if references.is_floating_point() and (references != references.round()).any():
+            raise ValueError(f"{self.name} wants class indices as references, integers, but got {references.dtype}.")
+        of_labels = getattr(self, "threshold", None) is not None  # where logits have the references' shape
+        if predictions.shape == references.shape and predictions.is_floating_point() and not of_labels:
+            if (predictions != predictions.round()).any():
+                raise ValueError(f"{self.name} wants a logit for each class, or class indices, but got neither.")
+            predictions = predictions.long()
+        predictions, references = super().read(predictions, references.long())
         if self._decided(predictions) != references.shape:
             raise ValueError(
                 f"{self.name} wants logits [N, ..., C] or class indices [N, ...] for references [N, ...], but got "
                 f"predictions {list(predictions.shape)} for references {list(references.shape)}."
             )
-        return predictions, references.long()
+        return predictions, references
 
     def _decided(self, predictions: torch.Tensor) -> torch.Size:
         """How many decisions there are, of what `decide` gave."""
         return predictions.shape
 
     def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
-        # A group is counted at once, as one prediction of many labels: nothing is laid out per prediction and class.
         predictions, references = self.read(predictions, references)
+        if references.dim() > 1:
+            return super().score_groups(predictions, references, index)
+        # A group is counted at once, as one prediction of many labels: nothing is laid out per prediction and class.
         index = index.to(references.device)
         return self.score(self._statistics(predictions[index], references[index]))
 
@@ -95,9 +103,12 @@ class TopKAccuracy(Accuracy):
 
     def _right(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         label = references.clamp(min=0)[..., None]
+        if label.numel() and label.max() >= predictions.shape[-1]:
+            raise ValueError(f"{self.name}: a reference is {label.max()}, of {predictions.shape[-1]} classes.")
         logit = predictions.gather(-1, label)
         later = torch.arange(predictions.shape[-1], device=label.device) > label
-        return ((predictions > logit) | ((predictions == logit) & later)).sum(-1) < self.k
+        ahead = (predictions > logit) | ((predictions == logit) & later)
+        return (ahead.sum(-1) < self.k) & ~logit.isnan()[..., 0]
 
 
 @dataclass(frozen=True)
@@ -158,14 +169,14 @@ class RatioMetric(CountMetric):
         pos_label: of average "binary": the class that is scored.
         average: "binary" (that class alone, of two), "micro" (counts added up over the classes), "macro" (mean over the
             classes), "weighted" (mean weighted by how often each is due).
-        zero_division: the value where a class has a denominator of 0.
+        zero_division: the value where a class has a denominator of 0; nan leaves it out, "warn" is 0.
         threshold: multi-label: a label is predicted where its sigmoid is above.
     """
 
     labels: Sequence[int] | None = None
     pos_label: int = 1
     average: str = "binary"
-    zero_division: float = 0.0
+    zero_division: float | str = 0.0
     threshold: float | None = None
 
     def __post_init__(self):
@@ -207,10 +218,13 @@ class RatioMetric(CountMetric):
         if self.average == "micro":
             right, predicted, due = (counts.sum(-1, keepdim=True) for counts in (right, predicted, due))
             weights = torch.ones_like(due)
+        ratio = self._ratio(right, predicted, due)
+        weights = weights * ~ratio.isnan()  # where zero_division is nan
         if self.average == "weighted":
+            weighted = due * weights.bool()
             # Where no class is due at all, they weigh the same.
-            weights = torch.where(due.sum(-1, keepdim=True) > 0, due, weights)
-        return self._ratio(right, predicted, due), weights * any_counts
+            weights = torch.where(weighted.sum(-1, keepdim=True) > 0, weighted, weights)
+        return ratio.nan_to_num(), weights * any_counts
 
     @abc.abstractmethod
     def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
@@ -218,7 +232,8 @@ class RatioMetric(CountMetric):
 
     def _divide(self, numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
         empty = denominator == 0
-        return torch.where(empty, float(self.zero_division), numerator / denominator.masked_fill(empty, 1.0))
+        value = 0.0 if self.zero_division == "warn" else float(self.zero_division)
+        return torch.where(empty, value, numerator / denominator.masked_fill(empty, 1.0))
 
 
 @dataclass(frozen=True)
@@ -294,7 +309,10 @@ class BalancedAccuracy(CountMetric):
         recall = right / due.masked_fill(due == 0, 1.0)
         if self.adjusted:
             guess = 1 / present.sum(-1, keepdim=True)
-            recall = torch.where(present > 0, (recall - guess) / (1 - guess), 0.0)
+            # With one class only, scikit-learn divides by 0. No gradient should come of that.
+            alone = ((recall - guess) / (1 - guess)).detach()
+            adjusted = torch.where(guess == 1, alone, (recall - guess) / (1 - guess).masked_fill(guess == 1, 1.0))
+            recall = torch.where(present > 0, adjusted, 0.0)
         return recall, present
 
 

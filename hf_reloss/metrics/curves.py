@@ -35,6 +35,12 @@ class CurveMetric(Metric):
 
     def read(self, predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
         predictions, references = super().read(predictions, references)
+        if predictions.dim() == references.dim() + 1 and predictions.shape[-1] == 1:
+            predictions = predictions.squeeze(-1)
+        if predictions.isnan().any():
+            raise ValueError(
+                f"{self.name} cannot rank scores that are nan, of which there are {predictions.isnan().sum()}."
+            )
         if references.shape != predictions.shape[: references.dim()] or predictions.dim() > 2:
             raise ValueError(
                 f"{self.name} wants scores [N] or [N, L] with references of that shape, or logits [N, C] with class "
@@ -57,11 +63,21 @@ class CurveMetric(Metric):
             positive = references > 0
         columns = [x[:, None] if x.dim() == 1 else x for x in (predictions, positive & counts, counts)]
         scores, positive, counts = (column[index].transpose(-1, -2) for column in columns)  # [m, C, N]
-        areas = self._areas(scores.double(), positive, counts)
+        # Ranks are finite, so that what does not count can be put beyond them.
+        areas = self._areas(hard_rank(scores.double()), positive, counts)
         weights = positive.sum(-1).double() if self.average == "weighted" else torch.ones_like(areas)
         weights = weights.masked_fill(areas.isnan(), 0.0)
         scores = (areas.nan_to_num() * weights).sum(-1) / weights.sum(-1)
         return torch.where((weights.sum(-1) == 0) & counts.any(-1).any(-1), self._without_any, scores)
+
+    def for_evaluate(self, predictions: Any, references: Any) -> dict[str, Any]:
+        scores, references = self.read(predictions, references)
+        several = {}
+        if scores.dim() > references.dim():
+            classes = scores.shape[-1]
+            scores, _ = _against_rest(scores, references)
+            several = {"multi_class": "ovr"} if classes > 2 else {}
+        return {"prediction_scores": scores, "references": references} | several
 
     @abc.abstractmethod
     def _areas(self, scores: torch.Tensor, positive: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -107,7 +123,7 @@ class AveragePrecision(CurveMetric):
 
 def _against_rest(predictions: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and positives, [N, C] or, of two classes, [N], from logits or probabilities [N, C] and classes [N]."""
-    probabilities = (predictions >= 0).all() and ((predictions.sum(-1) - 1).abs() < 1e-3).all()
+    probabilities = (predictions >= 0).all() and ((predictions.sum(-1) - 1).abs() < 1e-2).all()  # also of bfloat16
     scores = predictions if probabilities else predictions.double().softmax(-1)
     if scores.shape[-1] == 2:
         # The difference does not saturate.

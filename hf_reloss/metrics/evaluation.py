@@ -1,10 +1,12 @@
 """Metrics as modules of `evaluate`, which need no download."""
 
+import dataclasses
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
 import evaluate
-import numpy as np
 
 from hf_reloss.metrics import load_metric
 
@@ -53,33 +55,38 @@ class MetricModule(evaluate.Metric):
         return self.metric.name
 
     def _info(self) -> evaluate.MetricInfo:
-        # Which features there are is seen from the first batch; a list of alternatives is what evaluate looks into.
-        names = datasets.Features(predictions=datasets.Value("null"), references=datasets.Value("null"))
-        return evaluate.MetricInfo(
-            description=f"{self.metric.signature}. {type(self.metric).__doc__ or ''}", citation="", features=[names]
-        )
+        # Examples travel as JSON: batches may differ in what datasets would take for types, as [0, 1] and [0.5, 1].
+        features = datasets.Features(predictions=datasets.Value("string"), references=datasets.Value("string"))
+        description = f"{self.metric.signature}. {type(self.metric).__doc__ or ''}"
+        return evaluate.MetricInfo(description=description, citation="", features=features)
 
-    def _infer_feature_from_batch(self, batch: dict[str, Any]) -> datasets.Features:
-        columns = {name: [_plain(value) for value in values] for name, values in batch.items()}
-        return _without_null(datasets.Dataset.from_dict(columns).features)
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **unknown: Any) -> None:
+        """Takes in predictions and references, [n, ...] each."""
+        if isinstance(references, Mapping):  # of arrays
+            predictions, references = self.metric.read(predictions, references)
+        super().add_batch(predictions=_as_json(predictions), references=_as_json(references), **unknown)
 
-    def _infer_feature_from_example(self, example: dict[str, Any]) -> datasets.Features:
-        return self._infer_feature_from_batch({name: [value] for name, value in example.items()})
+    def add(self, *, prediction: Any = None, reference: Any = None, **unknown: Any) -> None:
+        """Takes in one prediction and its reference."""
+        self.add_batch(predictions=[prediction], references=[reference], **unknown)
 
     def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, float]:
-        metric = load_metric(self.metric.name, **{**self.metric.options, **options}) if options else self.metric
-        return {getattr(metric, "evaluate_key", metric.name): metric.compute(predictions, references)}
+        metric = self.metric
+        if options and not dataclasses.is_dataclass(metric):
+            raise ValueError(f"{metric.name} takes its options where it is made: as_evaluate(function, ...).")
+        if options:
+            metric = load_metric(metric.name, **metric.options | options)
+        score = metric.compute(*([json.loads(row) for row in rows] for rows in (predictions, references)))
+        return {getattr(metric, "evaluate_key", metric.name): score}
+
+
+def _as_json(values: Any) -> list[str]:
+    """Each example as JSON."""
+    return [json.dumps(value, default=_plain) for value in values]
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and tensors as lists."""
-    return np.asarray(value).tolist() if hasattr(value, "__array__") else value
-
-
-def _without_null(features: Any) -> Any:
-    """Features in which what was always empty is text."""
-    if isinstance(features, dict):
-        return type(features)({name: _without_null(feature) for name, feature in features.items()})
-    if isinstance(features, datasets.List):
-        return datasets.List(_without_null(features.feature))
-    return datasets.Value("string") if features == datasets.Value("null") else features
+    """Tensors and arrays as lists, their numbers as Python's."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().double() if value.is_floating_point() else value.cpu()
+    return value.tolist()

@@ -41,9 +41,11 @@ class MeanIoU(CountMetric):
         return self._statistics(*self.read(predictions, references), classes)
 
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor, classes: int = 0) -> torch.Tensor:
-        ignored = (references == self.ignore_index) | (references == IGNORED_LABEL)
+        ignored = references == IGNORED_LABEL
         if self.reduce_labels:
-            ignored, references = ignored | (references == 0), references - 1
+            ignored = ignored | (references == 0) | (references == 255)
+            references = references - 1
+        ignored = ignored | (references == self.ignore_index)
         return super()._statistics(predictions, references.masked_fill(ignored, IGNORED_LABEL), classes)
 
     def _parts(

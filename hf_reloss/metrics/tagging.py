@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -58,7 +59,7 @@ class Seqeval(AdditiveMetric):
     def read(self, predictions: Any, references: Any) -> tuple[list[list[str]], list[list[str]]]:
         same_length(self.name, predictions, references)
         predictions, references = (
-            values.tolist() if torch.is_tensor(values) or isinstance(values, np.ndarray) else values
+            [row.tolist() if hasattr(row, "tolist") else row for row in values]
             for values in (self.decide(predictions), references)
         )
         for row, (predicted, true) in enumerate(zip(predictions, references, strict=True)):
@@ -97,12 +98,12 @@ class Seqeval(AdditiveMetric):
                 f"{self.name} wants tags such as 'B-PER', but got {given!r}. Pass label_names, the tags that class "
                 "indices stand for, in order."
             )
-        if not isinstance(given, int) or not 0 <= given < len(self.label_names):
+        if not isinstance(given, numbers.Real) or given != int(given) or not 0 <= given < len(self.label_names):
             raise ValueError(
                 f"{self.name} wants tags, or class indices from 0 to {len(self.label_names) - 1}, which have a name in "
                 f"label_names, but got {given!r}."
             )
-        return self.label_names[given]
+        return self.label_names[int(given)]
 
     def _statistics(self, predictions: list[list[str]], references: list[list[str]]) -> torch.Tensor:
         # Sentences that are tagged alike, such as those predicted right, are read once.

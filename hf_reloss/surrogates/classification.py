@@ -96,12 +96,13 @@ class SurrogateForClassification(Surrogate):
         return losses.view(labels.shape)
 
     @classmethod
-    def for_metric(cls, metric: Metric) -> "SurrogateForClassification":
-        """A fresh surrogate whose structure fits a metric: where it can be, the metric's soft twin.
+    def for_metric(cls, metric: Metric | Any) -> "SurrogateForClassification":
+        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: if it can be, its soft twin.
 
         For accuracy that is the architecture `"margin"`; for metrics of counts per class (F1, Matthews correlation)
         `"counts"` of the metric itself; for any other one `"counts"` of a mixture, whose weights are to be learned.
         """
+        metric = load_metric(metric)
         if metric.name in ("accuracy", "top_k_accuracy"):
             return cls(SurrogateConfig())
         known = isinstance(metric, CountMetric)

@@ -3,7 +3,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, mean_absolute_error, precision_score
 
 from hf_reloss.metrics import ComputeMetrics, load_metric
 
@@ -94,3 +94,14 @@ def test_outputs_in_a_tuple_are_handed_over_in_a_tuple(drawn):
     )
     scores = metric.score_groups(metric.decide(logits), labels, index)
     assert scores.tolist() == pytest.approx(expected_f1(logits, labels, index), abs=1e-12)
+
+
+def test_functions_that_take_the_truth_first_get_it_first():
+    metric = load_metric(precision_score)
+    assert metric.compute([0, 1, 1, 1], [0, 1, 0, 0]) == pytest.approx(1 / 3)
+    assert load_metric(mean_absolute_error).compute([0.1, 0.2], [0.1, 0.3]) == pytest.approx(0.05)
+
+
+def test_only_metrics_with_a_name_are_checked_against_modules():
+    with pytest.raises(ValueError, match="no module to compare"):
+        load_metric(precision_score).check_against(None, [0], [0])

@@ -173,6 +173,36 @@ def test_statistics_of_logits_have_a_column_for_each_class_that_is_never_seen():
     assert metric.statistics([0, 0, 2], [0, 1, 1]).shape == (3, 9)
 
 
+def test_class_indices_of_any_type_are_read():
+    expected = load_metric("matthews_correlation").compute([0, 1, 1, 2], [0, 1, 2, 2])
+    for dtype in (np.uint8, np.uint16, np.int32, np.float32):
+        given = np.array([0, 1, 1, 2], dtype), np.array([0, 1, 2, 2], dtype)
+        assert load_metric("matthews_correlation").compute(*given) == expected
+    assert math.isnan(load_metric("matthews_correlation").compute([], []))
+
+
+def test_labels_that_are_floating_point_are_read_with_a_threshold():
+    metric = load_metric("f1", average="macro", threshold=0.9)  # logits above 2.2
+    assert metric.compute([[3.0, -1.0], [4.0, 3.0]], [[1.0, 0.0], [0.0, 1.0]]) == pytest.approx((2 / 3 + 1) / 2)
+    assert metric.compute([[2.0, -1.0], [2.0, 3.0]], [[1.0, 0.0], [0.0, 1.0]]) == pytest.approx((0 + 1) / 2)
+
+
+def test_logits_that_are_nan_are_wrong():
+    assert load_metric("top_k_accuracy", k=1).compute(torch.full((3, 4), torch.nan), [0, 1, 2]) == 0.0
+    with pytest.raises(ValueError, match="a reference is 7, of 4 classes"):
+        load_metric("top_k_accuracy").compute(torch.zeros(1, 4), [7])
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted"])
+def test_a_zero_division_of_nan_leaves_classes_out(average):
+    options = {"average": average, "zero_division": np.nan}
+    for predictions, references in (([0, 2, 2], [0, 2, 2]), ([0, 1, 1], [0, 2, 2]), ([1, 1], [0, 0])):
+        for name in ("precision", "recall", "f1"):
+            theirs = scikit_learn(getattr(sklearn.metrics, f"{name}_score"), references, predictions, **options)
+            ours = load_metric(name, **options).compute(predictions, references)
+            assert ours == pytest.approx(theirs, abs=1e-9, nan_ok=True), (name, predictions)
+
+
 def test_half_precision_and_other_integers_are_read():
     logits = torch.randn(20, 4)
     references = torch.randint(4, (20,))
@@ -185,13 +215,16 @@ def test_what_cannot_be_read_is_refused(name):
     metric = load_metric(name)
     with pytest.raises(ValueError, match="2 predictions and 3 references"):
         metric.compute([0, 1], [0, 1, 1])
-    with pytest.raises(ValueError, match="but got str"):
-        metric.compute(["cat", "dog"], ["cat", "cat"])
-    with pytest.raises(ValueError, match="numbers"):
+    for names in (["cat", "dog"], np.array(["cat", "dog"]), [["cat"], ["dog"]], [0, "dog"]):
+        with pytest.raises(ValueError, match="but got str: map classes to indices"):
+            metric.compute(names, [0, 1])
+    with pytest.raises(ValueError, match="but got NoneType"):
+        metric.compute([0, None], [0, 1])
+    with pytest.raises(ValueError, match="lists of different lengths"):
         metric.compute([[0.1, 0.2], [0.3]], [0, 1])
     with pytest.raises(ValueError, match=r"predictions \[2\] for references \[2, 2\]"):
         metric.compute([0, 1], [[0, 1], [1, 1]])
-    with pytest.raises(ValueError, match="wants integers"):
+    with pytest.raises(ValueError, match="wants class indices as references"):
         metric.compute([0, 1], [0.5, 1.0])
     with pytest.raises(ValueError, match="one logit per class"):
         metric.compute([[0.5], [1.0]], [0, 1])

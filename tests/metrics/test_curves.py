@@ -23,7 +23,8 @@ def scikit_learn(name, *args, **options):
 @both
 @given(
     st.lists(
-        st.tuples(st.sampled_from([-2.0, 0.0, 0.5, 0.5 + 1e-9, 3.0, 1e30]), st.sampled_from([-100, 0, 1])), min_size=1
+        st.tuples(st.sampled_from([-1e30, -2.0, 0.0, 0.5, 0.5 + 1e-9, 3.0, 1e30]), st.sampled_from([-100, 0, 1])),
+        min_size=1,
     )
 )
 @settings(deadline=None)
@@ -94,7 +95,39 @@ def test_group_scores_equal_compute_on_the_same_subset(name, shape):
     assert scores.tolist() == pytest.approx(expected, abs=1e-12)
 
 
+@both
+def test_infinite_scores_rank_first_and_last(name):
+    finite = load_metric(name).compute([9.0, 0.1, 0.2, -9.0, 0.3], [1, 0, -100, 1, 0])
+    infinite = load_metric(name).compute([torch.inf, 0.1, 0.2, -torch.inf, 0.3], [1, 0, -100, 1, 0])
+    assert infinite == finite < 1
+
+
+def test_rounded_probabilities_are_taken_for_probabilities():
+    probabilities, references = (3 * torch.randn(60, 5)).softmax(-1).bfloat16(), torch.arange(60) % 5
+    theirs = np.mean([sklearn.metrics.roc_auc_score(references == k, probabilities[:, k].float()) for k in range(5)])
+    assert load_metric("roc_auc").compute(probabilities, references) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_it_is_checked_against_a_module_that_takes_prediction_scores():
+    class Module:
+        @staticmethod
+        def compute(prediction_scores, references, **options):
+            return {"roc_auc": sklearn.metrics.roc_auc_score(references, prediction_scores, **options)}
+
+    references = torch.arange(30) % 3
+    for logits, labels in (
+        (torch.randn(30, 3), references),
+        (torch.randn(30, 2), references % 2),
+        (torch.randn(30), references % 2),
+    ):
+        for average in ("macro", "weighted"):
+            difference = load_metric("roc_auc", average=average).check_against(Module, logits, labels)
+            assert difference == pytest.approx(0, abs=1e-9)
+
+
 def test_what_cannot_be_read_is_refused():
+    with pytest.raises(ValueError, match="cannot rank scores that are nan"):
+        load_metric("roc_auc").compute([0.1, np.nan, 0.3], [0, 1, 0])
     with pytest.raises(ValueError, match="average is 'macro' or 'weighted'"):
         load_metric("roc_auc", average="micro")
     with pytest.raises(ValueError, match="wants scores"):

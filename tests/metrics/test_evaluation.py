@@ -1,4 +1,5 @@
 import evaluate
+import numpy as np
 import pytest
 import torch
 
@@ -41,6 +42,31 @@ def test_texts_with_one_or_several_references_and_spans_are_read():
     answers = [{"id": "1", "answers": {"text": [], "answer_start": []}}]
     predicted = [{"id": "1", "prediction_text": "", "no_answer_probability": 0.0}]
     assert squad.compute(predictions=predicted, references=answers) == {"f1": 100.0}
+
+
+def test_batches_may_differ_in_what_their_values_look_like():
+    auc = as_evaluate("roc_auc")
+    auc.add_batch(predictions=[0, 1], references=[0, 1])
+    auc.add_batch(predictions=torch.tensor([0.9, 0.2, 0.6, 0.3]).bfloat16(), references=np.array([1, 0, 0, 1]))
+    expected = load_metric("roc_auc").compute([0, 1, 0.9, 0.2, 0.6, 0.3], [0, 1, 1, 0, 0, 1])
+    assert auc.compute() == {"roc_auc": pytest.approx(expected)}
+    match = as_evaluate("exact_match")
+    match.add_batch(predictions=["a"], references=["a"])
+    match.add_batch(predictions=["b"], references=[["a", "b"]])
+    assert match.compute() == {"exact_match": 1.0}
+    oks = as_evaluate("oks", sigmas=[0.1, 0.1])
+    points = np.array([[[1.0, 2, 2], [3, 4, 2]]])
+    oks.add_batch(predictions=points[..., :2], references={"keypoints": points, "area": np.array([4.0])})
+    assert oks.compute() == {"oks": 1.0}
+
+
+def test_options_of_functions_are_set_where_they_are_made():
+    def f1(predictions, references, value=1.0):  # not the metric of that name
+        return value
+
+    assert as_evaluate(f1, value=2.0).compute(predictions=[0], references=[0]) == {"f1": 2.0}
+    with pytest.raises(ValueError, match="takes its options where it is made"):
+        as_evaluate(f1).compute(predictions=[0], references=[0], value=3.0)
 
 
 def test_several_processes_share_their_predictions(tmp_path):

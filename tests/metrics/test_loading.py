@@ -48,6 +48,36 @@ def test_a_module_with_options_that_are_only_its_own_is_called(load_module):
     assert metric.compute([0, 1, 1], [0, 1, 0]) == pytest.approx(11 / 15)
 
 
+def test_the_direction_of_a_module_is_known_also_where_its_options_are_not(load_module):
+    source = """
+        import datasets
+        import evaluate
+
+        class WER(evaluate.Metric):
+            def _info(self):
+                features = datasets.Features(predictions=datasets.Value("string"), references=datasets.Value("string"))
+                return evaluate.MetricInfo(description="", citation="", features=features)
+
+            def _compute(self, predictions, references, concatenate_texts=False):
+                return 0.25
+    """
+    known, called = (
+        load_metric(load_module("wer", source)),
+        load_metric(load_module("wer", source), concatenate_texts=True),
+    )
+    assert (known.higher_is_better, called.higher_is_better) == (False, False)
+    assert isinstance(called, EvaluateMetric)
+    assert called.compute(["a"], ["b"]) == 0.25
+    assert not isinstance(load_metric(load_module("wer", source), higher_is_better=False), EvaluateMetric)
+
+
+def test_a_module_for_several_labels_gets_the_metric_of_several_labels(load_module):
+    module = load_module("f1", F1_MODULE)
+    module.config_name = "multilabel"
+    predictions, references = [[1, 0, 1], [0, 1, 1]], [[1, 0, 0], [0, 1, 1]]
+    assert load_metric(module, average="macro").compute(predictions, references) == pytest.approx((1 + 1 + 2 / 3) / 3)
+
+
 def test_ones_own_class_of_a_known_name_is_called():
     namespace = {"__name__": "mine"}
     exec(F1_MODULE.replace('"f1": float(score)', '"f1": 1 - float(score)'), namespace)
@@ -84,7 +114,7 @@ def test_a_metric_is_checked_against_its_module(load_module):
 
 
 def test_an_unknown_name_lists_the_near_ones_and_how_to_pass_a_function():
-    with pytest.raises(ValueError, match=r"nearest that are known by name are accuracy.*as a function of"):
+    with pytest.raises(ValueError, match=r"nearest are accuracy.*as a function of"):
         load_metric("acuracy")
     with pytest.raises(ValueError, match=r"rouge1|rougeL"):
         load_metric("rouge")
