@@ -126,38 +126,22 @@ class CountMetric(ClassMetric):
     zero_point: ClassVar[float] = 0.0
 
     def statistics(self, predictions: Any, references: Any) -> torch.Tensor:
-        predictions = numbers(predictions, self.name)
-        classes = predictions.shape[-1] if predictions.is_floating_point() else 0
-        return self._statistics(*self.read(predictions, references), classes)
+        logits = numbers(predictions, self.name)
+        predictions, references = self.read(logits, references)
+        return self._statistics(predictions, references, logits.shape[-1] if logits.dim() > predictions.dim() else 0)
 
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor, classes: int = 0) -> torch.Tensor:
-        kinds, classes = self._kinds(predictions, references, classes)
-        rows = (
-            torch.arange(3, device=kinds.device)[:, None, None]
-            + 3 * torch.arange(len(references), device=kinds.device)[:, None]
-        )
-        return _histograms(kinds, rows, classes).view(-1, 3 * classes)
+        return _count(*_kinds(predictions, references, classes, self.name))
 
     def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
         predictions, references = self.read(predictions, references)
         if references.dim() > 1:
             return super().score_groups(predictions, references, index)
         # Predictions are told apart before they are drawn, and a group is counted at once.
-        kinds, classes = self._kinds(predictions, references)
-        kinds = kinds.int()
-        index = index.to(kinds.device)
-        drawn = torch.stack([kind[:, 0].index_select(0, index.flatten()) for kind in kinds]).view(3, *index.shape)
-        rows = (
-            torch.arange(3, device=kinds.device)[:, None, None]
-            + 3 * torch.arange(len(index), device=kinds.device)[:, None]
-        )
-        return self.score(_histograms(drawn, rows, classes).view(-1, 3 * classes))
-
-    def _kinds(self, predictions: torch.Tensor, references: torch.Tensor, classes: int = 0) -> tuple[torch.Tensor, int]:
-        """The class that was right, predicted and due, [3, n, positions], -1 for none, and the number of classes."""
-        predictions, references, classes = _marked(predictions, references, classes, self.name)
-        right = references.masked_fill(predictions != references, -1)
-        return torch.stack([right, predictions, references]), classes
+        kinds, classes = _kinds(predictions, references, 0, self.name)
+        chosen = index.to(kinds.device).flatten()
+        drawn = torch.stack([kind[:, 0].index_select(0, chosen) for kind in kinds])
+        return self.score(_count(drawn.view(3, *index.shape), classes))
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
         parts, weights = self.parts(sums)
@@ -409,6 +393,18 @@ def _marked(
         raise ValueError(f"{name}: class indices are 0 or more, or {IGNORED_LABEL} in references that do not count.")
     marked = [x.long().masked_fill(~counts, -1).view(len(x), max(1, x[:1].numel())) for x in (predictions, references)]
     return *marked, max(classes, 1, *(int(x.max()) + 1 for x in marked if x.numel()))
+
+
+def _kinds(predictions: torch.Tensor, references: torch.Tensor, classes: int, name: str) -> tuple[torch.Tensor, int]:
+    """The class that was right, predicted and due, int32 [3, n, positions], -1 for none, and the number of classes."""
+    predictions, references, classes = _marked(predictions, references, classes, name)
+    return torch.stack([references.masked_fill(predictions != references, -1), predictions, references]).int(), classes
+
+
+def _count(kinds: torch.Tensor, classes: int) -> torch.Tensor:
+    """Counts [n, 3 classes] of kinds [3, n, positions]."""
+    rows = torch.arange(3 * kinds.shape[1], device=kinds.device).view(-1, 3, 1).transpose(0, 1)
+    return _histograms(kinds, rows, classes).view(-1, 3 * classes)
 
 
 def _histograms(indices: torch.Tensor, rows: torch.Tensor, slots: int) -> torch.Tensor:

@@ -171,6 +171,7 @@ def test_statistics_of_logits_have_a_column_for_each_class_that_is_never_seen():
     metric = load_metric("f1", average="macro")
     assert metric.statistics(torch.randn(3, 9), [0, 1, 1]).shape == (3, 27)
     assert metric.statistics([0, 0, 2], [0, 1, 1]).shape == (3, 9)
+    assert metric.statistics([0.0, 0.0, 2.0, 1.0, 1.0], [0, 1, 1, 0, 0]).shape == (5, 9)
 
 
 def test_class_indices_of_any_type_are_read():
