@@ -1,6 +1,7 @@
 """Metrics: what a surrogate learns to rank by. One file per family; `load_metric` finds one by its name."""
 
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -80,14 +81,19 @@ def _by_name(name: str, options: dict[str, Any]) -> Metric:
 
 def _known() -> dict[str, type[Metric]]:
     """The metrics of this package, and all others that are defined by now, that have a name of their own."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.name != "evaluation":
-            importlib.import_module(f"{__name__}.{module.name}")
+    _import_families()
 
     def below(kind: type[Metric]) -> list[type[Metric]]:
         return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
 
     return {kind.name: kind for kind in below(Metric) if isinstance(vars(kind).get("name"), str)}
+
+
+@functools.cache
+def _import_families() -> None:
+    for module in pkgutil.iter_modules(__path__):
+        if module.name != "evaluation":  # which imports evaluate
+            importlib.import_module(f"{__name__}.{module.name}")
 
 
 def _of_module(module: Any, options: dict[str, Any]) -> Metric:

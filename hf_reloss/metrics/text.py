@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from .base import AdditiveMetric, need, same_length
@@ -81,9 +82,9 @@ class TextMetric(AdditiveMetric):
         }
 
     def _statistics(self, predictions: list[str], references: list[list[str]]) -> torch.Tensor:
-        # With an empty pair in front, which is taken off again, there is a row also where there are no predictions.
-        rows = self._rows(["", *predictions], [[""], *references])
-        return torch.tensor(rows, dtype=torch.float64)[1:]
+        # Where there are no predictions, an empty pair says how many statistics there are.
+        rows = self._rows(predictions, references) if predictions else self._rows([""], [[""]])
+        return torch.from_numpy(np.array(rows, dtype=np.float64))[: len(predictions)]
 
     @abc.abstractmethod
     def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
