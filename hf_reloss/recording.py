@@ -116,7 +116,7 @@ def record_predictions(
         columns["decided"], features["decided"] = _ragged(decided, counts), features["labels"]
     if isinstance(metric, AdditiveMetric):
         name, statistics = statistics_column(metric), metric.statistics(*scored.values()).cpu().numpy()
-        columns[name], features[name] = statistics, datasets.List(datasets.Value("float64"), len(statistics[0]))
+        columns[name], features[name] = statistics, datasets.List(datasets.Value("float64"), statistics.shape[-1])
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 

@@ -197,6 +197,12 @@ class RatioMetric(CountMetric):
             return super().decide(outputs)
         return outputs.sigmoid() > self.threshold if outputs.is_floating_point() else outputs
 
+    def read(self, predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        predictions, references = super().read(predictions, references)
+        if self.threshold is not None and references.dim() < 2:
+            raise ValueError(f"{self.name} with a threshold wants references [N, L], but got {list(references.shape)}.")
+        return predictions, references
+
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor, classes: int = 0) -> torch.Tensor:
         if self.threshold is None:
             return super()._statistics(predictions, references, classes)

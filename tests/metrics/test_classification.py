@@ -188,6 +188,11 @@ def test_labels_that_are_floating_point_are_read_with_a_threshold():
     assert metric.compute([[2.0, -1.0], [2.0, 3.0]], [[1.0, 0.0], [0.0, 1.0]]) == pytest.approx((0 + 1) / 2)
 
 
+def test_a_threshold_wants_several_labels():
+    with pytest.raises(ValueError, match=r"wants references \[N, L\], but got \[2\]"):
+        load_metric("f1", threshold=0.5).compute([0.3, -0.2], [1, 0])
+
+
 def test_logits_that_are_nan_are_wrong():
     assert load_metric("top_k_accuracy", k=1).compute(torch.full((3, 4), torch.nan), [0, 1, 2]) == 0.0
     with pytest.raises(ValueError, match="a reference is 7, of 4 classes"):
