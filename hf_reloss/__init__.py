@@ -11,12 +11,18 @@ _MODULES = {
     "metrics": ["Metric", "load_metric"],
     "ranking": ["hard_rank", "soft_rank", "spearman"],
     "recording": ["PredictionRecorder", "record_predictions"],
-    "reloss_trainer": ["ReLossTrainer", "ReLossTrainingArguments"],
+    "reloss_trainer": [
+        "ReLossSeq2SeqTrainer",
+        "ReLossSeq2SeqTrainingArguments",
+        "ReLossTrainer",
+        "ReLossTrainingArguments",
+    ],
     "surrogate_trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
     "surrogates.auto": ["AutoSurrogate"],
     "surrogates.base": ["Surrogate"],
     "surrogates.classification": ["SurrogateForClassification"],
     "surrogates.config": ["SurrogateConfig"],
+    "surrogates.tokens": ["SurrogateForTokens", "next_token_labels"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)
@@ -25,12 +31,18 @@ if TYPE_CHECKING:
     from .metrics import Metric, load_metric
     from .ranking import hard_rank, soft_rank, spearman
     from .recording import PredictionRecorder, record_predictions
-    from .reloss_trainer import ReLossTrainer, ReLossTrainingArguments
+    from .reloss_trainer import (
+        ReLossSeq2SeqTrainer,
+        ReLossSeq2SeqTrainingArguments,
+        ReLossTrainer,
+        ReLossTrainingArguments,
+    )
     from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
     from .surrogates.auto import AutoSurrogate
     from .surrogates.base import Surrogate
     from .surrogates.classification import SurrogateForClassification
     from .surrogates.config import SurrogateConfig
+    from .surrogates.tokens import SurrogateForTokens, next_token_labels
 
 
 def __getattr__(name: str):

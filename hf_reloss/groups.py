@@ -2,10 +2,9 @@
 
 import datasets
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from .metrics.base import IGNORED_LABEL, Metric, add_up
-from .recording import GENERATED, TEACHER_FORCED, statistics_column
+from .recording import TEXTS, statistics_column
 
 
 class PredictionGroups(torch.utils.data.Dataset):
@@ -15,7 +14,7 @@ class PredictionGroups(torch.utils.data.Dataset):
     column [m, N, ...], and `"score"` [m], such that higher is better.
 
     Args:
-        columns: of the predictions, [n, ...] each: `logits`, or `margins` and `labels`.
+        columns: of the predictions, [n, ...] each: the evidence that was recorded, and labels.
         index: [m, N], which of them are in each group.
         scores: [m].
         labels: [m, N], labels of the groups that are not the predictions' own.
@@ -58,8 +57,8 @@ def draw_groups(
 
     Each group comes from a stretch of the training of its own, from a narrow one to all of it. Where predictions have
     one label each, it has a share of its labels of its own, between 0 and `corruption`, replaced by random classes.
-    Where they have many, the metric's statistics are added up if they were recorded; a function of class indices gets
-    arrays [N, T] in which -100 stands where nothing counts, as a Trainer's compute_metrics does.
+    Otherwise the metric's statistics are added up if they were recorded; if not, it scores texts or, of class indices,
+    arrays [N, T] in which -100 stands where nothing counts, as a Trainer's compute_metrics gets them.
 
     Args:
         predictions: as `record_predictions` gives them.
@@ -93,7 +92,7 @@ def draw_groups(
     if "logits" in predictions.column_names:
         groups = _corrupted(predictions, metric, index, corruption, generator)
     else:
-        groups = _of_sequences(predictions, metric, index)
+        groups = _as_recorded(predictions, metric, index)
     scores = groups.scores
     if not scores.isfinite().all():
         raise ValueError(
@@ -128,20 +127,33 @@ def _corrupted(
     return PredictionGroups({"logits": logits}, index, scores, labels)
 
 
-def _of_sequences(predictions: datasets.Dataset, metric: Metric, index: torch.Tensor) -> PredictionGroups:
-    """Groups of predictions with many labels each."""
-
-    def padded(name: str, value: float, dtype: torch.dtype) -> torch.Tensor:
-        return pad_sequence([torch.tensor(row, dtype=dtype) for row in predictions[name]], True, value)
-
-    labels = padded("labels", IGNORED_LABEL, torch.int64)
+def _as_recorded(predictions: datasets.Dataset, metric: Metric, index: torch.Tensor) -> PredictionGroups:
+    """Groups of predictions of which it was recorded what the metric scores."""
     recorded, names = statistics_column(metric), predictions.column_names
-    written = next((name for name in (GENERATED, TEACHER_FORCED) if name in names), None)
+    texts = next((name for name in TEXTS if name in names), None)
+    read = {
+        name: _column(predictions, name)
+        for name, feature in predictions.features.items()
+        if name not in (*TEXTS, "reference", "stage") and not name.startswith("statistics of ")
+    }
     if recorded in names:
         statistics = torch.tensor(predictions[recorded][:], dtype=torch.float64)
         scores = metric.score(add_up(statistics, index))
-    elif written:
-        scores = metric.score_groups(predictions[written][:], predictions["reference"][:], index)
+    elif texts:
+        scores = metric.score_groups(predictions[texts][:], predictions["reference"][:], index)
     else:
-        scores = metric.score_groups(padded("decided", IGNORED_LABEL, torch.int64), labels, index)
-    return PredictionGroups({"margins": padded("margins", 0.0, torch.float32), "labels": labels}, index, scores)
+        scores = metric.score_groups(read["decided"], read["labels"], index)
+    return PredictionGroups({name: column for name, column in read.items() if name != "decided"}, index, scores)
+
+
+def _column(predictions: datasets.Dataset, name: str) -> torch.Tensor:
+    """A column [n, ...], in which rows of different length are padded with -100."""
+    column = predictions.with_format("torch")[name][:]
+    if torch.is_tensor(column):
+        return column
+    longest = max(len(row) for row in column)
+    row = next((row for row in column if len(row)), column[0])
+    padded = row.new_full((len(column), longest, *row.shape[1:]), IGNORED_LABEL)
+    for place, row in zip(padded, column, strict=True):
+        place[: len(row)] = row.view(len(row), *place.shape[1:])
+    return padded

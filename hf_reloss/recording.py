@@ -1,31 +1,46 @@
 """Predictions: what a model put out for its examples, as a `datasets.Dataset`.
 
-Of models that give an example one label the columns are `logits` (float32 [C]), `labels` (int64) and `stage` (float32:
-the share of its training that the model had behind it, 0 to 1). Of models that give it many, as translators and taggers
-do, they are, with T labels that count in an example: `margins` (float32 [T], of each label over all other classes),
-`labels` (int64 [T]), `stage`, and what a metric scores: the texts `generated` or `teacher_forced` and `reference`, or
-else `decided` (int64 [T]). There an additive metric's statistics (float64 [K]) can be had too, in a column that its
-signature names, so that nothing is decoded or counted for groups.
+The columns are `stage` (float32: the share of its training that the model had behind it, 0 to 1), `labels`, and the
+evidence that a surrogate of the model's task reads, with what a metric scores:
+
+| task | evidence | labels | what a metric scores |
+|---|---|---|---|
+| classification | `logits`, float32 [C] | int64 | `logits` |
+| tokens, T of them count | `margins`, float32 [T, 5] | int64 [T] | texts, or `decided`, int64 [T] |
+| spans | `start_logits`, `end_logits`, float32 [L] | int64 [2] | texts |
+| keypoints | `heatmaps`, float32 [K, H, W] | float32 [K, 3] | `decided`, float32 [K, 2] |
+
+Margins are those of each token's label over all other classes and, behind it, of the labels before and after it at the
+same position. Texts are in the columns `generated`, `teacher_forced` or, of spans, `answered`, and in `reference`. An
+additive metric's statistics (float64 [K]) can be had too, in a column that its signature names, so that nothing is
+decoded or counted for groups.
 
 Such a data set is saved, loaded, concatenated and pushed as any other.
 """
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import find_labels
 
 from .metrics import AdditiveMetric, Metric, load_metric
 from .metrics.base import IGNORED_LABEL
-from .surrogates.base import output_tensor
+from .surrogates.auto import AutoSurrogate
+from .surrogates.base import Surrogate
+from .surrogates.tokens import next_token_labels
 
-GENERATED, TEACHER_FORCED = "generated", "teacher_forced"
+GENERATED, TEACHER_FORCED, ANSWERED = "generated", "teacher_forced", "answered"
+TEXTS = (GENERATED, TEACHER_FORCED, ANSWERED)
+"""Columns of texts that a metric scores."""
 
 
 def record_predictions(
@@ -44,35 +59,36 @@ def record_predictions(
     """A model's predictions, in evaluation mode, on a data set with labels.
 
     Args:
-        model: any model that a Trainer takes, and that gives each example a label, or one to each of its positions.
+        model: any model that a Trainer takes, of a task that surrogates are for.
         dataset: as for `Trainer.predict`, with a length.
-        metric: what `load_metric` takes: if it is additive and there are many labels, its statistics are stored.
+        metric: what `load_metric` takes: if it is additive and the task is not classification, its statistics are
+            stored.
         generate: of an encoder-decoder: whether what the metric scores is generated, as the model's `generation_config`
             says, or is the most likely token at each position after the right ones (teacher forcing). Margins are
             always those after the right ones. The column's name says which.
-        data_collator, processing_class: as for Trainer. The tokenizer of an encoder-decoder is the second.
+        data_collator, processing_class: as for Trainer. The tokenizer of a model that writes text, or answers with a
+            span of it, is the second.
         batch_size: examples per device and forward pass.
         max_predictions: of a larger data set, so many examples are taken at random.
         stage: the share of its training that the model has behind it, to mix with other recordings.
         seed: of the examples that are taken.
 
     Returns:
-        A data set with the columns that are told of at the top of this module.
+        A data set with the columns that are told of at the top of this module, of the examples that count.
 
     Raises:
-        ValueError: if the data set has no labels or others than integers, or texts cannot be decoded.
+        ValueError: if the data set has no labels, or such as no surrogate is for, or texts cannot be decoded.
     """
     if len(dataset) > max_predictions:
         chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:max_predictions].tolist()
         take = getattr(dataset, "select", None)
         dataset = take(chosen) if take else torch.utils.data.Subset(dataset, chosen)
     metric = None if metric is None else load_metric(metric)
-    writes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    only_decodes = not writes and hasattr(model, "can_generate") and model.can_generate()
-    if only_decodes or (generate and not writes):
+    writes = writes_text(model)
+    if generate and not (writes and model.config.is_encoder_decoder):
         raise ValueError(
-            "Texts can be recorded of encoder-decoders, whose labels are what they are to write, but this is "
-            f"{type(model).__name__}."
+            "Encoder-decoders can generate what is recorded, since their labels are all that they are to write, but "
+            f"this is {type(model).__name__}."
         )
     if writes and not hasattr(processing_class, "batch_decode"):
         raise ValueError("A model that writes text wants its tokenizer, processing_class=, to decode what it wrote.")
@@ -89,35 +105,15 @@ def record_predictions(
         output = trainer.predict(dataset)
     if output.label_ids is None:
         raise ValueError("record_predictions wants examples with labels: without them the metric has no score.")
-    labels = torch.as_tensor(output.label_ids)
-    if labels.is_floating_point():
-        raise ValueError(f"record_predictions wants integer labels, one per example or position, not {labels.dtype}.")
-    if labels.dim() == 1:
-        return predictions_dataset(torch.as_tensor(output.predictions), labels, torch.full(labels.shape, float(stage)))
-    margins, decided = map(torch.as_tensor, output.predictions)
-    counts = labels != IGNORED_LABEL
-    columns = {
-        "margins": _ragged(margins, counts),
-        "labels": _ragged(labels, counts),
-        "stage": [float(stage)] * len(labels),
-    }
-    features = {
-        "margins": datasets.List(datasets.Value("float32")),
-        "labels": datasets.List(datasets.Value("int64")),
-        "stage": datasets.Value("float32"),
-    }
-    if writes:
-        written = GENERATED if generate else TEACHER_FORCED
-        scored = {written: _decoded(decided, processing_class), "reference": _decoded(labels, processing_class)}
-        features |= dict.fromkeys(scored, datasets.Value("string"))
-        columns |= scored
-    else:
-        scored = {"decided": decided, "labels": labels}
-        columns["decided"], features["decided"] = _ragged(decided, counts), features["labels"]
-    if isinstance(metric, AdditiveMetric):
-        name, statistics = statistics_column(metric), metric.statistics(*scored.values()).cpu().numpy()
-        columns[name], features[name] = statistics, datasets.List(datasets.Value("float64"), statistics.shape[-1])
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    predictions = output.predictions if isinstance(output.predictions, tuple) else (output.predictions,)
+    columns = {name: torch.as_tensor(column) for name, column in zip(trainer.columns, predictions, strict=True)}
+    return recorded_dataset(
+        trainer.kind,
+        columns | {"stage": torch.full((len(predictions[0]),), float(stage))},
+        tokenizer=processing_class if writes or trainer.kind.task == "spans" else None,
+        written=GENERATED if generate else TEACHER_FORCED,
+        metric=metric,
+    )
 
 
 def statistics_column(metric: Metric) -> str:
@@ -125,45 +121,154 @@ def statistics_column(metric: Metric) -> str:
     return f"statistics of {metric.signature}"
 
 
-class _PredictingTrainer(Trainer):
-    """Predicts logits or, of labels at many positions, their margins and what was decided.
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without what compiles, distributes or adapts it."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or model._modules.get("module")
+        if inner is None:
+            return model.get_base_model() if hasattr(model, "get_base_model") else model
+        model = inner
 
-    Nothing of the vocabulary's width leaves the step.
+
+def writes_text(model: nn.Module) -> bool:
+    """Whether a model writes text: an encoder-decoder or a causal language model, and not a classifier or tagger."""
+    model = unwrapped(model)
+    return hasattr(model, "can_generate") and bool(model.can_generate())
+
+
+def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[str]) -> torch.Tensor | None:
+    """The labels of a batch as surrogates read them, or None where they are missing.
+
+    Several tensors of labels, as start and end positions are, become one: [N, number of names]. Labels of a causal
+    language model, which compares each with the position before, are moved there.
+
+    Args:
+        model: the model, which may be wrapped.
+        inputs: what it is given.
+        names: which of these are labels.
     """
+    labels = [inputs.get(name) for name in names]
+    if not labels or any(each is None for each in labels):
+        return None
+    labels = labels[0] if len(labels) == 1 else torch.stack(labels, dim=-1)
+    model = unwrapped(model)
+    if labels.dim() == 2 and writes_text(model) and not model.config.is_encoder_decoder:
+        return next_token_labels(labels)
+    return labels
+
+
+class _PredictingTrainer(Trainer):
+    """Predicts what surrogates are learned from. Nothing of the vocabulary's width leaves the step."""
 
     def __init__(self, *args: Any, generates: bool, **options: Any):
         super().__init__(*args, **options)
         self.generates = generates
+        self.kind: type[Surrogate] | None = None
+        self.columns: tuple[str, ...] = ()
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
-        labels = inputs.get(self.label_names[0])
+        labels = batch_labels(model, inputs, self.label_names)
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = output_tensor(model(**inputs), "logits")
-            if labels is None or labels.dim() == 1 or labels.is_floating_point():
-                return None, logits, labels
-            if logits.shape[:-1] != labels.shape:
-                raise ValueError(
-                    f"Logits {list(logits.shape)} do not give each of the labels {list(labels.shape)} its own: models "
-                    "that label each position, and encoder-decoders that write text, can be recorded."
-                )
-            decided = logits.argmax(-1).masked_fill(labels == IGNORED_LABEL, IGNORED_LABEL)
+            outputs = model(**inputs)
+            if labels is None:
+                return None, outputs[0] if isinstance(outputs, tuple) else next(iter(outputs.values())), None
+            self.kind = AutoSurrogate.reading(outputs, labels)
+            columns = self.kind.recorded(outputs, labels, inputs)
             if self.generates:
                 given = {name: x for name, x in inputs.items() if name not in (*self.label_names, "decoder_input_ids")}
-                decided = self.accelerator.unwrap_model(model).generate(**given)
-            # The margin, without another tensor of the vocabulary's width.
-            label, logits = labels.clamp(min=0)[..., None], logits.float()
-            margin = logits.gather(-1, label) - logits.scatter_(-1, label, -torch.inf).logsumexp(-1, keepdim=True)
-            return None, (margin.squeeze(-1), decided), labels
+                columns["decided"] = self.accelerator.unwrap_model(model).generate(**given)
+        self.columns = tuple(columns)
+        return None, tuple(columns.values()), labels
 
 
-def _ragged(values: torch.Tensor, counts: torch.Tensor) -> list[list]:
-    return [row[chosen].tolist() for row, chosen in zip(values, counts, strict=True)]
+def scored(kind: type[Surrogate], columns: Mapping[str, torch.Tensor], tokenizer: Any = None) -> tuple[Any, Any]:
+    """What a metric compares of recorded columns: predictions and references, as tensors or, of token ids, texts.
+
+    Args:
+        kind: the surrogate that recorded them.
+        columns: [n, ...] each.
+        tokenizer: decodes token ids; None to leave them.
+    """
+    predictions, references = (columns[name] for name in kind.scored)
+    if tokenizer is None:
+        return predictions, references
+    return _decoded(predictions, tokenizer), _decoded(references, tokenizer)
 
 
 def _decoded(ids: torch.Tensor, tokenizer: Any) -> list[str]:
     """Texts of token ids [n, T], of which negative ones are padding."""
-    return tokenizer.batch_decode(ids.masked_fill(ids < 0, tokenizer.pad_token_id), skip_special_tokens=True)
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if padding is None:  # there is nothing that could be left out in decoding
+        return [tokenizer.decode(row[row >= 0], skip_special_tokens=True) for row in ids]
+    return tokenizer.batch_decode(ids.masked_fill(ids < 0, padding), skip_special_tokens=True)
+
+
+def recorded_dataset(
+    kind: type[Surrogate],
+    columns: Mapping[str, torch.Tensor],
+    *,
+    tokenizer: Any = None,
+    written: str = TEACHER_FORCED,
+    metric: Metric | None = None,
+) -> datasets.Dataset:
+    """A data set of predictions from what a surrogate's `recorded` kept, and `stage`.
+
+    Args:
+        kind: the surrogate that recorded them.
+        columns: [n, ...] each; predictions whose labels are all -100 are left out.
+        tokenizer: decodes ids to texts, which are stored in their place.
+        written: the column of texts that a model wrote; those that answer with a span have their own.
+        metric: whose statistics are stored too, if it is additive.
+    """
+    labels = columns["labels"]
+    rows = (labels != IGNORED_LABEL).flatten(1).any(1) if labels.dim() > 1 else labels != IGNORED_LABEL
+    columns = {name: column[rows] for name, column in columns.items()}
+    if kind.task == "classification":
+        return predictions_dataset(columns["logits"], columns["labels"], columns["stage"])
+    # What ids stand for is stored as text.
+    left_out = {name for name in kind.scored if name != "labels"} if tokenizer is not None else set()
+    counts = columns["labels"] != IGNORED_LABEL if kind.task == "tokens" else None
+    stored, features = {}, {}
+    for name, column in columns.items():
+        if name not in left_out:
+            stored[name], features[name] = _stored(column, counts if column.dim() > 1 else None)
+    compared = scored(kind, columns, tokenizer)
+    if tokenizer is not None:
+        texts = dict(zip((ANSWERED if kind.task == "spans" else written, "reference"), compared, strict=True))
+        stored |= texts
+        features |= dict.fromkeys(texts, datasets.Value("string"))
+    if isinstance(metric, AdditiveMetric):
+        name, statistics = statistics_column(metric), metric.statistics(*compared).cpu().numpy()
+        stored[name], features[name] = statistics, datasets.List(datasets.Value("float64"), statistics.shape[-1])
+    return datasets.Dataset.from_dict(stored, features=datasets.Features(features))
+
+
+def _stored(column: torch.Tensor, counts: torch.Tensor | None) -> tuple[Any, Any]:
+    """A column [n, ...] as data and its feature; of ragged ones, the rows of what counts [n, T]."""
+    value = datasets.Value("int64" if not column.is_floating_point() else "float32")
+    shape = column.shape[1:]
+    if counts is not None:
+        inner = value if len(shape) == 1 else datasets.List(value, shape[1])
+        width = counts.shape[1]
+        return [row[:width][chosen].numpy() for row, chosen in zip(column, counts, strict=True)], datasets.List(inner)
+    if len(shape) < 2:
+        return column.numpy(), value if not shape else datasets.List(value, shape[0])
+    array = {2: datasets.Array2D, 3: datasets.Array3D, 4: datasets.Array4D}[len(shape)]
+    return list(column.numpy()), array(tuple(shape), value.dtype)
+
+
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors [n, ...] one after the other, with dimensions after the first padded to the longest, with -100."""
+    longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+
+    def padded(part: torch.Tensor) -> torch.Tensor:
+        missing = [long - size for long, size in zip(longest, part.shape[1:], strict=True)]
+        return (
+            F.pad(part, [pad for size in reversed(missing) for pad in (0, size)], value=-100) if any(missing) else part
+        )
+
+    return torch.cat([padded(part) for part in parts])
 
 
 class PredictionRecorder(TrainerCallback):
@@ -176,7 +281,7 @@ class PredictionRecorder(TrainerCallback):
 
     Args:
         max_predictions: how many are kept at most, in each process.
-        label_name: the model's keyword for labels.
+        label_names: the model's keywords for labels; by default those of its class.
 
     Example:
         >>> recorder = PredictionRecorder()  # Trainer(..., callbacks=[recorder]).train()
@@ -188,11 +293,12 @@ class PredictionRecorder(TrainerCallback):
         })
     """
 
-    def __init__(self, max_predictions: int = 20_000, label_name: str = "labels"):
+    def __init__(self, max_predictions: int = 20_000, label_names: Sequence[str] | None = None):
         if max_predictions < 2:
             raise ValueError(f"max_predictions must be 2 or more, got {max_predictions}.")
         self.max_predictions = max_predictions
-        self.label_name = label_name
+        self.label_names = label_names
+        self.kind: type[Surrogate] | None = None
         self._parts: list[dict[str, torch.Tensor]] = []
         self._count = 0
         self._seen = 0
@@ -203,23 +309,31 @@ class PredictionRecorder(TrainerCallback):
     def __len__(self) -> int:
         return self._count
 
-    def add(self, outputs: Any, labels: torch.Tensor, stage: float) -> None:
-        """Takes in a batch: a model's outputs and its labels; those of -100 are left out."""
+    def add(self, outputs: Any, labels: torch.Tensor, stage: float, inputs: Mapping[str, Any] | None = None) -> None:
+        """Takes in a batch; predictions whose labels are all -100 are left out.
+
+        Args:
+            outputs, labels: of the model, as surrogates read them.
+            stage: the share of its training that the model has behind it.
+            inputs: what it was given, where a metric is to see texts that are spans of it.
+        """
         index = torch.arange(self._seen, self._seen + len(labels))
         self._seen += len(labels)
-        kept = (index % self._stride == 0).to(labels.device) & (labels != IGNORED_LABEL)
-        labels = labels.detach()[kept].cpu()
-        if len(labels) == 0:
-            return
-        self._count += len(labels)
-        self._parts.append(
-            {
-                "index": index[kept.cpu()],
-                "logits": output_tensor(outputs, "logits").detach()[kept].float().cpu(),
-                "labels": labels,
-                "stage": torch.full(labels.shape, float(stage)),
-            }
+        counts = labels != IGNORED_LABEL
+        kept = (index % self._stride == 0).to(labels.device) & (
+            counts.flatten(1).any(1) if counts.dim() > 1 else counts
         )
+        if not kept.any():
+            return
+        self.kind = self.kind or AutoSurrogate.reading(outputs, labels)
+        with torch.no_grad():
+            columns = self.kind.recorded(outputs, labels.detach(), inputs or {})
+        self._parts.append(
+            {"index": index[kept.cpu()]}
+            | {name: column.detach()[kept].cpu() for name, column in columns.items()}
+            | {"stage": torch.full((int(kept.sum()),), float(stage))}
+        )
+        self._count += len(self._parts[-1]["index"])
         while self._count > self.max_predictions:
             self._stride *= 2
             rows = self.rows()
@@ -227,32 +341,45 @@ class PredictionRecorder(TrainerCallback):
             self._parts = [{name: column[kept] for name, column in rows.items()}]
             self._count = int(kept.sum())
 
-    def dataset(self) -> datasets.Dataset:
-        """What has been recorded: a data set with the columns `logits`, `labels` and `stage`."""
+    def dataset(self, *, processing_class: Any = None, metric: Metric | Any = None) -> datasets.Dataset:
+        """What has been recorded, as a data set.
+
+        Args:
+            processing_class: the tokenizer of a model that writes text or answers with a span of it, for texts.
+            metric: whose statistics are stored too, if it is additive and the task is not classification.
+        """
         rows = self.rows()
-        return predictions_dataset(rows["logits"], rows["labels"], rows["stage"])
+        return recorded_dataset(
+            self.kind,
+            {name: column for name, column in rows.items() if name != "index"},
+            tokenizer=processing_class,
+            metric=None if metric is None else load_metric(metric),
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes all of its state to a safetensors file, for `load`."""
         rows = self.rows() if self._parts else {}
-        save_file(rows, path, metadata={"seen": str(self._seen), "stride": str(self._stride)})
+        state = {"seen": str(self._seen), "stride": str(self._stride), "task": self.kind.task if self.kind else ""}
+        save_file({name: column.contiguous() for name, column in rows.items()}, path, metadata=state)
 
     def load(self, path: str | Path) -> None:
         """Goes on from where `save` was called."""
         with safe_open(path, framework="pt") as file:
             rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-            self._seen, self._stride = (int(file.metadata()[name]) for name in ("seen", "stride"))
+            state = file.metadata()
+        self._seen, self._stride = int(state["seen"]), int(state["stride"])
+        self.kind = AutoSurrogate.of_task(state["task"]) if state["task"] else None
         self._parts = [rows] if rows else []
         self._count = len(rows["labels"]) if rows else 0
 
     def rows(self) -> dict[str, torch.Tensor]:
-        """What has been recorded: tensors `logits` [n, C], `labels` [n], `stage` [n] and `index` [n], in order."""
+        """What has been recorded, in order: tensors `index` [n], `stage` [n] and those of `Surrogate.recorded`."""
         if not self._parts:
             raise ValueError(
                 "Nothing has been recorded yet: add the recorder to the callbacks of a Trainer whose model gets the "
                 "labels, then train."
             )
-        return {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
+        return {name: joined([part[name] for part in self._parts]) for name in self._parts[0]}
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if self._hook is not None:  # of a run that ended in an exception
@@ -265,9 +392,15 @@ class PredictionRecorder(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         self._hook.remove()
 
+    def hear(self, model: nn.Module, outputs: Any, inputs: Mapping[str, Any]) -> None:
+        """Takes in a batch of the run that it is a callback of; one without labels is passed over."""
+        labels = batch_labels(model, inputs, self.label_names or find_labels(type(unwrapped(model))))
+        if labels is not None:
+            self.add(outputs, labels, self._stage, inputs)
+
     def _listen(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], outputs: Any) -> None:
-        if model.training and kwargs.get(self.label_name) is not None:
-            self.add(outputs, kwargs[self.label_name], self._stage)
+        if model.training:
+            self.hear(model, outputs, kwargs)
 
 
 def predictions_dataset(logits: torch.Tensor, labels: torch.Tensor, stage: torch.Tensor) -> datasets.Dataset:

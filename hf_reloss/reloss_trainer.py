@@ -1,13 +1,14 @@
-"""ReLossTrainer: a Trainer whose loss is a learned surrogate of the metric."""
+"""ReLossTrainer and ReLossSeq2SeqTrainer: Trainers whose loss is a learned surrogate of the metric."""
 
 import contextlib
+import inspect
 import math
 import random
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -15,7 +16,16 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import broadcast, gather_object
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
@@ -23,11 +33,10 @@ from transformers.utils import logging
 from .metrics import AdditiveMetric, Metric, load_metric
 from .metrics.adapters import ComputeMetrics
 from .metrics.base import IGNORED_LABEL
-from .recording import PredictionRecorder, predictions_dataset
+from .recording import PredictionRecorder, batch_labels, joined, recorded_dataset, scored, unwrapped, writes_text
 from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate, output_tensor
-from .surrogates.classification import SurrogateForClassification
 from .surrogates.config import SurrogateConfig
 
 logger = logging.get_logger(__name__)
@@ -58,14 +67,22 @@ class ReLossTrainingArguments(TrainingArguments):
     )
 
 
-class ReLossTrainer(Trainer):
-    """A Trainer that trains on a surrogate of the metric.
+@dataclass
+class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArguments):
+    """Seq2SeqTrainingArguments with the knobs of `ReLossSeq2SeqTrainer`."""
 
-    Everything that Trainer does it does: accumulation, several processes, mixed precision, evaluation, checkpoints.
-    The loss of a batch is the mean of the surrogate over its labels, in training and in evaluation.
+
+class _SurrogateLoss:
+    """What makes a Trainer one that trains on a surrogate of the metric.
+
+    Everything that the Trainer does it does: accumulation, several processes, mixed precision, evaluation, checkpoints.
+    The loss of a batch is the surrogate's of its predictions, in training and in evaluation. What a model puts out as
+    `auxiliary_loss`, a scalar, is added to it: the part of its loss that no surrogate is for, such as that of a length
+    that it predicts.
 
     Args:
-        model, args, trainer_options: as for Trainer; `args` may be `ReLossTrainingArguments`.
+        model, args, trainer_options: as for the Trainer; `args` may be `ReLossTrainingArguments` or
+            `ReLossSeq2SeqTrainingArguments`. Texts are decoded with the tokenizer, `processing_class`.
         surrogate: a `Surrogate` (which is frozen), a folder or Hub id of one, or `"auto"`: the first stretch of a run
             is on the model's own loss, its predictions are recorded, a surrogate is learned from them, and the rest is
             trained on that. It is saved in the folder `surrogate` of every checkpoint and of the final model. Each call
@@ -75,13 +92,11 @@ class ReLossTrainer(Trainer):
 
     Raises:
         ValueError: for label smoothing, `"auto"` without a metric, or something that is no surrogate.
-
-    Example:
-        >>> ReLossTrainer(model, args, train_dataset=data, surrogate="someone/reloss-accuracy")  # doctest: +SKIP
     """
 
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
     loss_is_scaled_for_ga = False
+    _default_arguments: ClassVar[type[TrainingArguments]]
 
     def __init__(
         self,
@@ -92,7 +107,7 @@ class ReLossTrainer(Trainer):
         metric: Metric | Any = None,
         **trainer_options: Any,
     ):
-        args = args or ReLossTrainingArguments(output_dir="tmp_trainer")
+        args = args or self._default_arguments(output_dir="tmp_trainer")
         learns = isinstance(surrogate, str) and surrogate == "auto"
         _check(args, learns, metric)
         if isinstance(surrogate, str | Path) and not learns:
@@ -145,17 +160,40 @@ class ReLossTrainer(Trainer):
         warming_up = self.recorder is None and self.state.global_step < self.warmup_steps
         if self.surrogate is None or warming_up:
             share = 1.0
+        withheld = share == 0 and self.surrogate.task == "tokens"
         if share > 0:
             # Without num_items_in_batch every loss, compute_loss_func's too, is a mean over the batch.
             own_loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
         else:
-            own_loss, outputs = 0.0, model(**inputs)
-        loss = own_loss if share == 1.0 else (1 - share) * self.surrogate(outputs, labels) + share * own_loss
-        if self.surrogate is None and model.training:
-            self._record(outputs, labels)
+            own_loss, outputs = 0.0, model(**(self._without_labels(model, inputs) if withheld else inputs))
+        loss = own_loss
+        if share < 1:
+            auxiliary_loss = outputs.get("auxiliary_loss") if isinstance(outputs, Mapping) else None
+            replaced = self.surrogate(outputs, labels) + (0.0 if auxiliary_loss is None else auxiliary_loss)
+            loss = (1 - share) * replaced + share * own_loss
+        if model.training:
+            if self.surrogate is None:
+                self._record(outputs, labels, inputs)
+            if withheld:  # with the labels, what hears a model's forward passes has gone without them
+                for callback in self.callback_handler.callbacks:
+                    if isinstance(callback, PredictionRecorder):
+                        callback.hear(model, outputs, inputs)
         # Trainer takes the first of other outputs for the loss, which a model trained on a surrogate need not have.
         outputs = outputs if isinstance(outputs, Mapping) else {"logits": output_tensor(outputs, "logits")}
         return (loss, outputs) if return_outputs else loss
+
+    def _without_labels(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Inputs that spare the model its own loss, which costs as much again where the vocabulary is large."""
+        given = {name: value for name, value in inputs.items() if name not in self.label_names}
+        model = unwrapped(model)
+        if writes_text(model) and model.config.is_encoder_decoder and "decoder_input_ids" not in given:
+            shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+            if shift is None:  # only the model knows what its decoder reads
+                return inputs
+            given["decoder_input_ids"] = shift(labels=inputs[self.label_names[0]])
+            if "use_cache" in inspect.signature(model.forward).parameters:
+                given.setdefault("use_cache", False)  # as with labels
+        return given
 
     def learn_surrogate(self) -> Surrogate:
         """Learns the surrogate from what has been recorded, on all processes together, and goes on with it.
@@ -163,12 +201,12 @@ class ReLossTrainer(Trainer):
         Raises:
             ValueError, MisalignedSurrogateError: if that fails. A checkpoint of the model has been written by then.
         """
+        args, kind = self.args, self.recorder.kind
         predictions = self._recorded_everywhere()
-        args = self.args
         folder = Path(args.output_dir) / "_surrogate"  # with _, so that push_to_hub leaves it out while it is there
         with _undisturbed(), self._cleared(folder):
             learner = SurrogateTrainer(
-                SurrogateForClassification.for_metric(self.metric),
+                kind.for_metric(self.metric),
                 SurrogateTrainingArguments(
                     output_dir=str(folder),
                     # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
@@ -204,12 +242,13 @@ class ReLossTrainer(Trainer):
         return self.surrogate
 
     def _labels(self, inputs: dict[str, Any]) -> torch.Tensor:
-        if len(self.label_names) != 1 or inputs.get(self.label_names[0]) is None:
+        labels = batch_labels(self.model, inputs, self.label_names)
+        if labels is None:
             raise ValueError(
-                f"A surrogate wants one tensor of labels, but label_names is {self.label_names} and the batch has "
-                f"{sorted(inputs)}: check the data set's columns, or set label_names in TrainingArguments."
+                f"A surrogate wants labels, but label_names is {self.label_names} and the batch has {sorted(inputs)}: "
+                "check the data set's columns, or set label_names in TrainingArguments."
             )
-        return inputs[self.label_names[0]]
+        return labels
 
     def _start_recording(self) -> None:
         self.surrogate, self.metric, self._first_step = None, None, 0
@@ -225,23 +264,32 @@ class ReLossTrainer(Trainer):
             self._first_step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
             logger.warning(f"{checkpoint} has no surrogate and no recording for one: recording starts now.")
 
-    def _record(self, outputs: Any, labels: torch.Tensor) -> None:
+    def _record(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
         if self.metric is None:
-            self.metric = self._checked_metric(outputs, labels)
-        self.recorder.add(outputs, labels, stage=self.state.global_step / max(self.state.max_steps, 1))
+            self.metric = self._checked_metric(outputs, labels, inputs)
+        self.recorder.add(outputs, labels, self.state.global_step / max(self.state.max_steps, 1), inputs)
 
-    def _checked_metric(self, outputs: Any, labels: torch.Tensor) -> Metric:
+    @property
+    def _decoding(self) -> Any:
+        """What decodes the token ids that are recorded, or None if they stand for classes."""
+        kind = self.recorder.kind
+        reads_text = kind.task == "spans" or (kind.task == "tokens" and writes_text(self.model))
+        return self.processing_class if reads_text and hasattr(self.processing_class, "batch_decode") else None
+
+    def _checked_metric(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> Metric:
         """The metric that is to be learned, tried on the first batch: what fails should fail now.
 
         A word means a key of `compute_metrics`, or else the name of a metric.
         """
-        SurrogateForClassification(SurrogateConfig()).to(labels.device)(outputs, labels)
-        logits, labels = output_tensor(outputs, "logits").detach().float().cpu(), labels.cpu()
+        kind = self.recorder.kind = AutoSurrogate.reading(outputs, labels)
+        kind(SurrogateConfig(task=kind.task)).to(labels.device).evidence(outputs, labels)
+        columns = kind.recorded(outputs, labels, inputs)
+        columns = {name: column.detach().cpu() for name, column in columns.items()}
         metric = self._wanted_metric
         if isinstance(metric, str):
-            metric = self._metric_of_key(outputs, logits, labels)
+            metric = self._metric_of_key(outputs, columns)
         try:
-            metric.compute(logits, labels)
+            metric.compute(*scored(kind, columns, self._decoding))
         except Exception as error:  # a batch may be too small for it, so this is no more than a sign
             if isinstance(metric, AdditiveMetric):  # which any batch is large enough for
                 raise
@@ -251,7 +299,11 @@ class ReLossTrainer(Trainer):
             )
         return metric
 
-    def _metric_of_key(self, outputs: Any, logits: torch.Tensor, labels: torch.Tensor) -> Metric:
+    def _metric_of_key(self, outputs: Any, columns: dict[str, torch.Tensor]) -> Metric:
+        kind = self.recorder.kind
+        if kind.task != "classification":
+            # What is recorded elsewhere is not what compute_metrics takes: ids, not the logits of a vocabulary.
+            return load_metric(self._wanted_metric)
         passed_over = {"loss", *getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", ())}
         own = ComputeMetrics(
             self.compute_metrics,
@@ -260,6 +312,7 @@ class ReLossTrainer(Trainer):
             higher_is_better=self._higher_is_better(),
             in_tuple=isinstance(outputs, Mapping) and len(outputs.keys() - passed_over) > 1,
         )
+        logits, labels = columns["logits"], columns["labels"]
         counts = labels != IGNORED_LABEL
         try:
             keys = own.results(logits[counts].numpy(), labels[counts].numpy()).keys()
@@ -281,8 +334,8 @@ class ReLossTrainer(Trainer):
     def _recorded_everywhere(self) -> datasets.Dataset:
         """What all processes have recorded."""
         parts = gather_object([self.recorder.rows()])
-        columns = ("logits", "labels", "stage")
-        return predictions_dataset(*(torch.cat([part[column] for part in parts]) for column in columns))
+        columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
+        return recorded_dataset(self.recorder.kind, columns, tokenizer=self._decoding, metric=self.metric)
 
     @contextlib.contextmanager
     def _cleared(self, folder: Path) -> Iterator[None]:
@@ -313,10 +366,50 @@ class ReLossTrainer(Trainer):
             self.recorder.save(Path(output_dir) / self._recording_name)
 
 
+class ReLossTrainer(_SurrogateLoss, Trainer):
+    __doc__ = f"""A Trainer that trains on a surrogate of the metric.
+{_SurrogateLoss.__doc__.partition("metric.")[2]}
+    Example:
+        >>> ReLossTrainer(model, args, train_dataset=data, surrogate="someone/reloss-accuracy")  # doctest: +SKIP
+    """
+    _default_arguments = ReLossTrainingArguments
+
+
+class ReLossSeq2SeqTrainer(_SurrogateLoss, Seq2SeqTrainer):
+    __doc__ = f"""A Seq2SeqTrainer that trains on a surrogate of the metric: `ReLossTrainer` for models that write text.
+
+    With `predict_with_generate` it evaluates what the model generates. Under several processes each example is scored
+    once, also where the last batch was filled up.
+{_SurrogateLoss.__doc__.partition("metric.")[2]}
+    Example:
+        >>> ReLossSeq2SeqTrainer(model, args, train_dataset=data, surrogate="someone/reloss-bleu")  # doctest: +SKIP
+    """
+    _default_arguments = ReLossSeq2SeqTrainingArguments
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any):
+        # Seq2SeqTrainer gathers what fills up the last batch, too, which then is scored twice.
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
+        if not self.args.predict_with_generate or prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        # Seq2SeqTrainer would take the model's own loss: here it generates, and the loss is the one that is trained on.
+        prompt = {name: x for name, x in inputs.items() if name not in (*self.label_names, "decoder_input_ids")}
+        _, generated, _ = super().prediction_step(model, prompt, False, ignore_keys, **gen_kwargs)
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.get(self.label_names[0])
+        if labels is None:
+            return None, generated, None
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs).detach().mean()
+        return loss, generated, labels
+
+
 class _SwitchCallback(TrainerCallback):
     """Ends the first stretch of "auto"."""
 
-    def __init__(self, trainer: ReLossTrainer):
+    def __init__(self, trainer: _SurrogateLoss):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):

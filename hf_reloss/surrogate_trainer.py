@@ -60,7 +60,7 @@ class SurrogateTrainingArguments(TrainingArguments):
 
 
 class SurrogateTrainer(Trainer):
-    """Trains a surrogate to rank groups of predictions as a metric does.
+    """Trains a surrogate of any task to rank groups of predictions as a metric does.
 
     It logs `rho` (the soft rank correlation of a batch) and `penalty`; its evaluation gives, on held-out groups,
     `eval_alignment` (Spearman's correlation of the negated loss with the metric) and that of the loss that the task is
@@ -98,10 +98,12 @@ class SurrogateTrainer(Trainer):
             raise ValueError(f"SurrogateTrainer trains a Surrogate, but got {type(model).__name__}.")
         if metric is None:
             raise ValueError('SurrogateTrainer wants the metric to learn, e.g. metric="accuracy".')
-        if "logits" not in train_dataset.column_names:
+        missing = {*model.read_columns, "labels", "stage"} - set(train_dataset.column_names)
+        if missing:
             raise ValueError(
-                f"A surrogate for {model.task} is learned from predictions with the columns logits and labels, but "
-                f"these have {', '.join(train_dataset.column_names)}."
+                f"A surrogate for {model.task} is learned from predictions with the columns "
+                f"{', '.join((*model.read_columns, 'labels', 'stage'))}, but these have "
+                f"{', '.join(train_dataset.column_names)}."
             )
         self.metric = load_metric(metric)
         model.requires_grad_(True)  # one that has served as a loss was frozen for it
@@ -152,14 +154,14 @@ class SurrogateTrainer(Trainer):
                 f"The surrogate's alignment with {self.metric.name} on held-out groups is {learned:.3f} "
                 f"({usual.replace('_', ' ')}: {reference:.3f}), below min_alignment={self.args.min_alignment}: a model "
                 "trained on it would not get better at the metric. Record predictions from early and late in training, "
-                "raise group_size or num_groups, train for more epochs, or use the 'margin' architecture, whose sign "
+                "raise group_size or num_groups, train for more epochs, or use the default architecture, whose sign "
                 "cannot be wrong."
             )
         return result
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         surrogate = self.accelerator.unwrap_model(model)
-        evidence = surrogate.network.canonical(surrogate.evidence(inputs["logits"], inputs["labels"]))
+        evidence = surrogate.network.canonical(surrogate.evidence(inputs, inputs["labels"]))
         losses = model(evidence)
         penalty = self.objective.penalty(*surrogate.network.gradient_norms(evidence))
         rho = self.objective.correlation(self._everywhere(losses), self._everywhere(inputs["score"]))
@@ -172,12 +174,10 @@ class SurrogateTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         surrogate = self.accelerator.unwrap_model(model)
         with torch.no_grad():
-            evidence = surrogate.evidence(inputs["logits"], inputs["labels"])
-            canonical = surrogate.network.canonical(evidence)
-            losses = [model(evidence), model(canonical)]
-            for logits in (inputs["logits"], canonical.outputs):
-                usual = surrogate.original_losses(logits, inputs["labels"])  # 0 where a label does not count
-                losses.append(usual.sum(-1) / evidence.counts.sum(-1).clamp(min=1))
+            evidence = surrogate.evidence(inputs, inputs["labels"])
+            forms = (evidence, surrogate.network.canonical(evidence))
+            losses = [model(form) for form in forms]
+            losses += [surrogate.network.mean(surrogate.original_losses(form), form.counts) for form in forms]
         return None, torch.stack(losses, dim=-1), inputs["score"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -209,9 +209,11 @@ def test_texts_are_recorded_with_their_statistics_and_the_margins_of_their_token
             ids_written = model.generate(input_ids=ids) if generate else logits.argmax(-1)
         assert recorded[i][written] == tokenizer.decode(ids_written[0], skip_special_tokens=True)
         probability = logits.double().softmax(-1).gather(-1, ids[..., None])[0, :, 0]
-        torch.testing.assert_close(
-            torch.tensor(recorded[i]["margins"]).double(), probability.logit(), rtol=1e-4, atol=1e-4
-        )
+        margins = torch.tensor(recorded[i]["margins"]).double()
+        torch.testing.assert_close(margins[:, 0], probability.logit(), rtol=1e-4, atol=1e-4)
+        before = logits.double().softmax(-1)[0, 1:].gather(-1, ids[0, :-1, None])[:, 0]  # of the label before each
+        torch.testing.assert_close(margins[1:, 1], before.logit(), rtol=1e-4, atol=1e-4)
+        assert margins[0, 1] == -100  # there is none
 
 
 def test_groups_of_texts_are_scored_by_what_was_recorded(translator, tmp_path, monkeypatch):
@@ -225,7 +227,8 @@ def test_groups_of_texts_are_scored_by_what_was_recorded(translator, tmp_path, m
     groups = draw_groups(recorded, metric, num_groups=50, group_size=16)
     monkeypatch.undo()
     batch = groups.__getitems__([3, 7])
-    assert batch["margins"].shape == batch["labels"].shape == (2, 16, 6)
+    assert batch["margins"].shape == (2, 16, 6, 5)
+    assert batch["labels"].shape == (2, 16, 6)
     for chosen, score in zip(groups.index[[3, 7]].tolist(), batch["score"].tolist(), strict=True):
         texts = recorded.select(chosen)
         assert metric.compute(texts["teacher_forced"][:], texts["reference"][:]) == pytest.approx(score, rel=1e-6)
@@ -286,11 +289,11 @@ def test_what_cannot_be_recorded_says_so(translator):
         record_predictions(model, rows, data_collator=collator)
     decoder = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(ValueError, match="but this is GPT2LMHeadModel"):
-        record_predictions(decoder, rows)
+        record_predictions(decoder, rows, generate=True, processing_class=tokenizer)
     with pytest.raises(ValueError, match="Unknown metric 'acuracy'"):
         record_predictions(TinyClassifier(), tiny_rows(4), metric="acuracy")
     with pytest.raises(ValueError, match="but this is TinyClassifier"):
         record_predictions(TinyClassifier(), tiny_rows(4), generate=True)
     recorded = record_predictions(model, rows, data_collator=collator, processing_class=tokenizer)
-    with pytest.raises(ValueError, match="columns logits and labels, but these have margins"):
+    with pytest.raises(ValueError, match="columns logits, labels, stage, but these have margins"):
         SurrogateTrainer(SurrogateForClassification(SurrogateConfig()), train_dataset=recorded, metric="bleu")

@@ -1,7 +1,13 @@
 """Surrogates of any task, by what their configuration says."""
 
 import importlib
-from typing import TYPE_CHECKING
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from .config import SurrogateConfig
 
@@ -26,26 +32,58 @@ class AutoSurrogate:
 
             where = pretrained_model_name_or_path if config is None else config
             config, kwargs = Surrogate.load_config(str(where), **kwargs)
-        return cls._class_of(config).from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        return cls.of_task(config.task).from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     @classmethod
     def from_config(cls, config: SurrogateConfig, **kwargs) -> "Surrogate":
         """A fresh surrogate."""
-        return cls._class_of(config)._from_config(config, **kwargs)
+        return cls.of_task(config.task)._from_config(config, **kwargs)
 
     _from_config = from_config  # the name under which AutoModel asks for it
 
-    @staticmethod
-    def _class_of(config: SurrogateConfig) -> "type[Surrogate]":
+    @classmethod
+    def reading(cls, outputs: Any, labels: torch.Tensor) -> "type[Surrogate]":
+        """The surrogate class for a model with these outputs and labels.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+            kind = cls._defined_in(importlib.import_module(f"{__package__}.{module.name}"))
+            if kind is not None and kind.reads(outputs, labels):
+                return kind
+        given = {name: list(value.shape) for name, value in _tensors(outputs).items()}
+        raise ValueError(
+            f"There is no surrogate for a model with the outputs {given} and labels {list(labels.shape)} "
+            f"({labels.dtype}): there are some for one label per example, tokens, spans and heatmaps of keypoints."
+        )
+
+    @classmethod
+    def of_task(cls, task: str) -> "type[Surrogate]":
         """The surrogate class of a task: the one that the module of the task's name defines."""
+        try:
+            module = importlib.import_module(f"{__package__}.{task}")
+        except ModuleNotFoundError as error:
+            raise ValueError(f"This version of hf_reloss knows no surrogates for the task {task!r}.") from error
+        kind = cls._defined_in(module)
+        if kind is None:
+            raise ValueError(f"This version of hf_reloss knows no surrogates for the task {task!r}.")
+        return kind
+
+    @staticmethod
+    def _defined_in(module: ModuleType) -> "type[Surrogate] | None":
         from .base import Surrogate
 
-        try:
-            module = importlib.import_module(f"{__package__}.{config.task}")
-        except ModuleNotFoundError as error:
-            raise ValueError(f"This version of hf_reloss knows no surrogates for the task {config.task!r}.") from error
-        return next(
-            kind
-            for kind in vars(module).values()
-            if isinstance(kind, type) and issubclass(kind, Surrogate) and vars(kind).get("task") == config.task
-        )
+        task = module.__name__.rpartition(".")[2]
+        kinds = (kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Surrogate))
+        return next((kind for kind in kinds if vars(kind).get("task") == task), None)
+
+
+def _tensors(outputs: Any) -> dict[str, torch.Tensor]:
+    """The tensors in a model's outputs, by name or place."""
+    items = (
+        outputs.items()
+        if isinstance(outputs, Mapping)
+        else enumerate(outputs if isinstance(outputs, tuple) else [outputs])
+    )
+    return {str(name): value for name, value in items if torch.is_tensor(value)}

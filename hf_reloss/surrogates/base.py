@@ -11,6 +11,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
+from ..metrics import Metric
 from ..metrics.base import IGNORED_LABEL
 from .config import SurrogateConfig
 
@@ -18,10 +19,14 @@ from .config import SurrogateConfig
 class Evidence(NamedTuple):
     """The part of a model's outputs and labels that a surrogate looks at.
 
+    What counts are a group's N predictions or, where a prediction has many parts, as a text has tokens and a body has
+    joints, their P parts; each kind of evidence says more of what the tensors hold.
+
     Attributes:
-        outputs: [..., N, D] float32. The gradient penalty of the objective is taken here.
-        labels: [..., N] int64, within range also where the prediction does not count.
-        counts: [..., N] bool, False where the label was -100.
+        outputs: [..., N, D] or [..., N, P, D] float32, D being one dimension or more. The gradient penalty of the
+            objective is taken here.
+        labels: [..., N, ...], within range also where the prediction does not count.
+        counts: [..., N] or [..., N, P] bool, False where the label was -100 or there is none.
     """
 
     outputs: torch.Tensor
@@ -36,37 +41,57 @@ class SurrogateNetwork(nn.Module):
     """
 
     architecture: ClassVar[str]
+    count_dims: ClassVar[int] = 1
+    """How many of the dimensions of `Evidence.counts` are those of one group: 1 for [N], 2 for [N, P]."""
     gradient_penalty: float = 10.0
     """The weight λ of the gradient penalty with which it is learned by default."""
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
-        """The loss [..., N] of each prediction."""
+        """The loss of each prediction or part of one, of the shape of `evidence.counts`."""
         raise ValueError(
             f"The loss of the architecture {self.architecture!r} is that of a group: its predictions have none of "
             "their own, as reduction='none' asks for."
         )
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
-        """The loss [...] of each group: the mean over its predictions that count, 0 if there is none."""
-        losses = self.losses(evidence).masked_fill(~evidence.counts, 0.0)
-        return losses.sum(-1) / evidence.counts.sum(-1).clamp(min=1)
+        """The loss [...] of each group: the mean over what counts in it, 0 if there is nothing."""
+        return self.mean(self.losses(evidence), evidence.counts)
 
-    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | float]:
+    def mean(self, losses: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Means [...] over what counts in each group, 0 where nothing does; of `losses` of the shape of `counts`."""
+        return losses.masked_fill(~counts, 0.0).flatten(-self.count_dims).sum(-1) / self.number(counts).clamp(min=1)
+
+    def number(self, counts: torch.Tensor) -> torch.Tensor:
+        """How many count in each group, [...]."""
+        return counts.flatten(-self.count_dims).sum(-1)
+
+    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
         """The norms of its gradients, and those that the penalty holds them to.
 
         Returns:
-            The norm [..., N] of the gradient of N times the group's loss with respect to each prediction's outputs
-            (that of its own loss, where it has one), which can be differentiated by the weights; and the norms that
-            are wanted, [..., N] or one for all.
+            The norm of the gradient of n times the group's loss, n being how many count in it, with respect to the
+            outputs of each of them (the gradient of its own loss, where it has one), of the shape of `counts`, which
+            can be differentiated by the weights; and the norms that are wanted: 1 where it counts, as in the paper.
         """
-        return self._norms(evidence, {}), 1.0
+        return self._norms(evidence, {}), evidence.counts.float()
+
+    def norms_of_start(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
+        """`gradient_norms` that are held to those of its start, where all parameters are 0.
+
+        Of a batch every eighth group is taken: to differentiate twice takes time.
+        """
+        batched = evidence.counts.dim() > self.count_dims
+        sample = Evidence(*(tensor[::8] for tensor in evidence)) if batched else evidence
+        start = {name: torch.zeros_like(parameter) for name, parameter in self.named_parameters()}
+        return self._norms(sample, {}), self._norms(sample, start).detach()
 
     def _norms(self, evidence: Evidence, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
         """Norms of the gradients, with some of its parameters replaced."""
         outputs = evidence.outputs.detach().requires_grad_()
         losses = functional_call(self, parameters, (evidence._replace(outputs=outputs),))
-        weighted = (losses * evidence.counts.sum(-1)).sum()
-        return torch.autograd.grad(weighted, outputs, create_graph=True)[0].norm(dim=-1)
+        weighted = (losses * self.number(evidence.counts)).sum()
+        gradient = torch.autograd.grad(weighted, outputs, create_graph=True)[0]
+        return gradient.flatten(evidence.counts.dim()).norm(dim=-1)
 
     def canonical(self, evidence: Evidence) -> Evidence:
         """The evidence in the form in which it is learned: freed of what its metrics do not see, if at all.
@@ -77,15 +102,15 @@ class SurrogateNetwork(nn.Module):
 
     def curve(self, points: torch.Tensor) -> torch.Tensor:
         """What was learned of one prediction, to draw: [n] of points [n]."""
-        raise NotImplementedError
+        raise ValueError(f"The architecture {self.architecture!r} has no curve of one variable to draw.")
 
 
 class Surrogate(PreTrainedModel):
     """A learned loss: lower when the metric is better.
 
-    A subclass reads one kind of evidence: it defines `evidence`, `original_losses`, the `network` that takes the
-    evidence to a loss and, as `task`, the name of its module. In any training loop, `surrogate(outputs, labels)` is the
-    loss. It computes in float32, whatever the precision around it.
+    A subclass reads one kind of evidence: it defines `reads`, `evidence`, `recorded`, `original_losses`, `for_metric`,
+    the networks that take the evidence to a loss and, as `task`, the name of its module. In any training loop,
+    `surrogate(outputs, labels)` is the loss. It computes in float32, whatever the precision around it.
     """
 
     config_class = SurrogateConfig
@@ -93,20 +118,66 @@ class Surrogate(PreTrainedModel):
     main_input_name = "outputs"
     supports_gradient_checkpointing = False
     task: ClassVar[str]
-    network: SurrogateNetwork
+    networks: ClassVar[tuple[type[SurrogateNetwork], ...]]
+    """Its architectures."""
+    read_columns: ClassVar[tuple[str, ...]]
+    """The recorded columns that `evidence` reads, beside the labels."""
+    scored: ClassVar[tuple[str, str]]
+    """The two of the recorded columns that a metric compares: predictions and references."""
     original_loss: ClassVar[str]
     """Name of the loss that `original_losses` gives."""
 
+    def __init__(self, config: SurrogateConfig):
+        if config.task != self.task:
+            raise ValueError(
+                f"{type(self).__name__} is for {self.task}, but its configuration is for {config.task}: pass "
+                f"SurrogateConfig(task={self.task!r})."
+            )
+        config.architecture = config.architecture or self.networks[0].architecture
+        super().__init__(config)
+        networks = {network.architecture: network for network in self.networks}
+        if config.architecture not in networks:
+            choices = " or ".join(map(repr, networks))
+            raise ValueError(f"Unknown architecture {config.architecture!r} for {self.task}: choose {choices}.")
+        self.network: SurrogateNetwork = networks[config.architecture](config)
+        self.post_init()
+
+    @classmethod
+    def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:
+        """Whether a model with these outputs and labels is of its task, judged by their names and shapes."""
+        raise NotImplementedError
+
+    @classmethod
+    def recorded(cls, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What is kept of a batch of n predictions, to learn from: tensors [n, ...].
+
+        Among them are what `evidence` reads, under the names that it reads them by, `labels`, and what a metric
+        compares, the two columns `scored`. Where the sizes of batches differ, dimensions after the first are later
+        padded with -100.
+
+        Args:
+            outputs, labels: as for `evidence`.
+            inputs: what the model was given.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def for_metric(cls, metric: Metric | Any) -> "Surrogate":
+        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: if it can be, its soft twin."""
+        raise NotImplementedError
+
     def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
         """Takes the evidence from a model's outputs (a `ModelOutput`, a dict, a tuple or a tensor) and its labels.
+
+        It also takes it from what `recorded` kept, with group dimensions in front.
 
         Raises:
             ValueError: for outputs of another task, labels out of range, values that are not finite.
         """
         raise NotImplementedError
 
-    def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss [..., N] that the task is usually trained on, to compare with; 0 where the label is -100."""
+    def original_losses(self, evidence: Evidence) -> torch.Tensor:
+        """The loss that the task is usually trained on, to compare with, of the shape of `evidence.counts`."""
         raise NotImplementedError
 
     def forward(self, outputs: Any, labels: torch.Tensor | None = None, *, reduction: str = "mean") -> torch.Tensor:
@@ -116,7 +187,7 @@ class Surrogate(PreTrainedModel):
             outputs: what the model put out, or `Evidence`.
             labels: [..., N] int64; -100 does not count. None with `Evidence`.
             reduction: `"mean"` over the predictions of a group that count (0 if there is none): [...], a scalar for
-                labels [N]; or `"none"`: [..., N], 0 where a prediction does not count.
+                labels [N]; or `"none"`: of the shape of `Evidence.counts`, 0 where it does not count.
 
         Raises:
             ValueError: for `"none"`, if the architecture has a loss for groups only.

@@ -1,6 +1,7 @@
 """Surrogates for one label per example: from logits [..., N, C] and class indices [..., N]."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,101 +22,6 @@ GENERAL_SCORES: dict[str, dict[str, Any]] = {
     "matthews_correlation": {},
 }
 """What the surrogate of an unknown metric mixes."""
-
-
-class SurrogateForClassification(Surrogate):
-    """A learned loss for classification.
-
-    Three architectures:
-
-    - `"margin"`, the soft twin of accuracy: the mean over the group of softplus(-g(m)) + κ‖z - z̄‖, with g a strictly
-      increasing spline and m the margin of the label's logit over the log-sum-exp of the others: a prediction further
-      on the right side never costs more, whatever was learned. The second term holds what metrics of decisions cannot
-      see, the scale of the logits z, which a model could otherwise grow without end to lower its loss. At its start the
-      spline is the identity, and the surrogate is cross-entropy with that pull.
-    - `"counts"`, the soft twin of metrics of counts per class, such as F1: each class's margin goes through such a
-      spline and a sigmoid, at the start softmax probabilities; these are added up over the group to soft counts of
-      right, predicted and due; and of these the metrics in `scores` are taken, on whose logarithms a score is learned
-      (`ScoreMixture`). To this comes the same pull. Its value is a group's: the batch that it is given.
-    - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning) from p(label) to |·|. It is not
-      monotone: check its alignment.
-
-    The first two are learned on predictions of one scale, that at which a right prediction rests at the start of the
-    first.
-
-    Example:
-        >>> loss = SurrogateForClassification(SurrogateConfig())
-        >>> logits = torch.tensor([[4.0, 0.0, 0.0]])
-        >>> loss(logits, torch.tensor([0])) < loss(logits, torch.tensor([1]))
-        tensor(True)
-    """
-
-    task = "classification"
-    original_loss = "cross_entropy"
-
-    def __init__(self, config: SurrogateConfig):
-        super().__init__(config)
-        networks = {network.architecture: network for network in (MarginNetwork, CountNetwork, PaperNetwork)}
-        if config.architecture not in networks:
-            choices = " or ".join(map(repr, networks))
-            raise ValueError(f"Unknown architecture {config.architecture!r} for {self.task}: choose {choices}.")
-        self.network = networks[config.architecture](config)
-        self.post_init()
-
-    def forward(self, outputs: Any, labels: torch.Tensor | None = None, *, reduction: str = "mean") -> torch.Tensor:
-        if labels is not None and labels.dim() != 1:
-            raise ValueError(
-                "A surrogate for classification is a loss for one label per example, labels [N], but got labels "
-                f"{list(labels.shape)}: a model that labels tokens needs a surrogate for its own task."
-            )
-        return super().forward(outputs, labels, reduction=reduction)
-
-    def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
-        logits = output_tensor(outputs, "logits")
-        if labels is None or logits.shape[:-1] != labels.shape:
-            given = None if labels is None else list(labels.shape)
-            raise ValueError(
-                "A surrogate for classification scores one label per example: it wants logits [..., N, C] and labels "
-                f"[..., N], but got {list(logits.shape)} and {given}."
-            )
-        if logits.shape[-1] < 2:
-            raise ValueError(
-                "The model puts out one logit, but a surrogate for classification wants two classes or more."
-            )
-        labels, counts = counted(labels, logits.shape[-1])
-        logits = logits.float()
-        if not logits.isfinite().all():
-            raise ValueError(
-                f"{int((~logits.isfinite()).sum())} of {logits.numel()} logits are not finite: the model has diverged. "
-                "Lower the learning rate, clip gradients, or train in a wider precision."
-            )
-        return Evidence(logits, labels, counts)
-
-    def original_losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        losses = F.cross_entropy(outputs.float().flatten(0, -2), labels.flatten(), reduction="none")
-        return losses.view(labels.shape)
-
-    @classmethod
-    def for_metric(cls, metric: Metric | Any) -> "SurrogateForClassification":
-        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: if it can be, its soft twin.
-
-        For accuracy that is the architecture `"margin"`; for metrics of counts per class (F1, Matthews correlation)
-        `"counts"` of the metric itself; for any other one `"counts"` of a mixture, whose weights are to be learned.
-        """
-        metric = load_metric(metric)
-        if metric.name in ("accuracy", "top_k_accuracy"):
-            return cls(SurrogateConfig())
-        known = isinstance(metric, CountMetric)
-        scores = {metric.name: metric.options} if known else GENERAL_SCORES
-        return cls(SurrogateConfig(architecture="counts", scores=scores))
-
-    @torch.no_grad()
-    def curve(self, points: torch.Tensor) -> torch.Tensor:
-        """What was learned of one prediction: [n], of margins [n] or, of `"paper"`, probabilities of the label [n].
-
-        Losses or, of `"counts"`, the soft hit -log q.
-        """
-        return self.network.curve(points.to(self.device)).cpu()
 
 
 class MarginNetwork(SurrogateNetwork):
@@ -203,10 +109,7 @@ class CountNetwork(SurrogateNetwork):
         return F.softplus(-self.spline(margin))
 
     def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
-        """Held to those of its start, in every eighth group: to differentiate twice takes time."""
-        sample = Evidence(*(tensor[::8] for tensor in evidence)) if evidence.labels.dim() > 1 else evidence
-        start = {name: torch.zeros_like(parameter) for name, parameter in self.named_parameters()}
-        return self._norms(sample, {}), self._norms(sample, start).detach()
+        return self.norms_of_start(evidence)
 
     def canonical(self, evidence: Evidence) -> Evidence:
         return at_rest(evidence, self.pull)
@@ -228,6 +131,103 @@ class PaperNetwork(SurrogateNetwork):
 
     def curve(self, probability: torch.Tensor) -> torch.Tensor:
         return self.loss(self.logits_fcs(probability[..., None])).squeeze(-1).abs()
+
+
+class SurrogateForClassification(Surrogate):
+    """A learned loss for classification.
+
+    Three architectures:
+
+    - `"margin"`, the soft twin of accuracy: the mean over the group of softplus(-g(m)) + κ‖z - z̄‖, with g a strictly
+      increasing spline and m the margin of the label's logit over the log-sum-exp of the others: a prediction further
+      on the right side never costs more, whatever was learned. The second term holds what metrics of decisions cannot
+      see, the scale of the logits z, which a model could otherwise grow without end to lower its loss. At its start the
+      spline is the identity, and the surrogate is cross-entropy with that pull.
+    - `"counts"`, the soft twin of metrics of counts per class, such as F1: each class's margin goes through such a
+      spline and a sigmoid, at the start softmax probabilities; these are added up over the group to soft counts of
+      right, predicted and due; and of these the metrics in `scores` are taken, on whose logarithms a score is learned
+      (`ScoreMixture`). To this comes the same pull. Its value is a group's: the batch that it is given.
+    - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning) from p(label) to |·|. It is not
+      monotone: check its alignment.
+
+    The first two are learned on predictions of one scale, that at which a right prediction rests at the start of the
+    first.
+
+    Example:
+        >>> loss = SurrogateForClassification(SurrogateConfig())
+        >>> logits = torch.tensor([[4.0, 0.0, 0.0]])
+        >>> loss(logits, torch.tensor([0])) < loss(logits, torch.tensor([1]))
+        tensor(True)
+    """
+
+    task = "classification"
+    read_columns = ("logits",)
+    scored = ("logits", "labels")
+    original_loss = "cross_entropy"
+    networks = (MarginNetwork, CountNetwork, PaperNetwork)
+
+    @classmethod
+    def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:
+        return labels.dim() == 1
+
+    @classmethod
+    def recorded(cls, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        return {"logits": output_tensor(outputs, "logits").float(), "labels": labels}
+
+    def forward(self, outputs: Any, labels: torch.Tensor | None = None, *, reduction: str = "mean") -> torch.Tensor:
+        if labels is not None and labels.dim() != 1:
+            raise ValueError(
+                "A surrogate for classification is a loss for one label per example, labels [N], but got labels "
+                f"{list(labels.shape)}: a model that labels tokens needs a surrogate for its own task."
+            )
+        return super().forward(outputs, labels, reduction=reduction)
+
+    def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
+        logits = output_tensor(outputs, "logits")
+        if labels is None or logits.shape[:-1] != labels.shape:
+            given = None if labels is None else list(labels.shape)
+            raise ValueError(
+                "A surrogate for classification scores one label per example: it wants logits [..., N, C] and labels "
+                f"[..., N], but got {list(logits.shape)} and {given}."
+            )
+        if logits.shape[-1] < 2:
+            raise ValueError(
+                "The model puts out one logit, but a surrogate for classification wants two classes or more."
+            )
+        labels, counts = counted(labels, logits.shape[-1])
+        logits = logits.float()
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"{int((~logits.isfinite()).sum())} of {logits.numel()} logits are not finite: the model has diverged. "
+                "Lower the learning rate, clip gradients, or train in a wider precision."
+            )
+        return Evidence(logits, labels, counts)
+
+    def original_losses(self, evidence: Evidence) -> torch.Tensor:
+        losses = F.cross_entropy(evidence.outputs.flatten(0, -2), evidence.labels.flatten(), reduction="none")
+        return losses.view(evidence.labels.shape)
+
+    @classmethod
+    def for_metric(cls, metric: Metric | Any) -> "SurrogateForClassification":
+        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: if it can be, its soft twin.
+
+        For accuracy that is the architecture `"margin"`; for metrics of counts per class (F1, Matthews correlation)
+        `"counts"` of the metric itself; for any other one `"counts"` of a mixture, whose weights are to be learned.
+        """
+        metric = load_metric(metric)
+        if metric.name in ("accuracy", "top_k_accuracy"):
+            return cls(SurrogateConfig())
+        known = isinstance(metric, CountMetric)
+        scores = {metric.name: metric.options} if known else GENERAL_SCORES
+        return cls(SurrogateConfig(architecture="counts", scores=scores))
+
+    @torch.no_grad()
+    def curve(self, points: torch.Tensor) -> torch.Tensor:
+        """What was learned of one prediction: [n], of margins [n] or, of `"paper"`, probabilities of the label [n].
+
+        Losses or, of `"counts"`, the soft hit -log q.
+        """
+        return self.network.curve(points.to(self.device)).cpu()
 
 
 def at_rest(evidence: Evidence, pull: float) -> Evidence:

@@ -9,15 +9,23 @@ class SurrogateConfig(PreTrainedConfig):
     """Configuration of a surrogate.
 
     Args:
-        task: the kind of evidence, which is the module of `hf_reloss.surrogates` that reads it: `"classification"`.
-        architecture: the network from evidence to loss. Of classification: `"margin"` (the default), `"counts"` (both
-            monotone by construction) or `"paper"` (Huang et al. 2022).
+        task: the kind of evidence, which is the module of `hf_reloss.surrogates` that reads it: `"classification"`,
+            `"tokens"`, `"spans"` or `"keypoints"`.
+        architecture: the network from evidence to loss, by default the first of its task, which is monotone by
+            construction. Of classification: `"margin"`, `"counts"` (monotone, too) or `"paper"` (Huang et al. 2022). Of
+            tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`.
         scores: of `"counts"`: the metrics of counts per class whose soft twins are mixed, each name with its options,
             as `load_metric` takes them.
-        num_knots: of `"margin"` and `"counts"`: intervals of the learned monotone spline.
+        num_knots: of `"margin"`, `"counts"` and `"overlap"`: intervals of the learned monotone spline.
         knot_range: of the same: the spline bends at margins between -knot_range and knot_range.
         scale_weight: of the same: the pull on the scale of the logits, between 0 and 1; as much of the probability as
             label smoothing of that size would take from the label.
+        max_order: of `"ngrams"`: the longest n-grams.
+        reach: of `"ngrams"`: how many places too early or too late an n-gram may be written and still count, times a
+            learned share; 0 to 2.
+        level: of `"ngrams"`: whether soft precisions are those of the `"group"`, as of BLEU, or of each `"sentence"`.
+        credit: of `"overlap"`: of an answer that is partly right: `"f1"`, that of its tokens, or none, `"exact"`.
+        max_answer_length: of the same: how many tokens an answer has at most.
         hidden_size: of `"paper"`: width of its layers.
         metric: signature of the metric that it was learned for.
         record: how it was learned: alignments on held-out groups, predictions, settings.
@@ -26,11 +34,16 @@ class SurrogateConfig(PreTrainedConfig):
     model_type = "reloss"
 
     task: str = "classification"
-    architecture: str = "margin"
+    architecture: str | None = None
     scores: dict[str, dict[str, Any]] | None = None
     num_knots: int = 16
     knot_range: float = 4.0
     scale_weight: float = 0.1
+    max_order: int = 4
+    reach: int = 0
+    level: str = "group"
+    credit: str = "f1"
+    max_answer_length: int = 30
     hidden_size: int = 128
     metric: str | None = None
     record: dict[str, Any] | None = None
