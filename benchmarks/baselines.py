@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from transformers import Trainer, TrainingArguments
+from task import Loss
 
 
 def class_weights(logits: torch.Tensor, labels: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
@@ -28,26 +28,11 @@ def soft_f1(logits: torch.Tensor, labels: torch.Tensor, frequencies: torch.Tenso
     return 1 - f1[due.sum(0) > 0].mean()
 
 
-BASELINES = {loss.__name__: loss for loss in (class_weights, logit_adjustment, soft_f1)}
+def of_classes(labels: torch.Tensor) -> dict[str, Loss]:
+    """These losses by name, with the frequencies of the classes among training labels [n]."""
+    frequencies = torch.bincount(labels).float() / len(labels)
 
+    def bound(loss: Callable[..., torch.Tensor]) -> Loss:
+        return lambda outputs, inputs: loss(outputs["logits"], inputs["labels"], frequencies)
 
-class LossTrainer(Trainer):
-    """A Trainer with such a loss.
-
-    Args:
-        loss: the loss.
-        frequencies: of the classes.
-        warmup: share of the training that is on the model's own loss first.
-    """
-
-    def __init__(
-        self, model, args: TrainingArguments, *, loss: Callable, frequencies: torch.Tensor, warmup: float, **options
-    ):
-        super().__init__(model, args, **options)
-        self.loss, self.frequencies, self.warmup = loss, frequencies, warmup
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        if self.state.global_step >= self.warmup * self.state.max_steps:
-            loss = self.loss(outputs["logits"], inputs["labels"], self.frequencies)
-        return (loss, outputs) if return_outputs else loss
+    return {loss.__name__: bound(loss) for loss in (class_weights, logit_adjustment, soft_f1)}

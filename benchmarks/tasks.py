@@ -1,22 +1,23 @@
-"""The tasks that losses are compared on: data, model and the recipe of its training.
+"""The tasks that losses are compared on, by name; here are those of classification.
 
-Data is found in the folder that HF_RELOSS_DATA names. Validation examples are taken from the training files, and are
-what anything is tuned on; the test files are for reporting.
+Their validation examples are taken from the training files.
 """
 
 import gzip
 import json
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pose
+import question_answering
 import torch
 import torch.nn.functional as F
+import translation
+from baselines import of_classes
+from task import Task, data_folder
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -26,44 +27,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_reloss.metrics import Metric, load_metric
-
-
-@dataclass
-class Task:
-    """One data set with its model and recipe.
-
-    Attributes:
-        train, evaluation: data sets as Trainer takes them.
-        make_model: a fresh model; its weights come from torch's random state.
-        recipe: arguments of `TrainingArguments`.
-        trainer_options: further arguments of Trainer, such as the collator.
-        metric: what it is trained for.
-        measures: what is reported, from logits and labels of the evaluation; by default the metric.
-        warmup: share of the training on cross-entropy before any loss of groups takes over.
-        losses: those to compare, if not told otherwise.
-        class_names: in the order of the labels, where they are known.
-    """
-
-    train: Any
-    evaluation: Any
-    make_model: Callable[[], nn.Module]
-    recipe: dict[str, Any]
-    trainer_options: dict[str, Any] = field(default_factory=dict)
-    metric: Metric = field(default_factory=lambda: load_metric("accuracy"))
-    measures: dict[str, Callable[[Any, Any], float]] = field(default_factory=dict)
-    warmup: float = 0.0
-    losses: tuple[str, ...] = ("cross_entropy", "label_smoothing", "reloss", "twin", "paper", "auto")
-    class_names: list[str] = field(default_factory=list)
-
-    def __post_init__(self):
-        self.measures = self.measures or {self.metric.name: self.metric.compute}
-
-
-def data_folder() -> Path:
-    if "HF_RELOSS_DATA" not in os.environ:
-        raise SystemExit("Set HF_RELOSS_DATA to the folder that holds fashion_mnist/, hwu64/ and so on.")
-    return Path(os.environ["HF_RELOSS_DATA"])
+from hf_reloss.metrics import load_metric
 
 
 class Images(torch.utils.data.Dataset):
@@ -128,6 +92,8 @@ def fashion_mnist_imbalanced(split: str) -> Task:
             "f1_imbalanced": lambda logits, labels: macro_f1.compute(logits[same], labels[same]),
         },
         warmup=0.5,
+        baselines=of_classes(everything.labels[chosen]),
+        of_groups=("soft_f1",),
         losses=(
             *("cross_entropy", "label_smoothing", "class_weights", "logit_adjustment", "soft_f1"),
             *("reloss", "twin", "auto"),
@@ -212,4 +178,12 @@ def hwu64(split: str) -> Task:
     )
 
 
-TASKS = {task.__name__: task for task in (fashion_mnist, fashion_mnist_imbalanced, hwu64)}
+TASKS = {
+    task.__name__: task
+    for task in (
+        *(fashion_mnist, fashion_mnist_imbalanced, hwu64),
+        *translation.TASKS,
+        *question_answering.TASKS,
+        *pose.TASKS,
+    )
+}

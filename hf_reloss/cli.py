@@ -40,14 +40,15 @@ def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id o
         "metric": config.metric or "not recorded",
         "task": config.task,
         "architecture": config.architecture,
-        **({"scores": _mixture(model)} if model.config.architecture == "counts" else {}),
+        **model.network.learned(),
         "parameters": model.num_parameters(),
         **(config.record or {"record": "none: it has not been trained, or was converted"}),
     }
     for name, value in rows.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
     console.print(table)
-    console.print(_curve_table(model))
+    if model.network.curve_of is not None:
+        console.print(_curve_table(model))
 
 
 @app.command()
@@ -64,22 +65,15 @@ def convert(
     console.print(f"Wrote {out}: a surrogate for {surrogate.config.task}, {surrogate.num_parameters():,} parameters.")
 
 
-def _mixture(model) -> str:
-    """The scores that a surrogate mixes, with their learned weights."""
-    weights = model.network.mixture.weights.detach().softmax(-1).tolist()
-    return ", ".join(f"{name} {weight:.2f}" for name, weight in zip(model.config.scores, weights, strict=True))
-
-
 def _curve_table(model) -> Table:
     """The loss over what the surrogate looks at, drawn with bars."""
     import torch
 
-    of_probability = model.config.architecture == "paper"
-    points = torch.linspace(0, 1, 11) if of_probability else torch.linspace(-6, 6, 13)
+    points = torch.linspace(-6, 6, 13) if model.network.curve_of == "margin" else torch.linspace(0, 1, 11)
     losses = model.curve(points)
     table = Table(title="the learned curve")
-    table.add_column("p(label)" if of_probability else "margin", justify="right")
-    table.add_column("-log soft hit" if model.config.architecture == "counts" else "loss", justify="right")
+    table.add_column(model.network.curve_of, justify="right")
+    table.add_column("loss", justify="right")
     table.add_column("")
     top = float(losses.max()) or 1.0
     for point, loss in zip(points.tolist(), losses.tolist(), strict=True):

@@ -6,12 +6,12 @@ evidence that a surrogate of the model's task reads, with what a metric scores:
 | task | evidence | labels | what a metric scores |
 |---|---|---|---|
 | classification | `logits`, float32 [C] | int64 | `logits` |
-| tokens, T of them count | `margins`, float32 [T, 5] | int64 [T] | texts, or `decided`, int64 [T] |
+| tokens, T of them count | `margins`, float32 [T, 9] | int64 [T] | texts, or `decided`, int64 [T] |
 | spans | `start_logits`, `end_logits`, float32 [L] | int64 [2] | texts |
 | keypoints | `heatmaps`, float32 [K, H, W] | float32 [K, 3] | `decided`, float32 [K, 2] |
 
-Margins are those of each token's label over all other classes and, behind it, of the labels before and after it at the
-same position. Texts are in the columns `generated`, `teacher_forced` or, of spans, `answered`, and in `reference`. An
+Margins are those of each token's label over all other classes, at its own place and, behind that, at those before and
+after. Texts are in the columns `generated`, `teacher_forced` or, of spans, `answered`, and in `reference`. An
 additive metric's statistics (float64 [K]) can be had too, in a column that its signature names, so that nothing is
 decoded or counted for groups.
 
@@ -21,7 +21,7 @@ Such a data set is saved, loaded, concatenated and pushed as any other.
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import torch
@@ -293,7 +293,9 @@ class PredictionRecorder(TrainerCallback):
         })
     """
 
-    def __init__(self, max_predictions: int = 20_000, label_names: Sequence[str] | None = None):
+    default_max_predictions: ClassVar[int] = 20_000
+
+    def __init__(self, max_predictions: int = default_max_predictions, label_names: Sequence[str] | None = None):
         if max_predictions < 2:
             raise ValueError(f"max_predictions must be 2 or more, got {max_predictions}.")
         self.max_predictions = max_predictions

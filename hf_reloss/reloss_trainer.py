@@ -1,51 +1,30 @@
 """ReLossTrainer and ReLossSeq2SeqTrainer: Trainers whose loss is a learned surrogate of the metric."""
 
-import contextlib
 import inspect
 import math
-import random
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
-import numpy as np
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import broadcast, gather_object
 from torch import nn
 from transformers import (
-    PrinterCallback,
-    ProgressCallback,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
-    TrainerCallback,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from .metrics import AdditiveMetric, Metric, load_metric
-from .metrics.adapters import ComputeMetrics
-from .metrics.base import IGNORED_LABEL
-from .recording import PredictionRecorder, batch_labels, joined, recorded_dataset, scored, unwrapped, writes_text
-from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments
+from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
+from .metrics import Metric, load_metric
+from .recording import PredictionRecorder, batch_labels, unwrapped, writes_text
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate, output_tensor
-from .surrogates.config import SurrogateConfig
 
 logger = logging.get_logger(__name__)
-
-SURROGATE_FOLDER = "surrogate"
-"""Where a checkpoint keeps the surrogate."""
-
-_FEWEST_PREDICTIONS = 160
-"""What "auto" records at least, in all processes together: the held-out fifth makes groups of 16."""
 
 
 @dataclass
@@ -72,7 +51,7 @@ class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArg
     """Seq2SeqTrainingArguments with the knobs of `ReLossSeq2SeqTrainer`."""
 
 
-class _SurrogateLoss:
+class _SurrogateLoss(LearnsSurrogate):
     """What makes a Trainer one that trains on a surrogate of the metric.
 
     Everything that the Trainer does it does: accumulation, several processes, mixed precision, evaluation, checkpoints.
@@ -128,7 +107,7 @@ class _SurrogateLoss:
             if self.compute_metrics is None or not isinstance(metric, str):
                 self._wanted_metric = load_metric(metric)
             self._start_recording()
-            self.add_callback(_SwitchCallback(self))
+            self.add_callback(SwitchCallback(self))
         elif metric is not None:
             logger.warning("metric= is what surrogate='auto' learns; with a given surrogate it is not used.")
 
@@ -142,7 +121,7 @@ class _SurrogateLoss:
         if self.recorder is None:
             return steps
         examples_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return self._first_step + max(steps, math.ceil(_FEWEST_PREDICTIONS / examples_per_step))
+        return self._first_step + max(steps, math.ceil(FEWEST_PREDICTIONS / examples_per_step))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
         """Trains, as `Trainer.train`. A checkpoint brings its surrogate, or what has been recorded for it, with it."""
@@ -195,52 +174,6 @@ class _SurrogateLoss:
                 given.setdefault("use_cache", False)  # as with labels
         return given
 
-    def learn_surrogate(self) -> Surrogate:
-        """Learns the surrogate from what has been recorded, on all processes together, and goes on with it.
-
-        Raises:
-            ValueError, MisalignedSurrogateError: if that fails. A checkpoint of the model has been written by then.
-        """
-        args, kind = self.args, self.recorder.kind
-        predictions = self._recorded_everywhere()
-        folder = Path(args.output_dir) / "_surrogate"  # with _, so that push_to_hub leaves it out while it is there
-        with _undisturbed(), self._cleared(folder):
-            learner = SurrogateTrainer(
-                kind.for_metric(self.metric),
-                SurrogateTrainingArguments(
-                    output_dir=str(folder),
-                    # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
-                    group_size=max(
-                        _FEWEST_PREDICTIONS // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10)
-                    ),
-                    seed=args.seed,
-                    bf16=args.bf16,
-                    fp16=args.fp16,
-                    use_cpu=args.use_cpu,
-                    disable_tqdm=args.disable_tqdm,
-                    report_to="none",
-                    log_level="error",
-                ),
-                train_dataset=predictions,
-                metric=self.metric,
-            )
-            for talkative in (PrinterCallback, ProgressCallback):
-                learner.pop_callback(talkative)
-            learner.train()
-        self.surrogate = self._placed(learner.accelerator.unwrap_model(learner.model))
-        broadcast(list(self.surrogate.state_dict().values()))  # one and the same, also without a shared disk
-        record = self.surrogate.config.record
-        usual = self.surrogate.original_loss
-        self.log(
-            {"surrogate_alignment": record["alignment"], f"surrogate_alignment_{usual}": record[f"alignment_{usual}"]}
-        )
-        logger.info(
-            f"Surrogate for {self.surrogate.config.metric} learned from {len(predictions)} predictions: alignment "
-            f"{record['alignment']:.3f} on held-out groups ({usual.replace('_', ' ')}: "
-            f"{record[f'alignment_{usual}']:.3f}). It is the loss from step {self.state.global_step} on."
-        )
-        return self.surrogate
-
     def _labels(self, inputs: dict[str, Any]) -> torch.Tensor:
         labels = batch_labels(self.model, inputs, self.label_names)
         if labels is None:
@@ -249,109 +182,6 @@ class _SurrogateLoss:
                 "check the data set's columns, or set label_names in TrainingArguments."
             )
         return labels
-
-    def _start_recording(self) -> None:
-        self.surrogate, self.metric, self._first_step = None, None, 0
-        self.recorder = PredictionRecorder(_option(self.args, "max_recorded_predictions"))
-
-    def _resume_recording(self, checkpoint: Path) -> None:
-        """Takes the surrogate, or what has been recorded for it, from a checkpoint."""
-        if (checkpoint / SURROGATE_FOLDER).is_dir():
-            self.surrogate = self._placed(AutoSurrogate.from_pretrained(checkpoint / SURROGATE_FOLDER))
-        elif (checkpoint / self._recording_name).is_file():
-            self.recorder.load(checkpoint / self._recording_name)
-        else:
-            self._first_step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
-            logger.warning(f"{checkpoint} has no surrogate and no recording for one: recording starts now.")
-
-    def _record(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
-        if self.metric is None:
-            self.metric = self._checked_metric(outputs, labels, inputs)
-        self.recorder.add(outputs, labels, self.state.global_step / max(self.state.max_steps, 1), inputs)
-
-    @property
-    def _decoding(self) -> Any:
-        """What decodes the token ids that are recorded, or None if they stand for classes."""
-        kind = self.recorder.kind
-        reads_text = kind.task == "spans" or (kind.task == "tokens" and writes_text(self.model))
-        return self.processing_class if reads_text and hasattr(self.processing_class, "batch_decode") else None
-
-    def _checked_metric(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> Metric:
-        """The metric that is to be learned, tried on the first batch: what fails should fail now.
-
-        A word means a key of `compute_metrics`, or else the name of a metric.
-        """
-        kind = self.recorder.kind = AutoSurrogate.reading(outputs, labels)
-        kind(SurrogateConfig(task=kind.task)).to(labels.device).evidence(outputs, labels)
-        columns = kind.recorded(outputs, labels, inputs)
-        columns = {name: column.detach().cpu() for name, column in columns.items()}
-        metric = self._wanted_metric
-        if isinstance(metric, str):
-            metric = self._metric_of_key(outputs, columns)
-        try:
-            metric.compute(*scored(kind, columns, self._decoding))
-        except Exception as error:  # a batch may be too small for it, so this is no more than a sign
-            if isinstance(metric, AdditiveMetric):  # which any batch is large enough for
-                raise
-            logger.warning(
-                f"The metric {metric.name!r} cannot score the first batch ({error!r}). If it cannot score groups "
-                f"either, the run will stop at step {self.warmup_steps}, where the surrogate is learned."
-            )
-        return metric
-
-    def _metric_of_key(self, outputs: Any, columns: dict[str, torch.Tensor]) -> Metric:
-        kind = self.recorder.kind
-        if kind.task != "classification":
-            # What is recorded elsewhere is not what compute_metrics takes: ids, not the logits of a vocabulary.
-            return load_metric(self._wanted_metric)
-        passed_over = {"loss", *getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", ())}
-        own = ComputeMetrics(
-            self.compute_metrics,
-            self._wanted_metric,
-            preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
-            higher_is_better=self._higher_is_better(),
-            in_tuple=isinstance(outputs, Mapping) and len(outputs.keys() - passed_over) > 1,
-        )
-        logits, labels = columns["logits"], columns["labels"]
-        counts = labels != IGNORED_LABEL
-        try:
-            keys = own.results(logits[counts].numpy(), labels[counts].numpy()).keys()
-        except Exception:  # which is told of when it is tried as the metric
-            return own
-        if own.key in keys:
-            return own
-        try:
-            return load_metric(self._wanted_metric)
-        except ValueError as unknown:
-            raise ValueError(f"compute_metrics gives {sorted(keys)}, without {own.key!r}. {unknown}") from None
-
-    def _higher_is_better(self) -> bool:
-        chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if chosen == self._wanted_metric.removeprefix("eval_") and self.args.greater_is_better is not None:
-            return self.args.greater_is_better
-        return not self._wanted_metric.endswith("loss")
-
-    def _recorded_everywhere(self) -> datasets.Dataset:
-        """What all processes have recorded."""
-        parts = gather_object([self.recorder.rows()])
-        columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
-        return recorded_dataset(self.recorder.kind, columns, tokenizer=self._decoding, metric=self.metric)
-
-    @contextlib.contextmanager
-    def _cleared(self, folder: Path) -> Iterator[None]:
-        """Takes a folder away at the end."""
-        try:
-            yield
-        finally:
-            if self.is_world_process_zero():
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _placed(self, surrogate: Surrogate) -> Surrogate:
-        return surrogate.to(self.args.device).freeze()
-
-    @property
-    def _recording_name(self) -> str:
-        return f"recording_{self.args.process_index}.safetensors"
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -406,35 +236,6 @@ class ReLossSeq2SeqTrainer(_SurrogateLoss, Seq2SeqTrainer):
         return loss, generated, labels
 
 
-class _SwitchCallback(TrainerCallback):
-    """Ends the first stretch of "auto"."""
-
-    def __init__(self, trainer: _SurrogateLoss):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        steps = self.trainer.warmup_steps
-        if self.trainer.surrogate is None and steps >= state.max_steps:
-            logger.warning(
-                f"No surrogate will be learned: recording predictions takes {steps} steps, and the run has "
-                f"{state.max_steps}. Train for longer, or pass a surrogate that has been learned before."
-            )
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        trainer = self.trainer
-        if trainer.surrogate is not None or state.global_step < trainer.warmup_steps:
-            return
-        try:
-            trainer.learn_surrogate()
-        except Exception:
-            trainer._save_checkpoint(model, trial=None)
-            logger.error(
-                f"No surrogate could be learned. The model is safe in {args.output_dir}/checkpoint-{state.global_step}:"
-                " resume from there with another metric, a longer surrogate_warmup or a given surrogate."
-            )
-            raise
-
-
 def _check(args: TrainingArguments, learns: bool, metric: Any) -> None:
     """Refuses arguments that contradict each other."""
     if args.label_smoothing_factor:
@@ -466,21 +267,3 @@ def _check(args: TrainingArguments, learns: bool, metric: Any) -> None:
 
 def _option(args: TrainingArguments, name: str) -> Any:
     return getattr(args, name, getattr(ReLossTrainingArguments, name))
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Runs another Trainer inside one that is training: random states, the log, and what Accelerate shares stay."""
-    random_states = random.getstate(), np.random.get_state()
-    shared = [(kind, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState, GradientState)]
-    verbosity = logging.get_verbosity()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(random_states[0])
-            np.random.set_state(random_states[1])
-            for kind, state in shared:
-                kind._shared_state.clear()
-                kind._shared_state.update(state)
-            logging.set_verbosity(verbosity)

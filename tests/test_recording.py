@@ -211,9 +211,9 @@ def test_texts_are_recorded_with_their_statistics_and_the_margins_of_their_token
         probability = logits.double().softmax(-1).gather(-1, ids[..., None])[0, :, 0]
         margins = torch.tensor(recorded[i]["margins"]).double()
         torch.testing.assert_close(margins[:, 0], probability.logit(), rtol=1e-4, atol=1e-4)
-        before = logits.double().softmax(-1)[0, 1:].gather(-1, ids[0, :-1, None])[:, 0]  # of the label before each
-        torch.testing.assert_close(margins[1:, 1], before.logit(), rtol=1e-4, atol=1e-4)
-        assert margins[0, 1] == -100  # there is none
+        later = logits.double().softmax(-1)[0, 1:].gather(-1, ids[0, :-1, None])[:, 0]  # of each label, a place later
+        torch.testing.assert_close(margins[:-1, 1], later.logit(), rtol=1e-4, atol=1e-4)
+        assert margins[-1, 1] == -100  # there is none
 
 
 def test_groups_of_texts_are_scored_by_what_was_recorded(translator, tmp_path, monkeypatch):
@@ -227,7 +227,7 @@ def test_groups_of_texts_are_scored_by_what_was_recorded(translator, tmp_path, m
     groups = draw_groups(recorded, metric, num_groups=50, group_size=16)
     monkeypatch.undo()
     batch = groups.__getitems__([3, 7])
-    assert batch["margins"].shape == (2, 16, 6, 5)
+    assert batch["margins"].shape == (2, 16, 6, 9)
     assert batch["labels"].shape == (2, 16, 6)
     for chosen, score in zip(groups.index[[3, 7]].tolist(), batch["score"].tolist(), strict=True):
         texts = recorded.select(chosen)

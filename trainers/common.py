@@ -6,19 +6,20 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import torch
 from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, Trainer, TrainingArguments, set_seed
 
-from hf_reloss import ReLossTrainer, load_metric
+from hf_reloss import Metric, ReLossTrainer, load_metric
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class DataArguments:
+class DatasetArguments:
     """Which data to train and evaluate on."""
 
     dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub."})
@@ -31,9 +32,15 @@ class DataArguments:
     train_val_split: float = field(
         default=0.15, metadata={"help": "Share of the training data to evaluate on where there is no validation data."}
     )
-    label_column: str = field(default="label", metadata={"help": "The column of labels: integers or strings."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many random examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many random examples."})
+
+
+@dataclass
+class DataArguments(DatasetArguments):
+    """DatasetArguments, for data with a label per example."""
+
+    label_column: str = field(default="label", metadata={"help": "The column of labels: integers or strings."})
 
 
 @dataclass
@@ -63,26 +70,33 @@ def set_up(args: TrainingArguments) -> None:
     """Seeds, and logs progress on the main process."""
     logging.basicConfig(format="%(asctime)s - %(levelname)s - %(name)s - %(message)s", stream=sys.stdout)
     if args.should_log:
-        for name in ("hf_reloss", __name__):
+        for name in ("hf_reloss", __name__, "__main__"):
             logging.getLogger(name).setLevel(logging.INFO)
     set_seed(args.seed)
 
 
-def load_data(
-    data_args: DataArguments,
+def load_table(path: str) -> datasets.Dataset:
+    """Examples from a csv, json or jsonl file, compressed or not."""
+    kinds = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+    kind = next((kinds[suffix] for suffix in Path(path).suffixes[-2:] if suffix in kinds), None)
+    if kind is None:
+        raise ValueError(f"{path} is neither a csv, a json nor a jsonl file.")
+    return datasets.load_dataset(kind, data_files=path, split="train")
+
+
+def load_splits(
+    data_args: DatasetArguments,
     model_args: ModelArguments,
     args: TrainingArguments,
-    load_file: Callable[[str], datasets.Dataset],
-) -> tuple[datasets.Dataset | None, datasets.Dataset | None, list[str]]:
-    """The data to train on, the data to evaluate on, and the class names; labels are class indices in `labels`.
-
-    Class names come from the training data, sorted. Without training they are those of the checkpoint.
+    load_file: Callable[[str], datasets.Dataset] = load_table,
+) -> tuple[datasets.Dataset | None, datasets.Dataset | None]:
+    """The training and the validation data as they come, None where there are none.
 
     Args:
         load_file: reads what `--train_file` or `--validation_file` names.
 
     Raises:
-        ValueError: for data that are missing or named twice, and for labels that are missing or unknown.
+        ValueError: for data that are missing or named twice, and for nothing to do or no model to evaluate.
     """
     if not args.do_train and not args.do_eval:
         raise ValueError("Nothing to do: pass --do_train, --do_eval or both.")
@@ -100,17 +114,50 @@ def load_data(
     if train is None and (args.do_train or validation is None):
         wanted = "train" if args.do_train else validation_split
         raise ValueError(f"The data have no split {wanted!r}, but {sorted(found)}.")
+    if not args.do_train and not model_args.model_name_or_path:
+        raise ValueError("--do_eval without --do_train wants a trained model: pass --model_name_or_path.")
+    return train, validation
 
+
+def load_data(
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    args: TrainingArguments,
+    load_file: Callable[[str], datasets.Dataset],
+    find_names: Callable[[datasets.Dataset, str], list[str]] | None = None,
+    encode: Callable[[datasets.Dataset, str, list[str]], datasets.Dataset] | None = None,
+) -> tuple[datasets.Dataset | None, datasets.Dataset | None, list[str]]:
+    """The data to train on, the data to evaluate on, and the class names; labels are class indices in `labels`.
+
+    Class names come from the training data, sorted. Without training they are those of the checkpoint.
+
+    Args:
+        load_file: reads what `--train_file` or `--validation_file` names.
+        find_names, encode: `class_names` and `encode_labels`, or the like of other labels than one per example.
+
+    Raises:
+        ValueError: for data that are missing or named twice, and for labels that are missing or unknown.
+    """
+    train, validation = load_splits(data_args, model_args, args, load_file)
     if args.do_train:
-        names = class_names(train, data_args.label_column)
-    elif model_args.model_name_or_path:
+        names = (find_names or class_names)(train, data_args.label_column)
+    else:
         id2label = AutoConfig.from_pretrained(model_args.model_name_or_path).id2label
         names = [id2label[index] for index in range(len(id2label))]
-    else:
-        raise ValueError("--do_eval without --do_train wants a trained model: pass --model_name_or_path.")
+    encode = encode or encode_labels
     train, validation = (
-        None if data is None else encode_labels(data, data_args.label_column, names) for data in (train, validation)
+        None if data is None else encode(data, data_args.label_column, names) for data in (train, validation)
     )
+    return *divide(train, validation, data_args, args), names
+
+
+def divide(
+    train: datasets.Dataset | None,
+    validation: datasets.Dataset | None,
+    data_args: DatasetArguments,
+    args: TrainingArguments,
+) -> tuple[datasets.Dataset | None, datasets.Dataset | None]:
+    """What is trained and evaluated on: no more examples than wanted, and some held out where validation data lack."""
     if args.do_eval and validation is None:
         parts = train.train_test_split(data_args.train_val_split, seed=args.seed)
         train, validation = parts["train"], parts["test"]
@@ -119,7 +166,7 @@ def load_data(
         data.shuffle(seed=args.seed).select(range(most)) if data is not None and most and most < len(data) else data
         for data, most in ((train, data_args.max_train_samples), (validation, data_args.max_eval_samples))
     )
-    return train if args.do_train else None, validation if args.do_eval else None, names
+    return train if args.do_train else None, validation if args.do_eval else None
 
 
 def class_names(data: datasets.Dataset, column: str) -> list[str]:
@@ -175,10 +222,11 @@ def check_columns(data: datasets.Dataset, **columns: str) -> None:
             raise ValueError(f"The data have no column {column!r}, but {data.column_names}: pass --{flag}.")
 
 
-def load_config(model_args: ModelArguments, names: list[str], **defaults: Any) -> PreTrainedConfig:
-    """The configuration of a checkpoint or, from scratch, a new one; with these class names.
+def load_config(model_args: ModelArguments, names: list[str] | None = None, **defaults: Any) -> PreTrainedConfig:
+    """The configuration of a checkpoint or, from scratch, a new one.
 
     Args:
+        names: of the classes, where the model tells some apart.
         defaults: from scratch, values for those of these fields that the configuration has.
 
     Raises:
@@ -187,11 +235,13 @@ def load_config(model_args: ModelArguments, names: list[str], **defaults: Any) -
     given = [model_args.model_name_or_path, model_args.config_name, model_args.model_type]
     if sum(map(bool, given)) != 1:
         raise ValueError("Pass one of --model_name_or_path (a checkpoint), --config_name and --model_type.")
-    classes: dict[str, Any] = {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-        "problem_type": "single_label_classification",
-    }
+    classes: dict[str, Any] = {}
+    if names is not None:
+        classes = {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: index for index, name in enumerate(names)},
+            "problem_type": "single_label_classification",
+        }
     if model_args.model_name_or_path:
         if model_args.config_overrides:
             raise ValueError("--config_overrides is for models from scratch: leave out --model_name_or_path.")
@@ -225,19 +275,45 @@ def parse_overrides(overrides: str) -> dict[str, Any]:
     return changes
 
 
-def make_trainer(model_args: ModelArguments, **options: Any) -> Trainer:
-    """The trainer for `--loss`; `options` are those of Trainer."""
-    metric = load_metric(model_args.metric, **json.loads(model_args.metric_options))
+def wanted_metric(model_args: ModelArguments, **defaults: Any) -> Metric:
+    """The metric of `--metric` with its `--metric_options`; `defaults` are options that those may replace."""
+    return load_metric(model_args.metric, **defaults | json.loads(model_args.metric_options))
+
+
+def make_trainer(model_args: ModelArguments, metric: Metric | None = None, **options: Any) -> Trainer:
+    """The trainer for `--loss` of a model that tells classes apart.
+
+    Args:
+        metric: by default that of `--metric`.
+        options: those of Trainer.
+    """
+    metric = metric or wanted_metric(model_args)
     metrics = {"accuracy": load_metric("accuracy"), metric.name: metric}
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
         return {name: each.compute(evaluation.predictions, evaluation.label_ids) for name, each in metrics.items()}
 
     options.update(compute_metrics=compute_metrics, preprocess_logits_for_metrics=_logits_only)
-    if model_args.loss == "ce":
-        return Trainer(**options)
-    learned = metric if model_args.surrogate == "auto" else None
-    return ReLossTrainer(**options, surrogate=model_args.surrogate, metric=learned)
+    return trainer_of_loss(model_args, metric, **options)
+
+
+def trainer_of_loss(
+    model_args: ModelArguments,
+    metric: Metric,
+    usual: type[Trainer] = Trainer,
+    learned: type[ReLossTrainer] = ReLossTrainer,
+    **options: Any,
+) -> Trainer:
+    """The trainer for `--loss`: with a surrogate, which auto learns of `metric`, or on the usual loss.
+
+    Args:
+        usual, learned: the two kinds of trainers.
+        options: of either.
+    """
+    if model_args.loss != "reloss":
+        return usual(**options)
+    metric = metric if model_args.surrogate == "auto" else None
+    return learned(**options, surrogate=model_args.surrogate, metric=metric)
 
 
 def _logits_only(logits: Any, labels: torch.Tensor) -> torch.Tensor:

@@ -18,12 +18,21 @@ With files of your own, csv, json or jsonl (also compressed: .jsonl.gz), from sc
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from common import DataArguments, ModelArguments, check_columns, load_config, load_data, make_trainer, run, set_up
+from common import (
+    DataArguments,
+    ModelArguments,
+    check_columns,
+    load_config,
+    load_data,
+    load_table,
+    make_trainer,
+    run,
+    set_up,
+)
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
 
 from hf_reloss import ReLossTrainingArguments
@@ -51,15 +60,6 @@ def make_parser() -> HfArgumentParser:
     return HfArgumentParser((TextDataArguments, TextModelArguments, ReLossTrainingArguments))
 
 
-def load_file(path: str) -> datasets.Dataset:
-    """Texts with labels from a csv, json or jsonl file, compressed or not."""
-    kinds = {".csv": "csv", ".json": "json", ".jsonl": "json"}
-    kind = next((kinds[suffix] for suffix in Path(path).suffixes[-2:] if suffix in kinds), None)
-    if kind is None:
-        raise ValueError(f"{path} is neither a csv, a json nor a jsonl file.")
-    return datasets.load_dataset(kind, data_files=path, split="train")
-
-
 def tokenized(data: datasets.Dataset | None, tokenizer: Any, data_args: TextDataArguments) -> datasets.Dataset | None:
     """The data as token ids; the collator pads them batch by batch."""
     if data is None:
@@ -80,7 +80,7 @@ def main() -> None:
     data_args, model_args, args = make_parser().parse_args_into_dataclasses()
     set_up(args)
     with args.main_process_first(desc="loading the data"):
-        train, validation, names = load_data(data_args, model_args, args, load_file)
+        train, validation, names = load_data(data_args, model_args, args, load_table)
 
     source = model_args.tokenizer_name or model_args.model_name_or_path or model_args.config_name
     if source is None:

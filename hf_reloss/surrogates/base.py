@@ -100,9 +100,16 @@ class SurrogateNetwork(nn.Module):
         """
         return evidence
 
+    curve_of: ClassVar[str | None] = "margin"
+    """What `curve` is a function of: a margin, the probability of the label; or None, if there is no such curve."""
+
     def curve(self, points: torch.Tensor) -> torch.Tensor:
-        """What was learned of one prediction, to draw: [n] of points [n]."""
+        """What was learned of one prediction or part of one, to draw: losses [n] of points [n]."""
         raise ValueError(f"The architecture {self.architecture!r} has no curve of one variable to draw.")
+
+    def learned(self) -> dict[str, str]:
+        """What else was learned, in words, by name."""
+        return {}
 
 
 class Surrogate(PreTrainedModel):
@@ -162,8 +169,13 @@ class Surrogate(PreTrainedModel):
         raise NotImplementedError
 
     @classmethod
-    def for_metric(cls, metric: Metric | Any) -> "Surrogate":
-        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: if it can be, its soft twin."""
+    def for_metric(cls, metric: Metric | Any, **options: Any) -> "Surrogate":
+        """A fresh surrogate whose structure fits a metric: if it can be, its soft twin.
+
+        Args:
+            metric: what `load_metric` takes.
+            options: of `SurrogateConfig`, beside those that the metric asks for, or instead of them.
+        """
         raise NotImplementedError
 
     def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
@@ -199,6 +211,17 @@ class Surrogate(PreTrainedModel):
             if reduction == "none":
                 return self.network.losses(evidence).masked_fill(~evidence.counts, 0.0)
         raise ValueError(f"Unknown reduction {reduction!r}: choose 'mean' or 'none'.")
+
+    @torch.no_grad()
+    def curve(self, points: torch.Tensor) -> torch.Tensor:
+        """What was learned of one prediction or part of one: losses [n] of points [n], of the network's `curve_of`.
+
+        Where the loss is a group's, it is -log of a soft hit.
+
+        Raises:
+            ValueError: if the architecture has no such curve.
+        """
+        return self.network.curve(points.to(self.device)).cpu()
 
     def freeze(self) -> "Surrogate":
         """The surrogate in evaluation mode, with parameters that do not learn."""

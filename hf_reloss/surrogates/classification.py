@@ -108,6 +108,11 @@ class CountNetwork(SurrogateNetwork):
     def curve(self, margin: torch.Tensor) -> torch.Tensor:
         return F.softplus(-self.spline(margin))
 
+    def learned(self) -> dict[str, str]:
+        weights = self.mixture.weights.softmax(-1).tolist()
+        named = zip((metric.name for metric in self.metrics), weights, strict=True)
+        return {"scores": ", ".join(f"{name} {weight:.2f}" for name, weight in named)}
+
     def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
         return self.norms_of_start(evidence)
 
@@ -128,6 +133,8 @@ class PaperNetwork(SurrogateNetwork):
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         return self.curve(evidence.outputs.softmax(-1).gather(-1, evidence.labels[..., None]).squeeze(-1))
+
+    curve_of = "p(label)"
 
     def curve(self, probability: torch.Tensor) -> torch.Tensor:
         return self.loss(self.logits_fcs(probability[..., None])).squeeze(-1).abs()
@@ -208,7 +215,7 @@ class SurrogateForClassification(Surrogate):
         return losses.view(evidence.labels.shape)
 
     @classmethod
-    def for_metric(cls, metric: Metric | Any) -> "SurrogateForClassification":
+    def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForClassification":
         """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: if it can be, its soft twin.
 
         For accuracy that is the architecture `"margin"`; for metrics of counts per class (F1, Matthews correlation)
@@ -216,18 +223,10 @@ class SurrogateForClassification(Surrogate):
         """
         metric = load_metric(metric)
         if metric.name in ("accuracy", "top_k_accuracy"):
-            return cls(SurrogateConfig())
+            return cls(SurrogateConfig(**options))
         known = isinstance(metric, CountMetric)
         scores = {metric.name: metric.options} if known else GENERAL_SCORES
-        return cls(SurrogateConfig(architecture="counts", scores=scores))
-
-    @torch.no_grad()
-    def curve(self, points: torch.Tensor) -> torch.Tensor:
-        """What was learned of one prediction: [n], of margins [n] or, of `"paper"`, probabilities of the label [n].
-
-        Losses or, of `"counts"`, the soft hit -log q.
-        """
-        return self.network.curve(points.to(self.device)).cpu()
+        return cls(SurrogateConfig(**{"architecture": "counts", "scores": scores} | options))
 
 
 def at_rest(evidence: Evidence, pull: float) -> Evidence:

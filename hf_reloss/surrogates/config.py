@@ -13,20 +13,24 @@ class SurrogateConfig(PreTrainedConfig):
             `"tokens"`, `"spans"` or `"keypoints"`.
         architecture: the network from evidence to loss, by default the first of its task, which is monotone by
             construction. Of classification: `"margin"`, `"counts"` (monotone, too) or `"paper"` (Huang et al. 2022). Of
-            tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`.
+            tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of keypoints: `"hits"` or `"paper"`.
         scores: of `"counts"`: the metrics of counts per class whose soft twins are mixed, each name with its options,
-            as `load_metric` takes them.
-        num_knots: of `"margin"`, `"counts"` and `"overlap"`: intervals of the learned monotone spline.
+            as `load_metric` takes them; of `"hits"`: `"pck"` or `"oks"` with its options.
+        num_knots: of `"margin"`, `"counts"`, `"overlap"` and `"hits"`: intervals of the learned monotone spline.
         knot_range: of the same: the spline bends at margins between -knot_range and knot_range.
-        scale_weight: of the same: the pull on the scale of the logits, between 0 and 1; as much of the probability as
-            label smoothing of that size would take from the label.
+        scale_weight: of `"margin"`, `"counts"` and `"overlap"`: the pull on the scale of the logits, between 0 and 1:
+            as much of the probability as label smoothing of that size would take from the label.
         max_order: of `"ngrams"`: the longest n-grams.
         reach: of `"ngrams"`: how many places too early or too late an n-gram may be written and still count, times a
-            learned share; 0 to 2.
+            learned share; 0 to 4.
         level: of `"ngrams"`: whether soft precisions are those of the `"group"`, as of BLEU, or of each `"sentence"`.
         credit: of `"overlap"`: of an answer that is partly right: `"f1"`, that of its tokens, or none, `"exact"`.
         max_answer_length: of the same: how many tokens an answer has at most.
-        hidden_size: of `"paper"`: width of its layers.
+        hidden_size: of `"paper"`: width of its layers; of keypoints it is 8.
+        sigma: of keypoints: standard deviation of the Gaussians that heatmaps are usually trained on, in their pixels;
+            by default a 32nd of their longer side, at least 1.
+        anchor: of `"hits"`: weight of the squared error against such Gaussians.
+        num_pixels: of `"paper"` of keypoints: height times width of the heatmaps.
         metric: signature of the metric that it was learned for.
         record: how it was learned: alignments on held-out groups, predictions, settings.
     """
@@ -45,5 +49,8 @@ class SurrogateConfig(PreTrainedConfig):
     credit: str = "f1"
     max_answer_length: int = 30
     hidden_size: int = 128
+    sigma: float | None = None
+    anchor: float = 0.5
+    num_pixels: int = 3072
     metric: str | None = None
     record: dict[str, Any] | None = None

@@ -19,8 +19,8 @@ from .base import Evidence, Surrogate, SurrogateNetwork, counted, output_tensor
 from .config import SurrogateConfig
 from .layers import MonotoneSpline
 
-RECORDED_REACH = 2
-"""Recordings hold the margins of labels up to so many places before and after each token."""
+RECORDED_REACH = 4
+"""Recordings hold the margins of labels up to so many places before and after their own."""
 
 ABSENT = -100.0
 """The margin of a label that is not there, so low that it is no part of any hit."""
@@ -32,8 +32,8 @@ class NgramNetwork(SurrogateNetwork):
     Of each token q = σ(g(m)), with m its margin and g an increasing spline, is a soft hit; that of n neighbouring
     tokens is the product of theirs; and P_n the mean of these over all n-grams of the group or, at the level of
     sentences, of each sentence, whose losses are averaged. With a reach, an n-gram also counts where the model wrote it
-    some places too early or too late, as it does in BLEU, times a learned share. All is computed of logarithms: where
-    everything is still wrong, the gradient is as large as elsewhere.
+    some places too early or too late, as it does in BLEU, times a learned share; but never more than once. All is
+    computed of logarithms: where everything is still wrong, the gradient is as large as elsewhere.
     """
 
     architecture = "ngrams"
@@ -55,8 +55,6 @@ class NgramNetwork(SurrogateNetwork):
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
         hits = F.logsigmoid(self.spline(evidence.outputs))
-        if len(self.shift_weights):
-            hits = hits + F.pad(F.logsigmoid(self.shift_weights), (1, 0))
         weights = self.order_weights.softmax(-1)
         return sum(weight * self._of_order(n, hits, evidence.counts) for n, weight in enumerate(weights, start=1))
 
@@ -67,7 +65,9 @@ class NgramNetwork(SurrogateNetwork):
             return hits.sum((-3, -2, -1)) * 0.0
         inside = counts[..., n - 1 :]  # tokens stand without gaps, so where the last one is, all are
         grams = sum(hits[..., first : first + windows, :] for first in range(n))
-        # More than once cannot be right: the shares of all places make no more than 1.
+        if len(self.shift_weights):
+            grams = grams + F.pad(self._shares().log(), (1, 0))
+        # What is written more than once matches once.
         grams = grams.logsumexp(-1).clamp(max=0.0) if grams.shape[-1] > 1 else grams.squeeze(-1)
         grams = grams.masked_fill(~inside, -1e4)
         if not self.over_sentences:
@@ -76,6 +76,10 @@ class NgramNetwork(SurrogateNetwork):
         losses = (number.clamp(min=1).log() - grams.logsumexp(-1)).where(number > 0, 0.0)
         return losses.sum(-1) / (number > 0).sum(-1).clamp(min=1) if self.over_sentences else losses
 
+    def _shares(self) -> torch.Tensor:
+        """How much an n-gram counts at each other place; at the start nearly as much as at its own, as in BLEU."""
+        return torch.sigmoid(3 + self.shift_weights)
+
     def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
         return self.norms_of_start(evidence)
 
@@ -83,12 +87,22 @@ class NgramNetwork(SurrogateNetwork):
         """The loss -log q of a soft hit."""
         return F.softplus(-self.spline(points))
 
+    def learned(self) -> dict[str, str]:
+        orders = self.order_weights.softmax(-1).tolist()
+        found = {"n-grams": ", ".join(f"{n}: {weight:.2f}" for n, weight in enumerate(orders, start=1))}
+        if len(self.shift_weights):
+            shares = self._shares().tolist()
+            named = zip(_offsets(len(shares) // 2)[1:], shares, strict=True)
+            found["shares of other places"] = ", ".join(f"{-offset:+d}: {share:.2f}" for offset, share in named)
+        return found
+
 
 class PaperTokenNetwork(SurrogateNetwork):
     """The transformer of Huang et al. 2022 for translation: from p(label) of each token to |·| of each sentence."""
 
     architecture = "paper"
     count_dims = 2
+    curve_of = None
     longest = 512
 
     def __init__(self, config: SurrogateConfig):
@@ -128,9 +142,9 @@ class SurrogateForTokens(Surrogate):
       a soft share of right tokens. It is monotone in every margin by construction.
     - `"paper"`: the transformer of Huang et al. 2022. It is not monotone: check its alignment.
 
-    Evidence: margins [..., N, T, K] of each token's label over all other classes and, with a reach, of the labels
-    around it at the same position; in the order 0, -1, +1, -2, +2. Nothing else of the vocabulary's width is made. Of a
-    causal language model, pass labels that are shifted: `next_token_labels(labels)`.
+    Evidence: margins [..., N, T, K] of each label over all other classes, at its own place and, with a reach, at those
+    around it: 1 place later, 1 earlier, 2 later and so on. Nothing else of the vocabulary's width is made. Of a causal
+    language model, pass labels that are shifted: `next_token_labels(labels)`.
 
     Example:
         >>> loss = SurrogateForTokens(SurrogateConfig(task="tokens"))
@@ -187,11 +201,12 @@ class SurrogateForTokens(Surrogate):
         return F.softplus(-evidence.outputs[..., 0])  # cross-entropy, as a function of the margin
 
     @classmethod
-    def for_metric(cls, metric: Metric | Any) -> "SurrogateForTokens":
+    def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForTokens":
         """A fresh surrogate whose structure fits a metric, or what `load_metric` takes.
 
-        For BLEU n-grams of the group up to its order; for scores that average sentences (ROUGE) or count words (WER)
-        those of each sentence; for tags short ones of the group. An unknown metric gets n-grams up to order 4.
+        For BLEU n-grams of the group up to its order; for ROUGE short ones of each sentence; for shares of right tokens
+        single ones; for tags short ones of the group. An unknown metric gets n-grams up to order 4. A model that writes
+        all tokens at once wants `reach=4`; one that is given those before must not be paid for the next but one.
         """
         metric = load_metric(metric)
         structure = {"max_order": 4, "level": "group"}
@@ -203,7 +218,7 @@ class SurrogateForTokens(Surrogate):
             structure["max_order"] = 1
         elif metric.name.startswith("seqeval"):
             structure["max_order"] = 2
-        return cls(SurrogateConfig(task=cls.task, **structure))
+        return cls(SurrogateConfig(task=cls.task, **structure | options))
 
 
 def next_token_labels(labels: torch.Tensor) -> torch.Tensor:
@@ -211,16 +226,21 @@ def next_token_labels(labels: torch.Tensor) -> torch.Tensor:
     return F.pad(labels[..., 1:], (0, 1), value=IGNORED_LABEL)
 
 
+def _offsets(reach: int) -> list[int]:
+    """How far before each place the labels are whose margins are taken there: 0, -1, +1 and so on."""
+    return [0, *(sign * distance for distance in range(1, reach + 1) for sign in (-1, 1))]
+
+
 def _margins(
     logits: torch.Tensor, labels: torch.Tensor, reach: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Margins [N, T, K] of labels near each token, labels and counts [N, T], all without gaps; and their old places."""
+    """Margins [N, T, K] of labels at and near their places, labels and counts [N, T], without gaps; their old order."""
     labels, counts = counted(labels, logits.shape[-1])
     order = counts.int().argsort(dim=-1, descending=True, stable=True)
     places = torch.arange(labels.shape[1], device=labels.device)
     with_gaps = bool((order != places).any())
     labels, counts = labels.gather(-1, order), counts.gather(-1, order)
-    offsets = [0, *(sign * distance for distance in range(1, reach + 1) for sign in (-1, 1))]
+    offsets = _offsets(reach)
     beside = torch.stack([(places + offset).expand_as(labels) for offset in offsets], dim=-1)
     there = (beside >= 0) & (beside < counts.sum(-1)[:, None, None]) & counts[..., None]
     ids = labels.gather(-1, beside.clamp(0, max(labels.shape[1] - 1, 0)).flatten(1)).view_as(beside)
@@ -229,8 +249,10 @@ def _margins(
         logits.reshape(-1, logits.shape[-1]), rows if with_gaps else None, ids.reshape(-1, ids.shape[-1])
     ).view(ids.shape)
     log_p = log_p.clamp(max=-1e-6)  # beyond, float32 cannot tell the rest of the probability
-    margins = log_p - (-torch.expm1(log_p)).log()
-    return margins.masked_fill(~there, ABSENT), labels, counts, order
+    margins = (log_p - (-torch.expm1(log_p)).log()).masked_fill(~there, ABSENT)
+    # From the labels around a place to the places around a label; what goes over the ends is absent.
+    margins = torch.stack([margins[..., k].roll(offset, 1) for k, offset in enumerate(offsets)], dim=-1)
+    return margins, labels, counts, order
 
 
 class _LabelLogProbabilities(torch.autograd.Function):

@@ -57,11 +57,11 @@ def test_stored_differences_are_those_of_the_stored_runs(path):
     from hf_reloss.comparison import paired_difference
 
     result = json.loads(path.read_text())
-    assert result["scores"].keys() == result["over_cross_entropy"].keys()
+    assert result["scores"].keys() == result["over_original"].keys()
     for measure, of_losses in result["scores"].items():
         scores = {loss: {int(seed): value for seed, value in runs.items()} for loss, runs in of_losses.items()}
-        assert result["over_cross_entropy"][measure].keys() == scores.keys() - {"cross_entropy"}
+        assert result["over_original"][measure].keys() == scores.keys() - {result["original"]}
         assert result["over_twin"][measure].keys() == scores.keys() & {"reloss", "auto"}
-        for baseline in ("cross_entropy", "twin"):
-            for loss, stored in result[f"over_{baseline}"][measure].items():
+        for name, baseline in (("original", result["original"]), ("twin", "twin")):
+            for loss, stored in result[f"over_{name}"][measure].items():
                 assert paired_difference(scores[loss], scores[baseline])._asdict() == pytest.approx(stored)

@@ -13,12 +13,14 @@ from hf_reloss import (
     ReLossTrainingArguments,
     SurrogateConfig,
     SurrogateForClassification,
+    SurrogateForTokens,
     SurrogateTrainer,
     SurrogateTrainingArguments,
     load_metric,
 )
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
+from ..test_text_trainers import make_tokenizer, translating
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -84,6 +86,31 @@ def counts(folder: Path) -> None:
     surrogate(folder, metric="matthews_correlation")
 
 
+def seq2seq(folder: Path, surrogate: str = "given") -> None:
+    """ReLossSeq2SeqTrainer, which generates in evaluation; the loss is a mean over sentences."""
+    spy = FirstGradients()
+    learns = {"surrogate": "auto", "metric": "rouge1"}
+    given = {"surrogate": SurrogateForTokens(SurrogateConfig(task="tokens", max_order=2, level="sentence"))}
+    trainer = translating(
+        folder / "run", make_tokenizer(), per_device_train_batch_size=8 // PROCESSES, num_train_epochs=2,
+        per_device_eval_batch_size=4, max_grad_norm=0, use_cpu=True, seed=3, ddp_find_unused_parameters=False,
+        surrogate_warmup=0.5 if surrogate == "auto" else None, callbacks=[spy],
+        compute_metrics=lambda evaluation: {"examples": float(len(evaluation.predictions))},
+        **(learns if surrogate == "auto" else given),
+    )  # fmt: skip
+    trainer.train()
+    measured = trainer.evaluate()
+    measured = torch.tensor([measured["eval_examples"], len(trainer.surrogate.state_dict())])
+    learned = {f"surrogate.{name}": weight for name, weight in trainer.surrogate.state_dict().items()}
+    gradients = {f"gradient.{n}": g for n, g in spy.seen.items()}
+    finish(trainer, folder, {"measured": measured, **gradients, **learned}, every_process=surrogate == "auto")
+
+
+def seq2seq_auto(folder: Path) -> None:
+    """The same with "auto", of a metric of texts."""
+    seq2seq(folder, surrogate="auto")
+
+
 def auto(folder: Path) -> None:
     """ReLossTrainer with "auto": the surrogate is learned by all processes, and is one and the same."""
     torch.manual_seed(0)
@@ -112,6 +139,6 @@ def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_proces
 
 
 if __name__ == "__main__":
-    programs = {"reloss": reloss, "surrogate": surrogate, "counts": counts, "auto": auto}
+    programs = {program.__name__: program for program in (reloss, surrogate, counts, seq2seq, seq2seq_auto, auto)}
     programs[sys.argv[1]](Path(sys.argv[2]))
     os._exit(0)  # all is written, and taking down gloo's threads with the interpreter may hang

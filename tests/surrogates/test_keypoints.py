@@ -1,0 +1,533 @@
+import math
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from hf_reloss import AutoSurrogate, PredictionRecorder, SurrogateConfig, SurrogateTrainer, load_metric
+from hf_reloss.cli import app
+from hf_reloss.conversion import convert_checkpoint
+from hf_reloss.surrogate_trainer import SurrogateTrainingArguments
+from hf_reloss.surrogates.base import Evidence
+from hf_reloss.surrogates.heatmaps import decode_heatmaps, default_sigma, gaussian_targets
+from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
+
+METRICS = {
+    "pck": {"alpha": 0.1},
+    "oks": {"sigmas": [0.05, 0.1, 0.02]},
+}
+metrics = pytest.mark.parametrize("metric", METRICS)
+
+
+def fresh(metric: str = "pck", **config) -> SurrogateForKeypoints:
+    options = config.pop("options", METRICS.get(metric))
+    return SurrogateForKeypoints(SurrogateConfig(task="keypoints", scores={metric: options}, **config))
+
+
+def with_random_weights(seed: int, metric: str = "pck", **config) -> SurrogateForKeypoints:
+    surrogate = fresh(metric, **config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in surrogate.parameters():
+            parameter.normal_(generator=generator)
+    return surrogate.freeze()
+
+
+def bodies(seed: int, n: int = 5, metric: str = "pck", size: int = 12) -> torch.Tensor:
+    """Labels [n, 3, 3 or 4] of joints, all of them labelled."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.cat([torch.rand(n, 3, 2, generator=generator) * (size - 1), torch.ones(n, 3, 1)], dim=-1)
+    return labels if metric == "pck" else torch.cat([labels, torch.full((n, 3, 1), 40.0)], dim=-1)
+
+
+def noise(seed: int, n: int = 5, size: int = 12) -> torch.Tensor:
+    return 0.3 * torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def lit(pixels: list[tuple[int, int]], size: int = 12, height: float = 9.0) -> torch.Tensor:
+    """Heatmaps [1, K, size, size] that are 0 but for one pixel each, at x and y."""
+    heatmaps = torch.zeros(1, len(pixels), size, size)
+    for joint, (x, y) in enumerate(pixels):
+        heatmaps[0, joint, y, x] = height
+    return heatmaps
+
+
+# Where heatmaps say that joints are
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(3, 12), st.floats(3, 12), st.sampled_from([0.8, 1.0, 1.2]), st.sampled_from([None, 0.3, 1.0]))
+def test_the_centre_of_a_gaussian_is_found_between_pixels(x, y, sigma, blur):
+    centre = torch.tensor([x, y])
+    found = decode_heatmaps(0.4 * gaussian_targets(centre, 16, 16, sigma)[None, None], sigma=blur)
+    assert found.shape == (1, 1, 2)
+    assert (found - centre).abs().max() < 0.05
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-0.4, 15.4), st.floats(-0.4, 31.4))
+def test_at_borders_it_is_found_too_where_little_is_made_smooth(x, y):
+    centre = torch.tensor([x, y])
+    found = decode_heatmaps(gaussian_targets(centre, 32, 16, 1.0)[None], sigma=0.3)[0]
+    assert (found - centre).abs().max() < 0.05
+    by_default = decode_heatmaps(gaussian_targets(centre, 32, 16, 1.0)[None])[0]
+    assert (by_default - centre).abs().max() < 1.0
+
+
+def test_the_shift_is_newtons_step_on_the_logarithm_written_out():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        # A slanted paraboloid under exp, so that all second derivatives are at work. Without smoothing it is as it is.
+        a, b = 0.3 + torch.rand(2, generator=generator)
+        twist = 0.4 * (torch.rand((), generator=generator) - 0.5)
+        centre = 4 + torch.rand(2, generator=generator) - 0.5
+        rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij")
+        dx, dy = columns - centre[0], rows - centre[1]
+        heatmap = torch.exp(-(a * dx**2 + b * dy**2) / 2 + twist * dx * dy)
+        log = heatmap.log()
+        y, x = divmod(int(heatmap.argmax()), 9)
+        gradient = torch.stack([log[y, x + 1] - log[y, x - 1], log[y + 1, x] - log[y - 1, x]]) / 2
+        mixed = (log[y + 1, x + 1] - log[y + 1, x - 1] - log[y - 1, x + 1] + log[y - 1, x - 1]) / 4
+        hessian = torch.stack(
+            [
+                torch.stack([log[y, x + 1] - 2 * log[y, x] + log[y, x - 1], mixed]),
+                torch.stack([mixed, log[y + 1, x] - 2 * log[y, x] + log[y - 1, x]]),
+            ]
+        )
+        expected = torch.tensor([x, y]) - torch.linalg.solve(hessian, gradient)
+        torch.testing.assert_close(decode_heatmaps(heatmap[None], sigma=0.05)[0], expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(expected, centre, rtol=1e-3, atol=1e-3)
+
+
+def test_without_a_shift_the_highest_pixel_is_taken():
+    assert decode_heatmaps(lit([(3, 7), (11, 0)]), shift=None).tolist() == [[[3, 7], [11, 0]]]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (3, 3), (16, 12)])
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
+def test_heatmaps_that_are_the_same_everywhere_have_a_finite_place(size, value):
+    found = decode_heatmaps(torch.full((2, 3, *size), value))
+    assert found.tolist() == [[[0, 0]] * 3] * 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000))
+def test_what_is_found_lies_in_the_heatmap_and_near_its_highest_pixel(seed):
+    heatmaps = torch.randn(4, 2, 9, 7, generator=torch.Generator().manual_seed(seed)) - 0.5
+    found, pixel = decode_heatmaps(heatmaps), decode_heatmaps(heatmaps, shift=None)
+    assert (found - pixel).abs().max() <= 1
+    assert found.min() >= -0.5
+    assert found[..., 0].max() <= 6.5
+    assert found[..., 1].max() <= 8.5
+
+
+def test_unknown_shifts_are_refused():
+    with pytest.raises(ValueError, match="'dark' or None"):
+        decode_heatmaps(torch.zeros(1, 4, 4), shift="quarter")
+
+
+def test_targets_are_as_wide_as_usual():
+    assert [default_sigma(*size) for size in ((64, 48), (96, 72), (16, 16))] == [2, 3, 1]
+    target = gaussian_targets(torch.tensor([3.0, 5.0]), 64, 48)
+    assert target[5, 3] == 1
+    assert target[5, 5].item() == pytest.approx(math.exp(-0.5))
+    assert gaussian_targets(torch.tensor([-90.0, 5.0]), 64, 48).max() == 0  # far outside
+
+
+# Values
+
+
+def test_a_soft_hit_by_hand():
+    # Joints (2, 2) and (2, 10): the extent is 8 and half of it the radius, 4 pixels. The first heatmap has its peak at
+    # the right pixel; the second one 4 pixels off, which is one radius, where the smooth step has fallen to a half.
+    surrogate = fresh(options={"alpha": 0.5}, anchor=0.0)
+    labels = torch.tensor([[[2.0, 2.0, 1.0], [2.0, 10.0, 1.0]]])
+    losses = surrogate({"heatmaps": lit([(2, 2), (6, 10)])}, labels, reduction="none")[0]
+    half = (1 / (1 + math.exp(0))) / (1 / (1 + math.exp(-6)))  # the step is 1 at 0
+    assert losses[0].item() == pytest.approx(0, abs=1e-4)
+    assert losses[1].item() == pytest.approx(-math.log((half + 0.01) / 1.01), rel=1e-3)
+    # 9 pixels off: three radii and more, where there is no credit but the floor.
+    far = surrogate({"heatmaps": lit([(11, 2), (2, 1)])}, labels, reduction="none")[0]
+    assert far.tolist() == pytest.approx([math.log(101), math.log(101)], rel=0.1)
+
+
+def test_a_similar_place_by_hand():
+    # Similarity is exp(-d² / (2 area (2 sigma)²)): of area 100 and sigma 0.1, two pixels off, exp(-4 / 8).
+    surrogate = fresh("oks", options={"sigmas": [0.1]}, anchor=0.0)
+    labels = torch.tensor([[[4.0, 4.0, 2.0, 100.0]]])
+    similarity = load_metric("oks", sigmas=[0.1]).compute(torch.tensor([[[6.0, 4.0]]]), labels)
+    assert similarity == pytest.approx(math.exp(-0.5))
+    loss = surrogate({"heatmaps": lit([(6, 4)])}, labels).item()
+    assert loss == pytest.approx(-math.log((similarity + 0.01) / 1.01), rel=1e-3)
+
+
+def test_mass_in_two_places_is_a_hit_by_its_share():
+    surrogate = fresh(options={"alpha": 1.0, "length": 1.0}, anchor=0.0)
+    heatmap = lit([(2, 2)])
+    heatmap[0, 0, 9, 9] = 9.0
+    loss = surrogate({"heatmaps": heatmap}, torch.tensor([[[2.0, 2.0, 1.0]]])).item()
+    assert loss == pytest.approx(-math.log((0.5 + 0.01) / 1.01), rel=1e-3)
+
+
+def test_heatmaps_learned_with_squared_error_are_read_well():
+    # The probability of a joint at 64×48, of a Gaussian with a peak of 1: nearly all lies near the peak.
+    labels = torch.tensor([[[20.0, 30.0, 1.0], [20.0, 50.0, 1.0]]])
+    right = gaussian_targets(labels[..., :2], 64, 48)
+    surrogate = fresh(options={"alpha": 0.2}, anchor=0.0)
+    assert surrogate({"heatmaps": right}, labels) < 0.5
+    assert surrogate({"heatmaps": right.flip(-1)}, labels) > 3
+
+
+@metrics
+def test_the_anchor_is_half_the_squared_error(metric):
+    labels, heatmaps = bodies(0, metric=metric), noise(0)
+    without, anchored = (fresh(metric, anchor=anchor)(heatmaps, labels, reduction="none") for anchor in (0.0, 0.3))
+    errors = (heatmaps - gaussian_targets(labels[..., :2], 12, 12)).square().sum((-2, -1))
+    torch.testing.assert_close(anchored - without, 0.15 * errors)
+
+
+def test_original_loss_is_the_mean_squared_error():
+    labels, heatmaps = bodies(0), noise(0)
+    surrogate = fresh(sigma=1.5)
+    evidence = surrogate.evidence(heatmaps, labels)
+    expected = F.mse_loss(heatmaps, gaussian_targets(labels[..., :2], 12, 12, 1.5))
+    torch.testing.assert_close(surrogate.original_losses(evidence).mean(), expected)
+
+
+@pytest.mark.parametrize("length", ["extent", 7.0, (0, 2)])
+def test_one_radius_is_the_distance_up_to_which_the_metric_calls_a_joint_right(length):
+    labels = bodies(3, n=20)
+    metric = load_metric("pck", alpha=0.3, length=length)
+    surrogate = SurrogateForKeypoints.for_metric(metric)
+    radii = surrogate.network.radii(labels, torch.ones(20, 3, dtype=torch.bool))
+    for scale, score in ((0.999, 1.0), (1.001, 0.0)):
+        moved = labels[..., :2] + torch.tensor([0.6, 0.8]) * scale * radii[..., None]
+        assert metric.compute(moved, labels) == score
+
+
+# Monotone by construction
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(list(METRICS)), st.sampled_from([0.0, 0.5]))
+def test_what_moves_nearer_to_the_joint_never_costs_more_whatever_was_learned(seed, metric, anchor):
+    surrogate = with_random_weights(seed, metric, anchor=anchor).double()
+    labels = bodies(seed, n=1, metric=metric).double()
+    heatmaps = noise(seed, n=1).double()
+    rows, columns = torch.meshgrid(torch.arange(12), torch.arange(12), indexing="ij")
+    distances = (columns - labels[..., 0, None, None]).square() + (rows - labels[..., 1, None, None]).square()
+    order = distances.flatten(-2).argsort(-1)
+    generator = torch.Generator().manual_seed(seed)
+    before = surrogate(Evidence(heatmaps, labels, torch.ones(1, 3, dtype=torch.bool)), reduction="none")
+    for _ in range(10):
+        near, far = torch.randint(144, (2,), generator=generator).sort().values.tolist()
+        flat = heatmaps.flatten(-2).clone()
+        at_near, at_far = flat.gather(-1, order[..., [near]]), flat.gather(-1, order[..., [far]])
+        flat.scatter_(-1, order[..., [near]], torch.maximum(at_near, at_far))
+        if near != far:
+            flat.scatter_(-1, order[..., [far]], torch.minimum(at_near, at_far))
+        moved = Evidence(flat.view_as(heatmaps), labels, torch.ones(1, 3, dtype=torch.bool))
+        assert (surrogate(moved, reduction="none") <= before + 1e-9).all()
+
+
+@metrics
+def test_credit_falls_from_one_whatever_was_learned(metric):
+    for seed in range(5):
+        credit = with_random_weights(seed, metric).network.credit(torch.linspace(0, 5, 200))
+        assert credit[0] == 1
+        assert (credit.diff() <= 0).all()
+        assert (credit >= 0).all()
+
+
+@metrics
+def test_where_everything_is_wrong_there_is_a_gradient_towards_the_joint(metric):
+    labels = bodies(0, n=1, metric=metric)
+    heatmaps = torch.zeros(1, 3, 12, 12, requires_grad=True)
+    fresh(metric, anchor=0.0)({"heatmaps": heatmaps}, labels).backward()
+    x, y = labels[0, 0, :2].round().long()
+    assert heatmaps.grad[0, 0, y, x] == heatmaps.grad[0, 0].min()
+    assert heatmaps.grad[0, 0, y, x] < -0.1
+
+
+# What does not count, and what cannot be
+
+
+@metrics
+def test_joints_that_are_not_labelled_do_not_count(metric):
+    surrogate = with_random_weights(0, metric)
+    labels, heatmaps = bodies(1, metric=metric), noise(1).requires_grad_()
+    labels[0, 0, 2], labels[1, 1, 0], labels[2, 2, 1] = 0.0, torch.nan, torch.inf
+    losses = surrogate(heatmaps, labels, reduction="none")
+    counts = torch.ones(5, 3, dtype=torch.bool)
+    counts[[0, 1, 2], [0, 1, 2]] = False
+    assert (losses[~counts] == 0).all()
+    loss = surrogate(heatmaps, labels)
+    torch.testing.assert_close(loss, losses[counts].mean())
+    loss.backward()
+    assert (heatmaps.grad[~counts] == 0).all()
+    assert (heatmaps.grad[counts].flatten(1) != 0).any(1).all()
+
+
+@pytest.mark.parametrize("architecture", ["hits", "paper"])
+def test_a_batch_without_labelled_joints_costs_nothing(architecture):
+    heatmaps = torch.randn(2, 3, 12, 12, requires_grad=True)
+    surrogate = fresh(architecture=architecture, num_pixels=144)
+    loss = surrogate(heatmaps, torch.full((2, 3, 3), torch.nan))
+    loss.backward()
+    assert loss == 0
+    assert (heatmaps.grad == 0).all()
+
+
+@metrics
+def test_a_body_without_labelled_joints_changes_nothing(metric):
+    surrogate = with_random_weights(2, metric)
+    labels, heatmaps = bodies(2, metric=metric), noise(2)
+    labels[3, :, 2] = 0
+    rest = [0, 1, 2, 4]
+    torch.testing.assert_close(surrogate(heatmaps, labels), surrogate(heatmaps[rest], labels[rest]))
+
+
+def test_one_labelled_joint_has_no_extent_and_a_finite_loss():
+    labels = torch.tensor([[[3.0, 3.0, 1.0], [5.0, 5.0, 0.0]]])
+    heatmaps = lit([(3, 3), (0, 0)]).requires_grad_()
+    loss = fresh(anchor=0.0)(heatmaps, labels)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-3)
+    assert heatmaps.grad.isfinite().all()
+
+
+@metrics
+@pytest.mark.parametrize("far", [-3.0, 14.0, 1e6])
+def test_joints_outside_the_image_have_finite_losses(metric, far):
+    labels, heatmaps = bodies(4, metric=metric), noise(4).requires_grad_()
+    labels[:, 0, 0] = far
+    loss = with_random_weights(1, metric)(heatmaps, labels)
+    loss.backward()
+    assert loss.isfinite()
+    assert heatmaps.grad.isfinite().all()
+
+
+def test_a_joint_just_outside_draws_the_heatmap_to_the_border():
+    labels = torch.tensor([[[-0.8, 5.0, 1.0], [11.0, 5.0, 1.0]]])
+    surrogate = fresh(anchor=0.0)
+    losses = [surrogate(lit([(x, 5), (11, 5)]), labels).item() for x in (0, 1, 3)]
+    assert losses == sorted(losses)
+    assert losses[0] < losses[1] - 0.5
+
+
+@metrics
+@pytest.mark.parametrize("scale", [1e-6, 1e3, 1e15])
+def test_extreme_heatmaps_have_finite_losses_and_gradients(metric, scale):
+    heatmaps = (scale * noise(5)).requires_grad_()
+    loss = with_random_weights(5, metric)(heatmaps, bodies(5, metric=metric))
+    loss.backward()
+    assert loss.isfinite()
+    assert heatmaps.grad.isfinite().all()
+
+
+@metrics
+def test_a_batch_of_one(metric):
+    surrogate = with_random_weights(6, metric)
+    labels, heatmaps = bodies(6, metric=metric), noise(6)
+    alone = torch.stack([surrogate(heatmaps[[row]], labels[[row]]) for row in range(5)])
+    torch.testing.assert_close(alone.mean(), surrogate(heatmaps, labels))
+
+
+# The authors' network
+
+
+def test_the_authors_network_by_hand():
+    torch.manual_seed(0)
+    surrogate = fresh(architecture="paper", num_pixels=144)
+    names = ["logits_fcs.0.weight", "logits_fcs.0.bias", "logits_fcs.2.weight", "logits_fcs.2.bias"]
+    weights = surrogate.network.state_dict()
+    assert list(weights) == names
+    assert [list(weight.shape) for weight in weights.values()] == [[8, 144], [8], [1, 8], [1]]
+    labels, heatmaps = bodies(0), noise(0)
+    errors = (heatmaps - gaussian_targets(labels[..., :2], 12, 12)).square().flatten(2)
+    hidden = errors @ weights[names[0]].T + weights[names[1]]
+    hidden = hidden.where(hidden > 0, hidden.exp() - 1)
+    attention = 1 / (1 + (-(hidden @ weights[names[2]].T + weights[names[3]])).exp())
+    expected = (errors * attention).mean(-1)
+    torch.testing.assert_close(surrogate(heatmaps, labels, reduction="none"), expected)
+    torch.testing.assert_close(surrogate(heatmaps, labels), expected.mean())
+
+
+def test_the_authors_network_is_made_for_one_size_of_heatmaps():
+    with pytest.raises(ValueError, match="3072 pixels, but these have 12×12: set num_pixels=144"):
+        fresh(architecture="paper")(noise(0), bodies(0))
+
+
+@pytest.mark.parametrize("pixels", [(64, 48), (96, 72)])
+@pytest.mark.parametrize("form", ["bin", "wrapped", "safetensors"])
+def test_the_authors_checkpoints_are_converted(tmp_path, pixels, form):
+    number = math.prod(pixels)
+    source = fresh(architecture="paper", num_pixels=number)
+    weights = {name: weight.clone() for name, weight in source.network.state_dict().items()}
+    file = tmp_path / ("loss.safetensors" if form == "safetensors" else "loss.ckpt")
+    if form == "safetensors":
+        save_file(weights, file)
+    else:
+        torch.save({"state_dict": weights} if form == "wrapped" else weights, file)
+    result = CliRunner().invoke(app, ["convert", str(file), str(tmp_path / "out")], env={"COLUMNS": "160"})
+    assert result.exit_code == 0, result.output
+    assert "keypoints" in result.output
+    converted = AutoSurrogate.from_pretrained(tmp_path / "out")
+    assert isinstance(converted, SurrogateForKeypoints)
+    heatmaps = torch.randn(2, 3, *pixels)
+    assert converted(heatmaps, bodies(0, n=2)) == source(heatmaps, bodies(0, n=2))
+
+
+def test_a_checkpoint_that_lacks_weights_does_not_fit(tmp_path):
+    torch.save({"logits_fcs.0.weight": torch.randn(8, 3072)}, tmp_path / "loss.ckpt")
+    with pytest.raises(ValueError, match="do not fit the authors' network"):
+        convert_checkpoint(tmp_path / "loss.ckpt")
+
+
+# Recordings, and what learning asks for
+
+
+@metrics
+def test_recordings_give_the_losses_of_the_outputs_and_score_as_the_metric_does(metric):
+    labels, heatmaps = bodies(7, metric=metric), noise(7)
+    labels[0, 1, 0] = torch.nan
+    columns = SurrogateForKeypoints.recorded({"heatmaps": heatmaps}, labels, {})
+    surrogate = with_random_weights(7, metric)
+    expected = surrogate(heatmaps, labels)
+    assert surrogate(columns, columns["labels"]) == expected
+    known = load_metric(metric, **METRICS[metric])
+    assert known.compute(columns["decided"], columns["labels"]) == known.compute(decode_heatmaps(heatmaps), labels)
+    groups = {name: column[None].expand(3, *column.shape) for name, column in columns.items()}
+    torch.testing.assert_close(surrogate(groups, groups["labels"]), expected.expand(3))
+
+
+@metrics
+def test_gradients_are_exact_and_can_be_differentiated(metric):
+    surrogate = with_random_weights(8, metric).double()
+    evidence = surrogate.evidence(noise(8, n=1, size=4), bodies(8, n=1, metric=metric, size=4))
+    heatmaps, labels = evidence.outputs.double().requires_grad_(), evidence.labels.double()
+
+    def check(outputs: torch.Tensor) -> torch.Tensor:
+        return surrogate(Evidence(outputs, labels, evidence.counts))
+
+    assert torch.autograd.gradcheck(check, heatmaps)
+    assert torch.autograd.gradgradcheck(check, heatmaps)
+
+
+@metrics
+def test_the_penalty_holds_gradients_to_those_of_the_start(metric):
+    learned, start = with_random_weights(9, metric), fresh(metric)
+    evidence = start.evidence(noise(9)[None], bodies(9, metric=metric)[None])
+    norms, wanted = learned.network.gradient_norms(evidence)
+    assert norms.shape == wanted.shape == (1, 5, 3)
+    torch.testing.assert_close(wanted, start.network.gradient_norms(evidence)[0].detach())
+    assert not torch.allclose(norms, wanted, rtol=0.05)
+
+
+def test_what_is_learned_is_of_heatmaps_with_one_peak():
+    surrogate = fresh()
+    evidence = surrogate.evidence(noise(0), bodies(0))
+    canonical = surrogate.network.canonical(evidence).outputs
+    torch.testing.assert_close(canonical.amax((-2, -1)), torch.ones(5, 3))
+    nothing = surrogate.network.canonical(evidence._replace(outputs=torch.zeros(5, 3, 12, 12)))
+    assert (nothing.outputs == 0).all()
+
+
+def test_it_is_learned_from_a_recording(tmp_path):
+    recorder = PredictionRecorder()
+    for step in range(8):
+        labels = bodies(step, n=40)
+        off = labels[..., :2] + (1 - step / 8) * 3 * torch.randn(40, 3, 2)
+        recorder.add({"heatmaps": gaussian_targets(off, 12, 12) + 0.1 * noise(step, n=40)}, labels, step / 8)
+    predictions = recorder.dataset(metric="pck")
+    assert predictions.features["heatmaps"].shape == (3, 12, 12)
+    surrogate = SurrogateForKeypoints.for_metric("pck")
+    args = SurrogateTrainingArguments(
+        str(tmp_path), num_groups=64, num_eval_groups=64, group_size=16, num_train_epochs=1, disable_tqdm=True,
+        per_device_train_batch_size=16, use_cpu=True,
+    )  # fmt: skip
+    SurrogateTrainer(surrogate, args, train_dataset=predictions, metric="pck").train()
+    assert surrogate.config.record["alignment"] > 0.8
+    assert "alignment_mean_squared_error" in surrogate.config.record
+    assert surrogate.network.log_falls.abs().max() > 0
+
+
+# Forms of outputs, and words
+
+
+def test_any_form_of_outputs_is_read():
+    surrogate, labels, heatmaps = with_random_weights(2), bodies(5), noise(5)
+    expected = surrogate(heatmaps, labels)
+    for outputs in ({"loss": torch.tensor(3.0), "heatmaps": heatmaps}, (torch.tensor(3.0), heatmaps), (heatmaps,)):
+        assert surrogate(outputs, labels) == expected
+
+
+def test_it_is_found_for_its_outputs_only():
+    outputs, labels = {"heatmaps": noise(0)}, bodies(0)
+    assert AutoSurrogate.reading(outputs, labels) is SurrogateForKeypoints
+    assert not SurrogateForKeypoints.reads({"logits": noise(0)}, labels)
+    assert not SurrogateForKeypoints.reads(outputs, labels.long())
+    assert not SurrogateForKeypoints.reads(outputs, labels[:, 0])
+
+
+@pytest.mark.parametrize("config", [{}, {"metric": "oks"}, {"architecture": "paper", "num_pixels": 144}])
+def test_a_saved_surrogate_is_the_same(tmp_path, config):
+    surrogate = with_random_weights(9, **config)
+    surrogate.save_pretrained(tmp_path)
+    loaded = AutoSurrogate.from_pretrained(tmp_path)
+    labels = bodies(1, metric=config.get("metric", "pck"))
+    assert loaded(noise(1), labels) == surrogate(noise(1), labels)
+
+
+def test_it_computes_in_float32_under_autocast_and_for_bfloat16():
+    surrogate, labels = with_random_weights(4), bodies(3)
+    heatmaps = noise(3).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = surrogate(heatmaps, labels)
+    assert mixed.dtype == torch.float32
+    assert mixed == surrogate(heatmaps.float(), labels)
+
+
+def test_the_structure_fits_the_metric():
+    of = SurrogateForKeypoints.for_metric
+    assert of(load_metric("pck", alpha=0.1, length=(0, 1))).network.metric == load_metric(
+        "pck", alpha=0.1, length=(0, 1)
+    )
+    assert of(load_metric("oks", sigmas=[0.1, 0.2])).config.scores == {"oks": {"sigmas": [0.1, 0.2]}}
+    assert of(lambda predictions, references: 0.0).network.metric == load_metric("pck")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.zeros(2, 3, 2)}, r"labels \[..., N, K, 3\].*\[2, 3, 8, 8\] and \[2, 3, 2\]"),
+        ({"labels": torch.zeros(2, 4, 3)}, r"\[2, 3, 8, 8\] and \[2, 4, 3\]"),
+        ({"labels": None}, "and None"),
+        ({"labels": torch.zeros(2, 3, 3, dtype=torch.long)}, "floating-point numbers, but these are torch.int64"),
+        ({"heatmaps": torch.zeros(3, 8, 8)}, r"\[3, 8, 8\]"),
+        ({"heatmaps": torch.full((2, 3, 8, 8), torch.nan)}, "384 of 384 pixels of heatmaps are not finite"),
+        ({"heatmaps": None}, "'heatmaps'"),
+    ],
+)
+def test_bad_input_says_what_is_wanted(change, message):
+    given_input = {"heatmaps": torch.zeros(2, 3, 8, 8), "labels": torch.ones(2, 3, 3)} | change
+    with pytest.raises(ValueError, match=message):
+        fresh()(given_input, given_input.pop("labels"))
+
+
+def test_similarity_wants_areas_and_a_sigma_for_each_joint():
+    with pytest.raises(ValueError, match="with the area of the object"):
+        fresh("oks")(noise(0), bodies(0))
+    with pytest.raises(ValueError, match="2 sigmas, but there are 3 joints"):
+        fresh("oks", options={"sigmas": [0.1, 0.1]})(noise(0), bodies(0, metric="oks"))
+
+
+def test_unknown_words_are_refused():
+    with pytest.raises(ValueError, match=r"'pck' and 'oks'.*'accuracy'"):
+        fresh("accuracy", options={})
+    with pytest.raises(ValueError, match="'hits' or 'paper'"):
+        fresh(architecture="margin")

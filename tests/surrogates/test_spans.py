@@ -1,0 +1,466 @@
+import math
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+
+from hf_reloss import AutoSurrogate, SurrogateConfig
+from hf_reloss.surrogates.base import Evidence
+from hf_reloss.surrogates.spans import SurrogateForSpans, best_spans
+
+credits = pytest.mark.parametrize("credit", ["f1", "exact"])
+
+
+def fresh(**config) -> SurrogateForSpans:
+    return SurrogateForSpans(SurrogateConfig(task="spans", **config))
+
+
+def with_random_weights(seed: int, **config) -> SurrogateForSpans:
+    surrogate = fresh(**config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in surrogate.parameters():
+            parameter.normal_(generator=generator)
+    return surrogate.freeze()
+
+
+def questions(seed: int, n: int = 6, length: int = 12) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Random logits, and answers of which some are none and some do not count."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(2, n, length, generator=generator)
+    positions = torch.randint(length, (n, 2), generator=generator).sort(-1).values
+    positions[torch.rand(n, generator=generator) < 0.2] = 0
+    return dict(zip(("start_logits", "end_logits"), logits, strict=True)), positions
+
+
+def f1_of(span: tuple[int, int], gold: tuple[int, int]) -> float:
+    """F1 of the tokens, as sets of positions."""
+    if (0, 0) in (span, gold):
+        return float(span == gold)
+    predicted, right = (set(range(first, last + 1)) for first, last in (span, gold))
+    return 2 * len(predicted & right) / (len(predicted) + len(right))
+
+
+def expected_credit(start, end, gold, longest: int, credit=lambda f1: f1) -> torch.Tensor:
+    """Written out span by span."""
+    spans = [(s, e) for s in range(len(start)) for e in range(s, min(s + longest, len(end)))]
+    p = torch.stack([start[s] + end[e] for s, e in spans]).softmax(0)
+    f1 = [f1_of(span, tuple(gold.tolist())) for span in spans]
+    best = max(f1)
+    return sum(share * credit(value / best) for share, value in zip(p, f1, strict=True))
+
+
+# Values
+
+
+def test_four_tokens_by_hand():
+    # Every span of four tokens is as likely as any other, and tokens 1 and 2 are right. Of 10 spans the one has 1, two
+    # of one token have 2/3, (0, 1) and (2, 3) have 1/2, (0, 2) and (1, 3) 4/5, (0, 3) 2/3; (0, 0) and (3, 3) nothing.
+    flat = {"start_logits": torch.zeros(1, 4), "end_logits": torch.zeros(1, 4)}
+    gold = torch.tensor([[1, 2]])
+    assert fresh()(flat, gold).item() == pytest.approx(-math.log((1 + 3 * 2 / 3 + 2 * 1 / 2 + 2 * 4 / 5) / 10))
+    assert fresh(credit="exact")(flat, gold).item() == pytest.approx(math.log(10))
+    # Of spans of two tokens at most, 7 are left.
+    short = fresh(max_answer_length=2)
+    assert short(flat, gold).item() == pytest.approx(-math.log((1 + 2 * 2 / 3 + 2 * 1 / 2) / 7))
+    # That there is no answer is right or wrong, and nothing in between.
+    assert fresh()(flat, torch.tensor([[0, 0]])).item() == pytest.approx(math.log(10))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 12))
+def test_at_its_start_it_is_the_expected_f1_of_all_spans_or_their_share_of_the_right_one(seed, length, longest):
+    outputs, gold = questions(seed, n=3, length=length)
+    for credit, of_f1 in (("f1", lambda f1: f1), ("exact", lambda f1: float(f1 == 1))):
+        losses = fresh(max_answer_length=longest, credit=credit)(outputs, gold, reduction="none")
+        expected = [
+            -expected_credit(*logits, answer, longest, of_f1).log()
+            for *logits, answer in zip(*outputs.values(), gold, strict=True)
+        ]
+        torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_what_is_learned_is_a_power_of_f1_and_a_curve_of_the_margin_of_its_expectation(seed):
+    surrogate = with_random_weights(seed)
+    outputs, gold = questions(seed, n=3, length=8)
+    power = float(surrogate.network.log_power.exp())
+    credit = torch.stack(
+        [
+            expected_credit(*(x.double() for x in logits), answer, 30, lambda f1: f1**power)
+            for *logits, answer in zip(*outputs.values(), gold, strict=True)
+        ]
+    )
+    expected = surrogate.curve(torch.logit(credit).float())
+    torch.testing.assert_close(surrogate(outputs, gold, reduction="none"), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_original_loss_is_the_models_own():
+    outputs, gold = questions(0, n=8)
+    surrogate = fresh()
+    own = sum(F.cross_entropy(logits, gold[:, side]) for side, logits in enumerate(outputs.values())) / 2
+    evidence = surrogate.evidence(outputs, gold)
+    torch.testing.assert_close(surrogate.original_losses(evidence).mean(), own)
+
+
+def test_best_spans_are_those_that_a_search_of_all_finds():
+    for seed in range(30):
+        outputs, _ = questions(seed, n=1, length=7)
+        start, end = (logits[0] for logits in outputs.values())
+        start[seed % 7] = -torch.inf
+        for longest in (1, 3, 7, 30):
+            spans = [(s, e) for s in range(7) for e in range(s, min(s + longest, 7))]
+            best = max(spans, key=lambda span: start[span[0]] + end[span[1]])
+            found, score = best_spans(start, end, longest)
+            assert tuple(found.tolist()) == best
+            assert score == start[best[0]] + end[best[1]]
+
+
+# Monotone by construction
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["f1", "exact"]))
+def test_probability_that_goes_to_a_better_span_never_costs_more_whatever_was_learned(seed, credit):
+    surrogate = with_random_weights(seed, credit=credit).double()
+    generator = torch.Generator().manual_seed(seed)
+    f1 = torch.rand(5, 4, generator=generator, dtype=torch.float64)
+    f1[0, 0], f1[1, 1] = 1.0, 0.0
+    probability = torch.rand(20, generator=generator, dtype=torch.float64).softmax(0).requires_grad_()
+    log_credit, log_rest = surrogate.network._credits(f1)
+    scores = probability.log().view(5, 4)
+    margin = (scores + log_credit).flatten().logsumexp(0) - (scores + log_rest).flatten().logsumexp(0)
+    surrogate.network.curve(margin).backward()
+    worth = -probability.grad[f1.flatten().argsort()]
+    assert (worth.diff() >= -1e-9 * worth.abs().max()).all()
+
+
+@credits
+def test_a_higher_score_of_the_best_span_never_costs_more(credit):
+    for seed in range(20):
+        surrogate = with_random_weights(seed, credit=credit)
+        outputs, gold = questions(seed)
+        right = [F.one_hot(gold[:, side], 12) for side in (0, 1)]
+        losses = []
+        for height in (6.0, 8.0, 10.0, 15.0, 30.0):
+            raised = [logits + height * at for logits, at in zip(outputs.values(), right, strict=True)]
+            losses.append(surrogate(dict(zip(outputs, raised, strict=True)), gold, reduction="none"))
+        assert (torch.stack(losses).diff(dim=0) <= 1e-6).all()
+
+
+@credits
+def test_lower_scores_of_what_shares_nothing_with_the_answer_never_cost_more(credit):
+    surrogate = with_random_weights(3, credit=credit)
+    outputs, gold = questions(1, n=1, length=12)
+    gold[:] = torch.tensor([4, 6])
+    before = surrogate(outputs, gold)
+    outputs["start_logits"][:, 7:] -= 2.0
+    outputs["end_logits"][:, :4] -= 2.0
+    assert surrogate(outputs, gold) <= before
+
+
+# What does not count, and what cannot be
+
+
+@credits
+def test_answers_that_were_cut_off_do_not_count(credit):
+    surrogate = with_random_weights(0, credit=credit)
+    outputs, gold = questions(2, n=5)
+    gold[1], gold[3] = torch.tensor([10, 12]), -100
+    counts = torch.tensor([True, False, True, False, True])
+    for logits in outputs.values():
+        logits.requires_grad_()
+    loss = surrogate(outputs, gold)
+    torch.testing.assert_close(loss, surrogate({k: v[counts] for k, v in outputs.items()}, gold[counts]))
+    assert (surrogate(outputs, gold, reduction="none")[~counts] == 0).all()
+    loss.backward()
+    for logits in outputs.values():
+        assert (logits.grad[~counts] == 0).all()
+        assert (logits.grad[counts] != 0).any()
+
+
+@credits
+def test_a_batch_of_which_all_was_cut_off_costs_nothing(credit):
+    logits = torch.randn(2, 3, 5, requires_grad=True)
+    loss = fresh(credit=credit)({"start_logits": logits[0], "end_logits": logits[1]}, torch.full((3, 2), 7))
+    loss.backward()
+    assert loss == 0
+    assert (logits.grad == 0).all()
+
+
+@credits
+@pytest.mark.parametrize("low", [-torch.inf, torch.finfo(torch.float32).min, -1e9])
+def test_masked_positions_are_as_if_they_were_not_there(credit, low):
+    surrogate = with_random_weights(1, credit=credit)
+    outputs, gold = questions(4)
+    masked = {name: F.pad(logits, (0, 5), value=low).requires_grad_() for name, logits in outputs.items()}
+    loss = surrogate(masked, gold)
+    torch.testing.assert_close(loss, surrogate(outputs, gold))
+    loss.backward()
+    for logits in masked.values():
+        assert logits.grad.isfinite().all()
+        assert (logits.grad[:, 12:] == 0).all()
+
+
+@credits
+def test_an_answer_at_masked_positions_has_a_finite_loss(credit):
+    logits = torch.zeros(2, 2, 6).index_fill(2, torch.tensor([3, 4]), -torch.inf).requires_grad_()
+    loss = fresh(credit=credit)({"start_logits": logits[0], "end_logits": logits[1]}, torch.tensor([[3, 4], [1, 2]]))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+@credits
+def test_where_everything_is_wrong_the_gradient_is_as_large_as_elsewhere(credit):
+    logits = torch.zeros(2, 1, 20)
+    logits[:, 0, 15] = 40.0
+    logits.requires_grad_()
+    fresh(credit=credit)({"start_logits": logits[0], "end_logits": logits[1]}, torch.tensor([[3, 4]])).backward()
+    assert logits.grad[0, 0, 15] > 0.9
+    assert logits.grad[:, 0, :15].sum() < -0.9
+
+
+@credits
+@pytest.mark.parametrize("confident", [1.0, 1e4, 1e15])
+def test_extreme_logits_have_finite_losses_and_gradients(credit, confident):
+    surrogate = with_random_weights(6, credit=credit)
+    logits = confident * torch.tensor([[1.0, 0, 0, -1], [0, 0, 0, 0], [0, -1, 1, 0]])
+    logits.requires_grad_()
+    outputs = {"start_logits": logits, "end_logits": -logits}
+    loss = surrogate(outputs, torch.tensor([[0, 0], [1, 2], [1, 3]]))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+@credits
+def test_one_token_is_always_right(credit):
+    surrogate = fresh(credit=credit)
+    logits = torch.randn(1, 1, requires_grad=True)
+    loss = surrogate({"start_logits": logits, "end_logits": logits}, torch.tensor([[0, 0]]))
+    loss.backward()
+    assert loss == 0
+    assert logits.grad == 0
+
+
+@credits
+def test_of_an_answer_longer_than_any_that_is_allowed_the_best_part_is_right(credit):
+    surrogate = fresh(max_answer_length=3, credit=credit)
+    gold = torch.tensor([[2, 9]])
+    at = 60.0 * torch.eye(12)
+
+    def loss(start: int, end: int) -> float:
+        return surrogate({"start_logits": at[[start]], "end_logits": at[[end]]}, gold).item()
+
+    assert loss(3, 5) == pytest.approx(0, abs=1e-6)
+    assert loss(3, 4) > 0.1
+    assert loss(0, 1) > 10
+
+
+def test_a_long_text_takes_no_more_than_a_band_of_spans():
+    length = 20_000
+    logits = torch.zeros(2, 1, length)
+    logits[0, 0, 15_000], logits[1, 0, 15_004] = 60.0, 60.0  # of all pairs of positions there would be 400 million
+    outputs = {"start_logits": logits[0], "end_logits": logits[1]}
+    assert fresh()(outputs, torch.tensor([[15_000, 15_004]])).item() == pytest.approx(0, abs=1e-5)
+
+
+# Recordings
+
+
+def recorded(seed: int, scale: float = 1.0) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
+    outputs, gold = questions(seed, n=40, length=40)
+    outputs = {name: scale * logits for name, logits in outputs.items()}
+    gold[:, 1] = torch.minimum(gold[:, 1], gold[:, 0] + 4)
+    ids = torch.arange(100, 140).expand(40, -1)
+    return outputs, gold, SurrogateForSpans.recorded(outputs, gold, {"input_ids": ids})
+
+
+def test_recordings_give_the_losses_of_the_outputs_that_they_were_taken_of():
+    outputs, gold, columns = recorded(0, scale=2.0)
+    assert columns["start_logits"].shape == columns["end_places"].shape == (40, 10)
+    for credit in ("f1", "exact"):
+        surrogate = with_random_weights(0, credit=credit)
+        live, kept = surrogate.evidence(outputs, gold), surrogate.evidence(columns, columns["labels"])
+        torch.testing.assert_close(surrogate.original_losses(live), surrogate.original_losses(kept))
+        # All spans but the likeliest are left out, which takes little from the expectation.
+        losses = torch.stack([surrogate.network.losses(evidence) for evidence in (live, kept)])
+        assert torch.corrcoef(losses)[0, 1] > 0.95
+
+
+def test_all_positions_of_a_short_text_are_recorded_and_nothing_is_lost():
+    outputs, gold = questions(3, n=10, length=9)
+    columns = SurrogateForSpans.recorded(outputs, gold, {"input_ids": torch.ones(10, 9, dtype=torch.long)})
+    for credit in ("f1", "exact"):
+        surrogate = with_random_weights(1, credit=credit)
+        expected = surrogate(outputs, gold, reduction="none")
+        torch.testing.assert_close(surrogate(columns, columns["labels"], reduction="none"), expected)
+        padded = {name: F.pad(columns[name], (0, 6), value=-100) for name in surrogate.read_columns}
+        torch.testing.assert_close(surrogate(padded, columns["labels"], reduction="none"), expected)
+
+
+@pytest.mark.parametrize("longest", [1, 3])
+def test_recorded_answers_that_are_longer_than_any_allowed_have_finite_losses(longest):
+    columns = recorded(5)[2]
+    losses = fresh(max_answer_length=longest)(columns, columns["labels"], reduction="none")
+    assert (losses < 50).all()
+    groups = {name: column.view(4, 10, *column.shape[1:]) for name, column in columns.items()}
+    torch.testing.assert_close(fresh(max_answer_length=longest)(groups, groups["labels"]), losses.view(4, 10).mean(-1))
+
+
+def test_what_a_metric_scores_are_the_tokens_of_predicted_and_right_answers():
+    at = 9.0 * torch.eye(6)
+    outputs = {"start_logits": at[[2, 0, 1, 4]], "end_logits": at[[4, 0, 1, 4]]}
+    gold = torch.tensor([[2, 3], [4, 4], [0, 0], [5, 6]])  # the last one was cut off
+    ids = torch.arange(10, 16).expand(4, -1)
+    columns = SurrogateForSpans.recorded(outputs, gold, {"input_ids": ids})
+    assert columns["answer_ids"].tolist() == [[12, 13, 14], [-100] * 3, [11, -100, -100], [14, -100, -100]]
+    assert columns["gold_ids"].tolist() == [[12, 13], [14, -100], [-100, -100], [-100, -100]]
+    assert columns["labels"].tolist() == [[2, 3], [4, 4], [0, 0], [-100, -100]]
+    with pytest.raises(ValueError, match="input_ids"):
+        SurrogateForSpans.recorded(outputs, gold, {"inputs_embeds": ids})
+
+
+# What learning asks for
+
+
+@credits
+def test_gradients_are_exact_and_can_be_differentiated(credit):
+    surrogate = with_random_weights(5, credit=credit).double()
+    evidence = surrogate.evidence(*questions(7, n=2, length=4))
+    inputs = evidence.outputs.double().requires_grad_()
+    losses = lambda z: surrogate.network(evidence._replace(outputs=z))  # noqa: E731
+    assert torch.autograd.gradcheck(losses, inputs)
+    assert torch.autograd.gradgradcheck(losses, inputs)
+
+
+@credits
+def test_its_gradients_are_held_to_those_of_its_start(credit):
+    learned, start = with_random_weights(0, credit=credit), fresh(credit=credit)
+    with torch.no_grad():
+        for parameter in start.parameters():
+            parameter.zero_()
+    columns = recorded(3)[2]
+    groups = {name: column[None] for name, column in columns.items()}
+    evidence = learned.evidence(groups, groups["labels"])
+    norms, wanted = learned.network.gradient_norms(evidence)
+    assert norms.shape == wanted.shape == (1, 40)
+    torch.testing.assert_close(wanted, start.network.gradient_norms(evidence)[0].detach())
+    assert not torch.allclose(norms, wanted, rtol=0.05)
+
+
+@credits
+@pytest.mark.parametrize("power", [-200.0, -5.0, 5.0, 60.0])
+def test_no_weights_make_it_nan(credit, power):
+    surrogate = fresh(credit=credit)
+    with torch.no_grad():
+        for parameter in surrogate.parameters():
+            parameter.fill_(power if parameter.dim() == 0 else 0.1)
+    logits = torch.randn(2, 4, 9, requires_grad=True)
+    loss = surrogate(
+        {"start_logits": logits[0], "end_logits": logits[1]}, torch.tensor([[0, 0], [1, 1], [2, 5], [0, 8]])
+    )
+    loss.backward()
+    assert loss.isfinite()
+    for tensor in (logits, *surrogate.parameters()):
+        assert tensor.grad.isfinite().all()
+
+
+# Forms of outputs, and words
+
+
+def test_any_form_of_outputs_is_read():
+    surrogate = with_random_weights(2)
+    outputs, gold = questions(5)
+    expected = surrogate(outputs, gold)
+    start, end = outputs.values()
+    for given_outputs in (
+        QuestionAnsweringModelOutput(loss=torch.tensor(3.0), start_logits=start, end_logits=end),
+        (torch.tensor(3.0), start, end, torch.randn(6, 2, 2)),
+        (start, end),
+    ):
+        assert surrogate(given_outputs, gold) == expected
+    shifted = {name: logits + 5.0 for name, logits in outputs.items()}
+    torch.testing.assert_close(surrogate(shifted, gold), expected)
+
+
+def test_it_is_found_for_its_outputs_only():
+    outputs, gold = questions(0)
+    assert AutoSurrogate.reading(outputs, gold) is SurrogateForSpans
+    assert AutoSurrogate.reading(QuestionAnsweringModelOutput(**outputs), gold) is SurrogateForSpans
+    assert not SurrogateForSpans.reads({"logits": torch.randn(6, 2, 5)}, gold)
+    assert not SurrogateForSpans.reads(outputs, gold.float())
+    assert not SurrogateForSpans.reads(outputs, gold[:, 0])
+
+
+@credits
+def test_a_saved_surrogate_is_the_same(tmp_path, credit):
+    surrogate = with_random_weights(9, credit=credit, max_answer_length=7)
+    surrogate.save_pretrained(tmp_path)
+    loaded = AutoSurrogate.from_pretrained(tmp_path)
+    assert loaded.config.max_answer_length == 7
+    assert loaded(*questions(1)) == surrogate(*questions(1))
+
+
+def test_it_computes_in_float32_under_autocast_and_for_bfloat16():
+    surrogate = with_random_weights(4)
+    outputs, gold = questions(3)
+    outputs = {name: logits.bfloat16().requires_grad_() for name, logits in outputs.items()}
+    plain = surrogate({name: logits.float() for name, logits in outputs.items()}, gold)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = surrogate(outputs, gold)
+    assert mixed.dtype == torch.float32
+    assert mixed == plain
+
+
+@pytest.mark.parametrize(
+    ("metric", "credit"),
+    [
+        *((name, "f1") for name in ("squad_f1", "squad_v2_f1", "cmrc_f1", "rougeL")),
+        *((name, "exact") for name in ("squad_exact_match", "squad_v2_exact", "cmrc_exact_match")),
+    ],
+)
+def test_the_structure_fits_the_metric(metric, credit):
+    assert SurrogateForSpans.for_metric(metric).config.credit == credit
+    assert SurrogateForSpans.for_metric(lambda predictions, references: 0.0).config.credit == "f1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.tensor([[3, 2]])}, r"1 answers end before they start, such as \[3, 2\]"),
+        ({"labels": torch.tensor([[1.0, 2.0]])}, "integer labels, positions"),
+        ({"labels": torch.tensor([1])}, r"labels \[..., N, 2\].*\[1, 5\], \[1, 5\] and \[1\]"),
+        ({"labels": None}, "and None"),
+        ({"end_logits": torch.zeros(1, 4)}, r"\[1, 5\], \[1, 4\]"),
+        ({"end_logits": torch.tensor([[0.0, torch.nan, 0, 0, 0]])}, "1 of 10 logits are not finite"),
+        ({"start_logits": torch.tensor([[0.0, torch.inf, 0, 0, 0]])}, "1 of 10 logits are not finite"),
+        ({"start_logits": None}, "'start_logits'"),
+    ],
+)
+def test_bad_input_says_what_is_wanted(change, message):
+    given_input = {"start_logits": torch.zeros(1, 5), "end_logits": torch.zeros(1, 5), "labels": torch.tensor([[1, 2]])}
+    given_input |= change
+    with pytest.raises(ValueError, match=message):
+        fresh()(given_input, given_input.pop("labels"))
+
+
+def test_unknown_words_are_refused():
+    with pytest.raises(ValueError, match="'f1' or 'exact', but got 30 and 'bleu'"):
+        fresh(credit="bleu")
+    with pytest.raises(ValueError, match="1 or more"):
+        fresh(max_answer_length=0)
+    with pytest.raises(ValueError, match="'overlap'"):
+        fresh(architecture="margin")
+
+
+def test_evidence_is_passed_through():
+    surrogate = fresh()
+    evidence = surrogate.evidence(*questions(0))
+    assert isinstance(evidence, Evidence)
+    assert surrogate(evidence) == surrogate(*questions(0))
