@@ -86,12 +86,12 @@ def run(name: str, split: str, loss: str, seed: int, surrogates: str) -> dict[st
     task = TASKS[name](split)
     if loss == "cross_entropy":
         return train_and_score(task, seed)
-    if loss == "label_smoothing":
-        return train_and_score(task, seed, recipe={"label_smoothing_factor": 0.1})
     if loss in task.baselines:
         # Those that are means over examples need no warm-up.
         warmup = task.warmup if loss in task.of_groups else 0.0
         return train_and_score(task, seed, LossTrainer, loss=task.baselines[loss], warmup=warmup)
+    if loss == "label_smoothing":
+        return train_and_score(task, seed, recipe={"label_smoothing_factor": 0.1})
     if loss == "auto":
         return train_and_score(task, seed, ReLossTrainer, surrogate="auto", metric=task.metric)
     baseline, _, half = loss.rpartition("_")
@@ -195,6 +195,8 @@ def main() -> None:
         with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
             waiting = {pool.submit(run, options.task, options.split, *job, folder): job for job in jobs}
             for finished in tqdm(as_completed(waiting), total=len(waiting), desc=options.task):
+                if finished.exception() is not None:
+                    pool.shutdown(cancel_futures=True)  # else all others would run to their end first
                 runs[waiting[finished]] = finished.result()
                 _store(path, options, task, stored["surrogates"], runs)
     _show(_store(path, options, task, stored["surrogates"], runs))

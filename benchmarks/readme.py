@@ -9,13 +9,19 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 NAMES = {
+    "mean_squared_error": "mean squared error",
     "cross_entropy": "cross-entropy",
     "label_smoothing": "label smoothing 0.1",
     "class_weights": "class weights",
     "logit_adjustment": "logit adjustment",
     "soft_f1": "soft F1",
+    "bag_of_ngrams": "bag of n-grams (BoN-L1)",
+    "bag_of_ngrams_reloss": "half BoN-L1, half ReLoss",
     "reloss": "**ReLoss**, learned on one run, used on the others",
     "twin": "its twin, with nothing learned",
+    "label_smoothing_reloss": "half label smoothing, half **ReLoss**",
+    "label_smoothing_twin": "half label smoothing, half the twin",
+    "transferred": "ReLoss, learned on another model",
     "auto": 'ReLoss, `surrogate="auto"`',
     "paper": "the paper's network",
 }
@@ -24,18 +30,25 @@ MEASURES = {
     "accuracy": "accuracy",
     "f1": "macro-F1",
     "f1_imbalanced": "macro-F1, test images imbalanced as in training",
+    "bleu": "BLEU",
+    "bleu_beam": "BLEU, beam of 4",
+    "squad_f1": "F1",
+    "squad_exact_match": "exact match",
+    "pck@0.1": "PCK@0.1",
+    "pck@0.2": "PCK@0.2",
 }
 
 
 def quality(name: str) -> str:
     """A table of losses: each measure with its paired difference and interval, and alignment."""
     result = json.loads((RESULTS / f"quality_{name}_test.json").read_text())
-    measures = [MEASURES[measure] for measure in result["scores"]]
-    heads = ["loss", *(head for measure in measures for head in (measure, "over cross-entropy [95 %]")), "alignment"]
+    measures, original = [MEASURES[measure] for measure in result["scores"]], NAMES[result["original"]]
+    heads = ["loss", *(head for measure in measures for head in (measure, f"over {original} [95 %]")), "alignment"]
     rows = [_row(heads), _row(["---"] * len(heads))]
     records = result["surrogates"]
     alignments = {loss: f"{record['alignment']:.4f}" for loss, record in records.items()}
-    alignments["cross_entropy"] = f"{next(iter(records.values()))['alignment_cross_entropy']:.4f}"
+    usual = next(key for key in next(iter(records.values())) if key.startswith("alignment_") and "canonical" not in key)
+    alignments[result["original"]] = f"{next(iter(records.values()))[usual]:.4f}"
     for loss, label in NAMES.items():
         cells = [label]
         for measure, scores in result["scores"].items():

@@ -1,4 +1,4 @@
-"""What docs/metrics.md says is so."""
+"""What docs/metrics.md and docs/tasks.md say is so."""
 
 import re
 from pathlib import Path
@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import DataCollatorForSeq2Seq
 
+from hf_reloss import AutoSurrogate
 from hf_reloss.groups import draw_groups
 from hf_reloss.metrics import _known, load_metric
 
 from .conftest import synthetic_predictions
+from .test_text_trainers import make_language_model, make_tokenizer, make_translator, sentences
 
-TEXT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT, TASKS = ((DOCS / f"{page}.md").read_text() for page in ("metrics", "tasks"))
 
 
 def test_it_names_all_metrics_and_no_others():
@@ -23,7 +27,7 @@ def test_it_names_all_metrics_and_no_others():
     assert named == ours
 
 
-def test_its_python_snippets_run():
+def test_snippets_about_metrics_run():
     names = {}
     for snippet in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
         exec(snippet, names)
@@ -37,3 +41,32 @@ def test_its_python_snippets_run():
         near = (logits.argmax(-1) - labels).abs() <= 1
         assert near.float().mean().item() == pytest.approx(score.item())
     assert torch.equal(within.score(torch.tensor([[1.0, 2.0], [3.0, 4.0]])), torch.tensor([0.5, 0.75]).double())
+
+
+def test_snippets_about_tasks_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenizer, model = make_tokenizer(), make_translator()
+    names = {
+        "model": model, "train": sentences(400), "test": sentences(9, seed=1), "tokenizer": tokenizer,
+        "collator": DataCollatorForSeq2Seq(tokenizer), "language_model": make_language_model(),
+        "ids": torch.randint(4, 16, (3, 8)), "stages": [(0.0, make_translator()), (1.0, model)],
+    }  # fmt: skip
+    for snippet in re.findall(r"```python\n(.*?)```", TASKS, flags=re.DOTALL):
+        exec(snippet, names)
+    assert names["trainer"].surrogate.config.task == "tokens"
+    assert names["loss"].requires_grad
+    assert AutoSurrogate.from_pretrained("my-rouge").config.record["alignment"] > 0.5
+
+
+def test_the_table_of_tasks_is_what_there_is():
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", TASKS, flags=re.MULTILINE)
+    assert [(AutoSurrogate.of_task(task).task, AutoSurrogate.of_task(task).__name__) for task, _ in rows] == rows
+    surrogates = {path.stem for path in (DOCS.parent / "hf_reloss" / "surrogates").glob("*.py")}
+    assert {task for task, _ in rows} == {name for name in surrogates if f'task = "{name}"' in _source(name)}
+    programs = re.findall(r"^\| `(trainers/\w+\.py)` \|", TASKS, flags=re.MULTILINE)
+    assert len(programs) == 5
+    assert all((DOCS.parent / program).is_file() for program in programs)
+
+
+def _source(name: str) -> str:
+    return (DOCS.parent / "hf_reloss" / "surrogates" / f"{name}.py").read_text()

@@ -31,9 +31,9 @@ class NgramNetwork(SurrogateNetwork):
 
     Of each token q = σ(g(m)), with m its margin and g an increasing spline, is a soft hit; that of n neighbouring
     tokens is the product of theirs; and P_n the mean of these over all n-grams of the group or, at the level of
-    sentences, of each sentence, whose losses are averaged. With a reach, an n-gram also counts where the model wrote it
-    some places too early or too late, as it does in BLEU, times a learned share; but never more than once. All is
-    computed of logarithms: where everything is still wrong, the gradient is as large as elsewhere.
+    sentences, over those of each sentence and then over sentences. With a reach, an n-gram also counts where the model
+    wrote it some places too early or too late, as it does in BLEU, times a learned share; but never more than once. All
+    is computed of logarithms: where everything is still wrong, the gradient is as large as elsewhere.
     """
 
     architecture = "ngrams"
@@ -69,12 +69,11 @@ class NgramNetwork(SurrogateNetwork):
             grams = grams + F.pad(self._shares().log(), (1, 0))
         # What is written more than once matches once.
         grams = grams.logsumexp(-1).clamp(max=0.0) if grams.shape[-1] > 1 else grams.squeeze(-1)
-        grams = grams.masked_fill(~inside, -1e4)
-        if not self.over_sentences:
+        if self.over_sentences:
+            grams, inside = _log_mean(grams, inside), inside.any(-1)
+        else:
             grams, inside = grams.flatten(-2), inside.flatten(-2)
-        number = inside.sum(-1)
-        losses = (number.clamp(min=1).log() - grams.logsumexp(-1)).where(number > 0, 0.0)
-        return losses.sum(-1) / (number > 0).sum(-1).clamp(min=1) if self.over_sentences else losses
+        return -_log_mean(grams, inside).where(inside.any(-1), 0.0)
 
     def _shares(self) -> torch.Tensor:
         """How much an n-gram counts at each other place; at the start nearly as much as at its own, as in BLEU."""
@@ -95,6 +94,11 @@ class NgramNetwork(SurrogateNetwork):
             named = zip(_offsets(len(shares) // 2)[1:], shares, strict=True)
             found["shares of other places"] = ", ".join(f"{-offset:+d}: {share:.2f}" for offset, share in named)
         return found
+
+
+def _log_mean(logs: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the mean over what counts in the last dimension; very low where nothing does."""
+    return logs.masked_fill(~counts, -1e4).logsumexp(-1) - counts.sum(-1).clamp(min=1).log()
 
 
 class PaperTokenNetwork(SurrogateNetwork):
