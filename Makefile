@@ -25,6 +25,10 @@ quality: $(VENV)/ready
 	$(BIN)/python benchmarks/quality.py fashion_mnist --seeds 10
 	$(BIN)/python benchmarks/quality.py fashion_mnist_imbalanced --seeds 10
 	$(BIN)/python benchmarks/quality.py hwu64 --seeds 5
+	$(BIN)/python benchmarks/quality.py multi30k_nat --seeds 3
+	$(BIN)/python benchmarks/quality.py multi30k_autoregressive --seeds 3
+	$(BIN)/python benchmarks/quality.py squad --seeds 5
+	$(BIN)/python benchmarks/quality.py lsp --seeds 5
 	$(BIN)/python benchmarks/alignment.py
 
 speed: $(VENV)/ready

@@ -22,6 +22,8 @@ _MODULES = {
     "surrogates.base": ["Surrogate"],
     "surrogates.classification": ["SurrogateForClassification"],
     "surrogates.config": ["SurrogateConfig"],
+    "surrogates.keypoints": ["SurrogateForKeypoints"],
+    "surrogates.spans": ["SurrogateForSpans"],
     "surrogates.tokens": ["SurrogateForTokens", "next_token_labels"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from .surrogates.base import Surrogate
     from .surrogates.classification import SurrogateForClassification
     from .surrogates.config import SurrogateConfig
+    from .surrogates.keypoints import SurrogateForKeypoints
+    from .surrogates.spans import SurrogateForSpans
     from .surrogates.tokens import SurrogateForTokens, next_token_labels
 
 

@@ -46,7 +46,6 @@ from common import (
 )
 from pose_network import SimplePoseConfig, SimplePoseModel
 from transformers import (
-    AutoBackbone,
     AutoImageProcessor,
     EvalPrediction,
     HfArgumentParser,
@@ -132,7 +131,8 @@ def make_model(model_args: PoseModelArguments, num_joints: int) -> SimplePoseMod
         new = SimplePoseConfig(backbone_config=config, num_joints=num_joints, deconvolutions=model_args.deconvolutions)
         model = SimplePoseModel(new)
         if model_args.model_name_or_path:
-            model.backbone = AutoBackbone.from_pretrained(model_args.model_name_or_path, dtype=torch.float32)
+            kind = type(model.backbone)  # AutoBackbone itself would ask the Hub about a folder
+            model.backbone = kind.from_pretrained(model_args.model_name_or_path, dtype=torch.float32)
         return model
     if config.num_joints != num_joints:
         raise ValueError(
