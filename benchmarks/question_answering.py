@@ -144,7 +144,8 @@ def squad(split: str) -> Task:
         score=lambda model: score(model, part),
         record=record,
         learning={"group_size": 64},
-        losses=("cross_entropy", "reloss", "twin"),
+        baselines={"cross_entropy": lambda outputs, inputs: outputs["loss"]},  # the model's own
+        losses=("cross_entropy", "twin", "cross_entropy_reloss", "cross_entropy_twin"),
     )
 
 

@@ -7,11 +7,11 @@ evidence that a surrogate of the model's task reads, with what a metric scores:
 |---|---|---|---|
 | classification | `logits`, float32 [C] | int64 | `logits` |
 | tokens, T of them count | `margins`, float32 [T, 9] | int64 [T] | texts, or `decided`, int64 [T] |
-| spans | `start_logits`, `end_logits`, float32 [L] | int64 [2] | texts |
+| spans | `start_logits`, `end_logits`, float32 [10], of `start_places`, `end_places`, int64 [10] | int64 [2] | texts |
 | keypoints | `heatmaps`, float32 [K, H, W] | float32 [K, 3] | `decided`, float32 [K, 2] |
 
 Margins are those of each token's label over all other classes, at its own place and, behind that, at those before and
-after. Texts are in the columns `generated`, `teacher_forced` or, of spans, `answered`, and in `reference`. An
+after. Logits of spans are those of the right and the 8 likeliest places, and the log-sum-exp of all others. Texts are in the columns `generated`, `teacher_forced` or, of spans, `answered`, and in `reference`. An
 additive metric's statistics (float64 [K]) can be had too, in a column that its signature names, so that nothing is
 decoded or counted for groups.
 

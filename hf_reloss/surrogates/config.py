@@ -18,8 +18,8 @@ class SurrogateConfig(PreTrainedConfig):
             as `load_metric` takes them; of `"hits"`: `"pck"` or `"oks"` with its options.
         num_knots: of `"margin"`, `"counts"`, `"overlap"` and `"hits"`: intervals of the learned monotone spline.
         knot_range: of the same: the spline bends at margins between -knot_range and knot_range.
-        scale_weight: of `"margin"`, `"counts"` and `"overlap"`: the pull on the scale of the logits, between 0 and 1:
-            as much of the probability as label smoothing of that size would take from the label.
+        scale_weight: of `"margin"` and `"counts"`: the pull on the scale of the logits, between 0 and 1; as much of the
+            probability as label smoothing of that size would take from the label.
         max_order: of `"ngrams"`: the longest n-grams.
         reach: of `"ngrams"`: how many places too early or too late an n-gram may be written and still count, times a
             learned share; 0 to 4.

@@ -122,18 +122,26 @@ def test_on_a_saved_surrogate_from_a_pretrained_backbone(run_here, folder):
     assert json.loads((output / "preprocessor_config.json").read_text())["image_mean"] == [0.4] * 3
 
 
-def test_two_processes_learn_one_surrogate_and_score_every_image_once(folder):
+def test_auto_learns_a_surrogate_in_the_run(run_here):
+    flags = f"{TRAIN} {SCRATCH} {FILES} --surrogate_warmup 14 --num_train_epochs 2"
+    output = run_here("pose_estimation.py", flags)
+    results = results_of(output)
+    assert results["state"]["global_step"] == 24
+    assert logged(results, "surrogate_alignment")[0] > 0.5
+    assert AutoSurrogate.from_pretrained(output / "surrogate").config.metric == load_metric("pck").signature
+    assert results["eval_pck"] > 0.5
+
+
+def test_two_processes_train_one_model_and_score_every_image_once(folder):
     launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0"
-    flags = f"{TRAIN} {SCRATCH} {FILES} --surrogate_warmup 5 --num_train_epochs 2 --use_cpu --output_dir two"
+    flags = f"{TRAIN} {SCRATCH} {FILES} --surrogate my_surrogate --num_train_epochs 2 --use_cpu --output_dir two"
     run = launch(folder, "pose_estimation.py", flags, launcher)
     assert run.returncode == 0, run.stderr[-5000:]
     results = results_of(folder / "two")
     assert results["state"]["global_step"] == 12  # 192 images twice, 16 for each of two processes
     assert results["eval_samples"] == 40
-    assert logged(results, "surrogate_alignment")[0] > 0.3
-    surrogate = AutoSurrogate.from_pretrained(folder / "two" / "surrogate")
-    assert surrogate.config.metric == load_metric("pck").signature
-    assert 0 <= results["eval_pck"] <= 1
+    assert (folder / "two" / "surrogate" / "model.safetensors").exists()
+    assert 0.05 < results["eval_pck"] <= 1
 
 
 def test_a_trained_model_goes_on_or_is_evaluated(run_here, folder, network, tmp_path):
