@@ -11,9 +11,10 @@ evidence that a surrogate of the model's task reads, with what a metric scores:
 | keypoints | `heatmaps`, float32 [K, H, W] | float32 [K, 3] | `decided`, float32 [K, 2] |
 
 Margins are those of each token's label over all other classes, at its own place and, behind that, at those before and
-after. Logits of spans are those of the right and the 8 likeliest places, and the log-sum-exp of all others. Texts are in the columns `generated`, `teacher_forced` or, of spans, `answered`, and in `reference`. An
-additive metric's statistics (float64 [K]) can be had too, in a column that its signature names, so that nothing is
-decoded or counted for groups.
+after. Logits of spans are those of the right and the 8 likeliest places, and the log-sum-exp of all others. Texts are
+in the columns `generated`, `teacher_forced` or, of spans, `answered`, and in `reference`. An additive metric's
+statistics (float64 [K]) can be had too, in a column that its signature names, so that nothing is decoded or counted for
+groups.
 
 Such a data set is saved, loaded, concatenated and pushed as any other.
 """
