@@ -53,7 +53,7 @@ def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id o
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of the paper's authors (classification).")],
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the paper's authors: of classification or pose.")],
     out: Annotated[Path, typer.Argument(help="The folder to write the surrogate to.")],
 ) -> None:
     """Turn a checkpoint with the authors' names of weights into a surrogate."""

@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 import datasets
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -124,11 +125,8 @@ def statistics_column(metric: Metric) -> str:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, without what compiles, distributes or adapts it."""
-    while True:
-        inner = getattr(model, "_orig_mod", None) or model._modules.get("module")
-        if inner is None:
-            return model.get_base_model() if hasattr(model, "get_base_model") else model
-        model = inner
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def writes_text(model: nn.Module) -> bool:

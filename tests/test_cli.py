@@ -7,7 +7,7 @@ from matplotlib.image import imread
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from hf_reloss import AutoSurrogate
+from hf_reloss import AutoSurrogate, SurrogateConfig
 from hf_reloss.cli import app
 
 from .surrogates.test_classification import surrogate_with_random_weights
@@ -45,6 +45,24 @@ def test_inspect_shows_record_and_curve(tmp_path, architecture):
     for word in ("accuracy", architecture, "0.9877", "1234", "█"):
         assert word in output
     assert ("matthews_correlation 0." in " ".join(output.split())) == (architecture == "counts")
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"task": "tokens", "reach": 1}, ("n-grams", "1: 0.25", "-1: 0.95", "█")),
+        ({"task": "tokens", "architecture": "paper", "hidden_size": 8}, ("paper",)),
+        ({"task": "spans"}, ("overlap", "█")),
+        ({"task": "keypoints"}, ("hits", "█")),
+    ],
+)
+def test_inspect_knows_every_task(tmp_path, options, shown):
+    AutoSurrogate.from_config(SurrogateConfig(**options)).save_pretrained(tmp_path)
+    code, output = call("inspect", tmp_path)
+    assert code == 0
+    for word in (options["task"], *shown):
+        assert word in output
+    assert ("█" in output) == ("█" in shown)
 
 
 def test_inspect_of_something_else_says_so_in_one_line(tmp_path):

@@ -80,12 +80,12 @@ class PCK(KeypointMetric):
 
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         labelled = _labelled(references)
-        length = self._lengths(references[..., :2], labelled)[:, None]
+        length = self.lengths(references[..., :2], labelled)[:, None]
         counts = labelled & (length > 0)
         hits = counts & (_squared_distances(predictions, references).sqrt() <= self.alpha * length)
         return torch.stack([hits.sum(1), counts.sum(1)], dim=-1).double()
 
-    def _lengths(self, true: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    def lengths(self, true: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
         """Reference lengths [N] of true coordinates [N, J, 2]; nan or negative where unknown."""
         if self.length == "extent":
             inside = labelled[..., None]

@@ -93,7 +93,7 @@ class HitNetwork(SurrogateNetwork):
                     f"The twin of OKS has {len(sigmas)} sigmas, but there are {labels.shape[-2]} joints: pass one each."
                 )
             return 2 * sigmas * labels[..., 3].clamp(min=0).sqrt()
-        lengths = self.metric._lengths(labels[..., :2].flatten(0, -3), counts.flatten(0, -2)).view(counts.shape[:-1])
+        lengths = self.metric.lengths(labels[..., :2].flatten(0, -3), counts.flatten(0, -2)).view(counts.shape[:-1])
         return (self.metric.alpha * lengths.nan_to_num(nan=0.0, neginf=0.0))[..., None].expand(counts.shape)
 
     def credit(self, distances: torch.Tensor) -> torch.Tensor:
