@@ -31,7 +31,7 @@ RECIPE = {
     "num_train_epochs": 12,
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 250,
-    "learning_rate": 4e-3,
+    "learning_rate": 4e-3,  # one try
     "weight_decay": 0.01,
     "warmup_steps": 0.05,
 }

@@ -50,7 +50,7 @@ class SurrogateConfig(PreTrainedConfig):
     max_answer_length: int = 30
     hidden_size: int = 128
     sigma: float | None = None
-    anchor: float = 0.5
+    anchor: float = 3.0
     num_pixels: int = 3072
     metric: str | None = None
     record: dict[str, Any] | None = None
