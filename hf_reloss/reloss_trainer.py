@@ -70,7 +70,8 @@ class _SurrogateLoss(LearnsSurrogate):
             takes. Of a name that `compute_metrics` gives too, the user's own function counts.
 
     Raises:
-        ValueError: for label smoothing, `"auto"` without a metric, or something that is no surrogate.
+        ValueError: for label smoothing of a loss that has no share, `"auto"` without a metric, or something that is no
+            surrogate.
     """
 
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
@@ -238,10 +239,10 @@ class ReLossSeq2SeqTrainer(_SurrogateLoss, Seq2SeqTrainer):
 
 def _check(args: TrainingArguments, learns: bool, metric: Any) -> None:
     """Refuses arguments that contradict each other."""
-    if args.label_smoothing_factor:
+    if args.label_smoothing_factor and _option(args, "model_loss_share") == 0:
         raise ValueError(
             f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate "
-            "replaces: set it to 0, or use Trainer."
+            "replaces: set it to 0, use Trainer, or keep a model_loss_share, which is smoothed then."
         )
     if learns and metric is None:
         raise ValueError(

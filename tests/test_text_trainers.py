@@ -124,6 +124,19 @@ def test_the_loss_is_the_surrogates_and_the_model_is_spared_its_own(tokenizer, t
     )
 
 
+def test_the_models_share_of_the_loss_can_be_smoothed(tokenizer, tmp_path):
+    surrogate, model = surrogate_with_random_weights(), make_translator()
+    settings = {"model_loss_share": 0.5, "label_smoothing_factor": 0.1}
+    trainer = translating(tmp_path, tokenizer, model, surrogate=surrogate, **settings)
+    batch = DataCollatorForSeq2Seq(tokenizer, model)([dict(row) for row in sentences(8)])
+    outputs, labels = model(**batch), batch["labels"]
+    smoothed = F.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
+    expected = 0.5 * surrogate(outputs, labels) + 0.5 * smoothed
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch)), expected)
+    with pytest.raises(ValueError, match="model_loss_share"):
+        translating(tmp_path, tokenizer, surrogate=surrogate, label_smoothing_factor=0.1)
+
+
 def test_evaluation_generates_and_gives_the_loss_that_is_trained_on(tokenizer, tmp_path):
     seen = []
 
