@@ -59,7 +59,8 @@ def quality(name: str) -> str:
                 cells.append(f"{statistics.fmean(scores[loss].values()):.2f}")
                 cells.append(f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "")
         if len(cells) > 1:
-            rows.append(_row([*cells, alignments.get(loss, "")]))
+            half = loss.rpartition("_")[2]  # of a loss that is half a surrogate's, the surrogate
+            rows.append(_row([*cells, alignments.get(loss, alignments.get(half, ""))]))
     return "\n".join(rows)
 
 
