@@ -101,12 +101,13 @@ def lsp(split: str) -> Task:
         recipe=RECIPE,
         metric=load_metric("pck", alpha=0.1),
         kind=SurrogateForKeypoints,
+        structure={"num_pixels": (64 // STRIDE) ** 2},
         measures={"pck@0.1": functools.partial(pck, alpha=0.1), "pck@0.2": functools.partial(pck, alpha=0.2)},
         original="mean_squared_error",
         baselines={"mean_squared_error": lambda outputs, inputs: outputs["loss"]},  # the model's own
         learning={"group_size": 32, "num_groups": 512, "num_eval_groups": 256, "num_train_epochs": 4}
         | {"per_device_train_batch_size": 32, "per_device_eval_batch_size": 32},
-        losses=("mean_squared_error", "reloss", "twin"),
+        losses=("mean_squared_error", "reloss", "twin", "paper"),
     )
 
 

@@ -128,7 +128,7 @@ def learn_surrogates(name: str, split: str, losses: list[str], folder: str) -> d
         set_seed(RECORDING_SEED)
         surrogate = task.kind.for_metric(task.metric, **task.structure)
         if loss == "paper":
-            surrogate = task.kind(SurrogateConfig(task=task.kind.task, architecture="paper"))
+            surrogate = task.kind(SurrogateConfig(task=task.kind.task, architecture="paper", **task.structure))
         # A surrogate is its twin as long as it has not been trained; one epoch of nothing measures its alignment.
         settings = task.learning | ({"learning_rate": 0.0, "num_train_epochs": 1} if loss == "twin" else {})
         records[loss] = learn(surrogate, predictions, task.metric, settings)

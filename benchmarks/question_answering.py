@@ -145,7 +145,7 @@ def squad(split: str) -> Task:
         record=record,
         learning={"group_size": 64},
         baselines={"cross_entropy": lambda outputs, inputs: outputs["loss"]},  # the model's own
-        losses=("cross_entropy", "twin", "cross_entropy_reloss", "cross_entropy_twin"),
+        losses=("cross_entropy", "reloss", "twin"),
     )
 
 

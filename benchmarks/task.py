@@ -44,7 +44,7 @@ class Task:
         trainer_options: further arguments of Trainer, such as the collator.
         metric: what it is trained for.
         kind: the class of its surrogates.
-        structure: options of its `for_metric`.
+        structure: options of its configuration.
         measures: what is reported, from the outputs and labels of the evaluation; by default the metric.
         score: instead of these: what is reported of a trained model, in points.
         record: instead of the predictions of a run on the twin: what surrogates are learned from.

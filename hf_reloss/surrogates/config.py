@@ -18,14 +18,14 @@ class SurrogateConfig(PreTrainedConfig):
             as `load_metric` takes them; of `"hits"`: `"pck"` or `"oks"` with its options.
         num_knots: of `"margin"`, `"counts"`, `"overlap"` and `"hits"`: intervals of the learned monotone spline.
         knot_range: of the same: the spline bends at margins between -knot_range and knot_range.
-        scale_weight: of `"margin"` and `"counts"`: the pull on the scale of the logits, between 0 and 1; as much of the
-            probability as label smoothing of that size would take from the label.
+        scale_weight: of `"margin"`, `"counts"` and `"overlap"`: the pull on the scale of the logits. For the first
+            two it lies between 0 and 1: as much of the probability as label smoothing of that size would take from the
+            label.
         max_order: of `"ngrams"`: the longest n-grams.
         reach: of `"ngrams"`: how many places too early or too late an n-gram may be written and still count, times a
             learned share; 0 to 4.
         level: of `"ngrams"`: whether soft precisions are those of the `"group"`, as of BLEU, or of each `"sentence"`.
         credit: of `"overlap"`: of an answer that is partly right: `"f1"`, that of its tokens, or none, `"exact"`.
-        max_answer_length: of the same: how many tokens an answer has at most.
         hidden_size: of `"paper"`: width of its layers; of keypoints it is 8.
         sigma: of keypoints: standard deviation of the Gaussians that heatmaps are usually trained on, in their pixels;
             by default a 32nd of their longer side, at least 1.
@@ -47,10 +47,9 @@ class SurrogateConfig(PreTrainedConfig):
     reach: int = 0
     level: str = "group"
     credit: str = "f1"
-    max_answer_length: int = 30
     hidden_size: int = 128
     sigma: float | None = None
-    anchor: float = 3.0
+    anchor: float = 2.0
     num_pixels: int = 3072
     metric: str | None = None
     record: dict[str, Any] | None = None

@@ -12,7 +12,7 @@ from ..metrics import Metric, load_metric
 from ..metrics.keypoints import COCO_SIGMAS, OKS, PCK
 from .base import Evidence, Surrogate, SurrogateNetwork, output_tensor
 from .config import SurrogateConfig
-from .heatmaps import decode_heatmaps, gaussian_targets, labelled, squared_distances, squared_errors
+from .heatmaps import LITTLE, decode_heatmaps, gaussian_targets, labelled, squared_distances, squared_errors
 from .layers import MonotoneSpline
 
 DEFAULT_SCORES: dict[str, dict[str, Any]] = {"pck": {"alpha": 0.2}}
@@ -20,21 +20,25 @@ DEFAULT_SCORES: dict[str, dict[str, Any]] = {"pck": {"alpha": 0.2}}
 
 
 class HitNetwork(SurrogateNetwork):
-    """softplus(-g(m)) + κ E, with m the margin of a joint's soft hit, g an increasing spline: PCK or OKS, made soft.
+    """softplus(-g(m)) + κ E, with m the margin of a joint's hits and g an increasing spline: PCK or OKS, made soft.
 
-    Softmax of β times the heatmap, β = 10, is where the joint may be: it reads heatmaps whose peak is 1, as those are
-    that were trained on squared errors. The soft hit is q = Σ p k(d / r), over all pixels, of probability p and
-    distance d from the true point; r is the distance up to which the metric calls the joint right, and of OKS that at
-    which similarity is exp(-1/2). Credit k falls from 1: at the start for PCK as a step that is made smooth, for OKS as
-    the similarity itself; how fast it falls in each stretch of distances is learned. With a floor ε, as a joint in a
-    wrong place is no more than wrong, the margin is m = log(q + ε) - log(1 - q); at the start, where g is the identity,
-    the loss is -log((q + ε) / (1 + ε)).
+    Softmax p of β times the heatmap, β = 10, is where the joint may be: it reads heatmaps whose peak is 1, as those are
+    that were trained on squared errors. Where a hit would be is a distribution, too: each pixel's share w of the credit
+    k(d / r) of all pixels, with d its distance from the true point and r that up to which the metric calls the joint
+    right, or of OKS that at which similarity is exp(-1/2). Credit falls from 1, at the start for OKS as the similarity
+    itself, for PCK as a smooth step within r; how fast it falls in each stretch of distances is learned. Of their
+    divergence D = Σ w log(w / p) the margin is m = -D - log(1 - exp(-D)); at the start g is the identity, and the loss
+    of a margin is D.
+
+    What costs least in expectation, where the true point is uncertain, is the expected credit of each pixel: the
+    heatmap's highest place is then the one of which the metric expects most. (-log Σ p k, the expected credit's, costs
+    least where p is sharper than what is known, and its highest place need not be the best.)
 
     E is half the sum of squared errors against the Gaussian that heatmaps usually are trained on. It holds what no
     metric of the best place can see: level and scale of the heatmaps, and a peak's form, from which parts of pixels are
     read.
 
-    It never costs more to move what a heatmap has at a pixel to one that is nearer, whatever was learned.
+    It never costs more if the nearer of two pixels gets the larger one of their two values, whatever was learned.
     """
 
     architecture = "hits"
@@ -42,16 +46,16 @@ class HitNetwork(SurrogateNetwork):
     gradient_penalty = 0.03
     sharpness = 10.0
     """β."""
-    floor = 0.01
-    """ε."""
     least_radius = 0.7
     """In pixels of the heatmap: between pixels there is nothing nearer."""
     reach = 3.0
     """Beyond so many radii credit falls no more."""
     stretches = 24
     """Of distances, in which the fall of credit is learned."""
-    steepness = 6.0
+    steepness = 8.0
     """Of the smooth step: its logit falls by so much in one radius."""
+    middle = 0.75
+    """Of the smooth step, in radii: what is barely a hit is easily none."""
 
     def __init__(self, config: SurrogateConfig):
         super().__init__()
@@ -68,9 +72,10 @@ class HitNetwork(SurrogateNetwork):
         size = evidence.outputs.shape[-2:]
         radii = self.radii(evidence.labels, evidence.counts).clamp(min=self.least_radius)
         credit = self.credit(squared_distances(points, *size).sqrt() / radii[..., None, None]).flatten(-2)
-        probability = (self.sharpness * evidence.outputs).flatten(-2).softmax(-1)
-        hit, miss = (probability * credit).sum(-1), (probability * (1 - credit)).sum(-1)
-        losses = self.curve((hit + self.floor).log() - (miss + 1e-6).log())
+        due = credit / credit.sum(-1, keepdim=True).clamp(min=LITTLE)  # nearly nothing for joints that are far outside
+        log_probability = (self.sharpness * evidence.outputs).flatten(-2).log_softmax(-1)
+        score = (due * log_probability + torch.special.entr(due)).sum(-1).clamp(max=-1e-6)
+        losses = self.curve(score - torch.log(-torch.expm1(score)))
         if not self.anchor:
             return losses
         return losses + self.anchor / 2 * math.prod(size) * squared_errors(evidence.outputs, points, self.sigma)
@@ -99,14 +104,15 @@ class HitNetwork(SurrogateNetwork):
     def credit(self, distances: torch.Tensor) -> torch.Tensor:
         """k [...] of distances [...] in radii: 1 at 0, straight between its knots."""
         knots = torch.linspace(0, self.reach, self.stretches + 1, device=distances.device)
-        costs = knots.square() / 2 if isinstance(self.metric, OKS) else F.softplus(self.steepness * (knots - 1))
+        smooth_step = F.softplus(self.steepness * (knots - self.middle))
+        costs = knots.square() / 2 if isinstance(self.metric, OKS) else smooth_step
         values = torch.cat([knots[:1], (costs.diff() * self.log_falls.exp()).cumsum(0)]).neg().exp()
         place = (distances * (self.stretches / self.reach)).clamp(max=self.stretches - 1e-4)
         before = place.long()
         return torch.lerp(values[before], values[before + 1], place - before)
 
     def curve(self, points: torch.Tensor) -> torch.Tensor:
-        """The loss of margins of soft hits."""
+        """The loss of margins of hits."""
         return F.softplus(-self.spline(points))
 
     def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:

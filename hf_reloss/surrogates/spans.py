@@ -16,55 +16,60 @@ from .layers import MonotoneSpline
 NEVER = -1e4
 """The logit of what is impossible. Finite, so that no gradient is NaN."""
 
+LONGEST_ANSWER = 30
+"""In tokens, of those that are recorded as a model's."""
+
 RECORDED_POSITIONS = 8
 """How many positions recordings hold beside the right one, for starts and ends each."""
 
 
 class OverlapNetwork(SurrogateNetwork):
-    """softplus(-g(m)), with m the margin of a span's expected credit and g an increasing spline: SQuAD's F1, made soft.
+    """The mean of softplus(-g(m)) over an answer's two boundaries, and κ times the scale of their logits.
 
-    The model's scores make a distribution over all spans that may be answers, P(s, e) ∝ exp(start_s + end_e) for
-    s ≤ e < s + A, as they are read out in evaluation. A span's credit c is 1 for the right one and 0 for those that
-    share nothing with it. Between these it is F1^γ of the positions, with γ = 1 at the start and learned; or for
-    exact match it is 0. The expected credit C = Σ P c has the margin m = log C - log(1 - C). At the start, with g the
-    identity, the loss is -log C, whose gradient stays large where everything is wrong.
+    m is the margin of the expected credit of a boundary, g an increasing spline. A position's credit c as start is that
+    of the span from there to the right end, as end that of the one from the right start: 1 for the right one, 0 for
+    those that share nothing with the answer, between these F1^γ, with γ = 16 at the start and learned, or for exact
+    match 0. With P the softmax of the logits, the expected credit C = Σ P c has the margin m = log C - log(1 - C). At
+    the start, with g the identity, the loss is -log C: for exact match cross-entropy.
 
-    It never costs more to move probability to a span of more credit, whatever was learned.
+    The scale is the standard deviation of the logits of all positions that can be. The best span does not depend on it,
+    and a model could make it grow without end to lower its loss. Of recordings, which do not hold it, it is left out.
+
+    It never costs more to move probability to a boundary of more credit, whatever was learned.
     """
 
     architecture = "overlap"
     gradient_penalty = 0.03
+    power = 16.0
+    """γ at the start."""
 
     def __init__(self, config: SurrogateConfig):
         super().__init__()
-        if config.max_answer_length < 1 or config.credit not in ("f1", "exact"):
-            raise ValueError(
-                "'overlap' wants max_answer_length of 1 or more and the credit 'f1' or 'exact', but got "
-                f"{config.max_answer_length} and {config.credit!r}."
-            )
-        self.max_answer_length = config.max_answer_length
+        if config.credit not in ("f1", "exact"):
+            raise ValueError(f"'overlap' wants the credit 'f1' or 'exact', but got {config.credit!r}.")
+        self.pull = config.scale_weight
         self.spline = MonotoneSpline(config.num_knots, config.knot_range)
         self.log_power = nn.Parameter(torch.zeros(())) if config.credit == "f1" else None
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
-        scores, first, last = _spans(evidence, self.max_answer_length)
-        gold = evidence.labels if evidence.labels.dim() == evidence.counts.dim() + 1 else evidence.labels[..., 0]
-        f1 = span_f1(gold, first, last)
-        # The best span that is allowed has all the credit, also where the right one is longer.
-        length = (gold[..., 1] - gold[..., 0] + 1)[..., None, None]
-        allowed = length.clamp(max=self.max_answer_length)
-        log_credit, log_rest = self._credits(f1 * (allowed + length) / (2 * allowed))
-        margin = (scores + log_credit).flatten(-2).logsumexp(-1) - (scores + log_rest).flatten(-2).logsumexp(-1)
-        return self.curve(margin)
+        logits = evidence.outputs
+        recorded = evidence.labels.dim() > evidence.counts.dim() + 1
+        places = evidence.labels[..., 1:] if recorded else torch.arange(logits.shape[-1], device=logits.device)[None]
+        gold = evidence.labels[..., 0] if recorded else evidence.labels
+        log_credit, log_rest = self._credits(boundary_f1(gold, places))
+        losses = self.curve((logits + log_credit).logsumexp(-1) - (logits + log_rest).logsumexp(-1))
+        if not recorded:
+            losses = losses + self.pull * _scale(logits)
+        return losses.mean(-1)
 
     def _credits(self, f1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """log c and log(1 - c) of spans [..., L, A] with an F1 in [0, 1]."""
+        """log c and log(1 - c) of boundaries [...] with an F1 in [0, 1]."""
         right = f1 >= 1 - 1e-6
         some = (f1 > 0) & ~right
         log_credit, log_rest = (~right * NEVER).to(f1), right * torch.tensor(NEVER).to(f1)
         if self.log_power is None:
             return log_credit, log_rest
-        log_power = (self.log_power.exp() * f1.where(some, 0.5).log()).clamp(max=-1e-6)
+        log_power = (self.power * self.log_power.exp() * f1.where(some, 0.5).log()).clamp(max=-1e-6)
         return log_power.where(some, log_credit), (-torch.expm1(log_power)).log().where(some, log_rest)
 
     def curve(self, points: torch.Tensor) -> torch.Tensor:
@@ -78,8 +83,8 @@ class OverlapNetwork(SurrogateNetwork):
 class SurrogateForSpans(Surrogate):
     """A learned loss for extractive question answering.
 
-    One architecture, `"overlap"`: the soft twin of SQuAD's F1 or, with the credit `"exact"`, of exact match. A question
-    is one prediction with the start and the end of its answer, positions of tokens, as label; 0 and 0 where there is no
+    One architecture, `"overlap"`: for SQuAD's F1 or, with the credit `"exact"`, for exact match. A question is one
+    prediction with the start and the end of its answer, positions of tokens, as label; 0 and 0 where there is no
     answer, as in transformers (there the first token is the classifier's own). Positions beyond the text, cut off by
     truncation, and -100 do not count.
 
@@ -119,7 +124,7 @@ class SurrogateForSpans(Surrogate):
             )
         evidence = _read(outputs, labels)
         true, counts = evidence.labels, evidence.counts[:, None]
-        answers = best_spans(*evidence.outputs.unbind(1), SurrogateConfig.max_answer_length)[0]
+        answers = best_spans(*evidence.outputs.unbind(1), LONGEST_ANSWER)[0]
         logits, places = _likeliest(evidence)
         return {
             "start_logits": logits[:, 0],
@@ -150,7 +155,7 @@ class SurrogateForSpans(Surrogate):
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForSpans":
         """A fresh surrogate whose structure fits a metric, or what `load_metric` takes.
 
-        For exact match only the right span has credit; for F1, and any unknown metric, each has that of its overlap.
+        For exact match only right boundaries have credit; for F1, and any unknown metric, each has that of its overlap.
         """
         exact = "exact" in load_metric(metric).name
         return cls(SurrogateConfig(**{"task": cls.task, "credit": "exact" if exact else "f1"} | options))
@@ -169,19 +174,19 @@ def best_spans(start: torch.Tensor, end: torch.Tensor, max_answer_length: int) -
     return torch.stack([first, first + index % scores.shape[-1]], dim=-1), best
 
 
-def span_f1(gold: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """F1 of the positions of spans with those of the right ones, [..., S, R].
+def boundary_f1(gold: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """F1 of the positions of spans of which one boundary is right with those of the right ones, [..., 2, L].
 
-    Position 0 alone, which says that there is no answer, matches itself only.
+    Where there is no answer, which positions of 0 say, only these are right.
 
     Args:
         gold: [..., 2], first and last positions of the right spans.
-        first, last: of the others, of shapes that broadcast to [..., S, R].
+        places: the other boundary, starts before ends: of a shape that broadcasts to [..., 2, L]; below 0 is none.
     """
-    start, end = (position[..., None, None] for position in gold.unbind(-1))
-    shared = (torch.minimum(last, end) - torch.maximum(first, start) + 1).clamp(min=0)
-    shared = shared * (((first == 0) & (last == 0)) == ((start == 0) & (end == 0)))
-    return 2 * shared / ((last - first + 1).clamp(min=1) + end - start + 1)
+    start, end = gold[..., :1, None], gold[..., 1:, None]
+    size = torch.cat([end - places[..., :1, :], places[..., -1:, :] - start], dim=-2) + 1
+    f1 = 2 * torch.minimum(size, end - start + 1).clamp(min=0) / (size.clamp(min=1) + end - start + 1)
+    return torch.where(end == 0, places == 0, f1 * (places >= 0))
 
 
 def _banded(start: torch.Tensor, end: torch.Tensor, max_answer_length: int) -> torch.Tensor:
@@ -193,18 +198,12 @@ def _banded(start: torch.Tensor, end: torch.Tensor, max_answer_length: int) -> t
     return start[..., None] + F.pad(end, (0, length - 1), value=2 * NEVER).unfold(-1, length, 1)
 
 
-def _spans(evidence: Evidence, max_answer_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores [..., S, R] of all spans that evidence tells of, and their first and last positions, which broadcast."""
-    start, end = evidence.outputs.unbind(-2)
-    if evidence.labels.dim() == evidence.counts.dim() + 1:
-        scores = _banded(start, end, max_answer_length)
-        first = torch.arange(scores.shape[-2], device=scores.device)[:, None]
-        return scores, first, first + torch.arange(scores.shape[-1], device=scores.device)
-    first, last = evidence.labels[..., 0, 1:, None], evidence.labels[..., 1, None, 1:]
-    size = last - first + 1
-    possible = (first >= 0) & (last >= 0) & (size >= 1) & (size <= max_answer_length)
-    possible[..., 0, 0] = True  # the right one, which may be longer: something must have credit
-    return (start[..., :, None] + end[..., None, :]).masked_fill(~possible, 2 * NEVER), first, last
+def _scale(logits: torch.Tensor) -> torch.Tensor:
+    """Standard deviations [...] of logits [..., L], but for those of positions that cannot be."""
+    possible = logits > NEVER / 2
+    number = possible.sum(-1, keepdim=True).clamp(min=1)
+    mean = logits.where(possible, 0.0).sum(-1, keepdim=True) / number
+    return ((logits - mean).where(possible, 0.0).square().sum(-1) / number[..., 0] + 1e-12).sqrt()
 
 
 def _likeliest(evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:

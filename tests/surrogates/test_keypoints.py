@@ -141,36 +141,66 @@ def test_targets_are_as_wide_as_usual():
 # Values
 
 
-def test_a_soft_hit_by_hand():
-    # Joints (2, 2) and (2, 10): the extent is 8 and half of it the radius, 4 pixels. The first heatmap has its peak at
-    # the right pixel; the second one 4 pixels off, which is one radius, where the smooth step has fallen to a half.
+def test_the_divergence_of_hits_by_hand():
+    # Joints (2, 2) and (2, 10): the extent is 8 and half of it the radius, 4 pixels.
     surrogate = fresh(options={"alpha": 0.5}, anchor=0.0)
     labels = torch.tensor([[[2.0, 2.0, 1.0], [2.0, 10.0, 1.0]]])
-    losses = surrogate({"heatmaps": lit([(2, 2), (6, 10)])}, labels, reduction="none")[0]
-    half = (1 / (1 + math.exp(0))) / (1 / (1 + math.exp(-6)))  # the step is 1 at 0
-    assert losses[0].item() == pytest.approx(0, abs=1e-4)
-    assert losses[1].item() == pytest.approx(-math.log((half + 0.01) / 1.01), rel=1e-3)
-    # 9 pixels off: three radii and more, where there is no credit but the floor.
-    far = surrogate({"heatmaps": lit([(11, 2), (2, 1)])}, labels, reduction="none")[0]
-    assert far.tolist() == pytest.approx([math.log(101), math.log(101)], rel=0.1)
+    heatmaps = 0.2 * noise(3, n=1)[:, :2]
+    losses = surrogate({"heatmaps": heatmaps}, labels, reduction="none")[0]
+    for joint, (x, y) in enumerate([(2, 2), (2, 10)]):
+        credits, weights = [], []
+        for row in range(12):
+            for column in range(12):
+                distance = torch.tensor(math.dist((column, row), (x, y)) / 4)
+                credits.append(surrogate.network.credit(distance).item())
+                weights.append(math.exp(10 * heatmaps[0, joint, row, column].item()))
+        shares = zip(credits, weights, strict=True)
+        pairs = [(credit / sum(credits), weight / sum(weights)) for credit, weight in shares]
+        expected = sum(due * math.log(due / probability) for due, probability in pairs)
+        assert losses[joint].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_similar_place_by_hand():
-    # Similarity is exp(-d² / (2 area (2 sigma)²)): of area 100 and sigma 0.1, two pixels off, exp(-4 / 8).
-    surrogate = fresh("oks", options={"sigmas": [0.1]}, anchor=0.0)
-    labels = torch.tensor([[[4.0, 4.0, 2.0, 100.0]]])
-    similarity = load_metric("oks", sigmas=[0.1]).compute(torch.tensor([[[6.0, 4.0]]]), labels)
-    assert similarity == pytest.approx(math.exp(-0.5))
-    loss = surrogate({"heatmaps": lit([(6, 4)])}, labels).item()
-    assert loss == pytest.approx(-math.log((similarity + 0.01) / 1.01), rel=1e-3)
+def test_credit_of_distances_by_hand():
+    # In radii; the smooth step is 1 / (1 + exp(8 (d - 0.75))), made 1 at 0, and straight between 24 knots.
+    distances = torch.tensor([0.0, 0.5, 0.75, 1.0, 2.0, 3.0, 9.0])
+    step = 1 / (1 + (8 * (distances.clamp(max=3) - 0.75)).exp()) * (1 + math.exp(-6))
+    torch.testing.assert_close(fresh().network.credit(distances), step, rtol=1e-3, atol=1e-6)
+    # Similarity is exp(-d² / (2 area (2 sigma)²)): of area 100 and sigma 0.1, a radius is two pixels.
+    surrogate, labels = fresh("oks", options={"sigmas": [0.1]}), torch.tensor([[[4.0, 4.0, 2.0, 100.0]]])
+    assert surrogate.network.radii(labels, torch.ones(1, 1, dtype=torch.bool)).item() == pytest.approx(2)
+    for pixels in (1.0, 2.0, 4.0):
+        similarity = load_metric("oks", sigmas=[0.1]).compute(torch.tensor([[[4.0 + pixels, 4.0]]]), labels)
+        credit = surrogate.network.credit(torch.tensor(pixels / 2)).item()
+        assert credit == pytest.approx(similarity, rel=1e-3)
 
 
-def test_mass_in_two_places_is_a_hit_by_its_share():
-    surrogate = fresh(options={"alpha": 1.0, "length": 1.0}, anchor=0.0)
-    heatmap = lit([(2, 2)])
-    heatmap[0, 0, 9, 9] = 9.0
-    loss = surrogate({"heatmaps": heatmap}, torch.tensor([[[2.0, 2.0, 1.0]]])).item()
-    assert loss == pytest.approx(-math.log((0.5 + 0.01) / 1.01), rel=1e-3)
+@metrics
+def test_what_costs_least_in_expectation_is_the_expected_credit(metric):
+    # Of three places the joint is at one, with probabilities of a half, 0.3 and 0.2; the last two are near each other,
+    # so that the best decision lies between them.
+    places, chances = torch.tensor([[2.0, 9.0], [9.0, 3.0], [9.0, 5.0]]), torch.tensor([0.4, 0.3, 0.3])
+    options = {"alpha": 1.0, "length": 3.0} if metric == "pck" else {"sigmas": [0.1]}
+    surrogate = fresh(metric, options=options, anchor=0.0).freeze()
+    rest = torch.ones(3, 1) if metric == "pck" else torch.tensor([[1.0, 80.0]]).expand(3, 2)
+    labels = torch.cat([places, rest], dim=-1)[:, None]
+    heatmap = torch.zeros(1, 1, 12, 12, requires_grad=True)
+    optimizer = torch.optim.Adam([heatmap], lr=0.02)
+    for _ in range(1500):
+        losses = surrogate(heatmap.expand(3, -1, -1, -1), labels, reduction="none")[:, 0]
+        optimizer.zero_grad()
+        (chances * losses).sum().backward()
+        optimizer.step()
+    highest = decode_heatmaps(heatmap.detach(), shift=None)[0, 0]
+    score = load_metric(metric, **options)
+    expected = {}
+    for x in range(12):
+        for y in range(12):
+            decision = torch.tensor([[[float(x), float(y)]]])
+            expected[x, y] = sum(
+                chance * score.compute(decision, label[None]) for chance, label in zip(chances, labels, strict=True)
+            )
+    assert expected[tuple(highest.int().tolist())] == pytest.approx(max(expected.values()))
+    assert highest.tolist() != [2, 9]  # which is the likeliest place
 
 
 def test_heatmaps_learned_with_squared_error_are_read_well():
@@ -178,8 +208,8 @@ def test_heatmaps_learned_with_squared_error_are_read_well():
     labels = torch.tensor([[[20.0, 30.0, 1.0], [20.0, 50.0, 1.0]]])
     right = gaussian_targets(labels[..., :2], 64, 48)
     surrogate = fresh(options={"alpha": 0.2}, anchor=0.0)
-    assert surrogate({"heatmaps": right}, labels) < 0.5
-    assert surrogate({"heatmaps": right.flip(-1)}, labels) > 3
+    assert surrogate({"heatmaps": right}, labels) < 2
+    assert surrogate({"heatmaps": right.flip(-1)}, labels) > 4
 
 
 @metrics
@@ -293,11 +323,11 @@ def test_a_body_without_labelled_joints_changes_nothing(metric):
 
 def test_one_labelled_joint_has_no_extent_and_a_finite_loss():
     labels = torch.tensor([[[3.0, 3.0, 1.0], [5.0, 5.0, 0.0]]])
-    heatmaps = lit([(3, 3), (0, 0)]).requires_grad_()
-    loss = fresh(anchor=0.0)(heatmaps, labels)
-    loss.backward()
-    assert loss.item() == pytest.approx(0, abs=1e-3)
-    assert heatmaps.grad.isfinite().all()
+    heatmaps = [lit([place, (0, 0)], height=1.0).requires_grad_() for place in ((3, 3), (3, 6))]
+    right, wrong = (fresh(anchor=0.0)(heatmap, labels) for heatmap in heatmaps)
+    (right + wrong).backward()
+    assert right < 0.5 < wrong
+    assert all(heatmap.grad.isfinite().all() for heatmap in heatmaps)
 
 
 @metrics

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from hf_reloss import AutoSurrogate, SurrogateConfig
 from hf_reloss.surrogates.base import Evidence
-from hf_reloss.surrogates.spans import SurrogateForSpans, best_spans
+from hf_reloss.surrogates.spans import SurrogateForSpans, best_spans, boundary_f1
 
 credits = pytest.mark.parametrize("credit", ["f1", "exact"])
 
@@ -38,65 +38,77 @@ def questions(seed: int, n: int = 6, length: int = 12) -> tuple[dict[str, torch.
 
 def f1_of(span: tuple[int, int], gold: tuple[int, int]) -> float:
     """F1 of the tokens, as sets of positions."""
-    if (0, 0) in (span, gold):
+    if gold == (0, 0):
         return float(span == gold)
     predicted, right = (set(range(first, last + 1)) for first, last in (span, gold))
     return 2 * len(predicted & right) / (len(predicted) + len(right))
 
 
-def expected_credit(start, end, gold, longest: int, credit=lambda f1: f1) -> torch.Tensor:
-    """Written out span by span."""
-    spans = [(s, e) for s in range(len(start)) for e in range(s, min(s + longest, len(end)))]
-    p = torch.stack([start[s] + end[e] for s, e in spans]).softmax(0)
-    f1 = [f1_of(span, tuple(gold.tolist())) for span in spans]
-    best = max(f1)
-    return sum(share * credit(value / best) for share, value in zip(p, f1, strict=True))
+def expected_credits(start, end, gold, credit=lambda f1: f1**16) -> torch.Tensor:
+    """Those of the start and of the end, written out position by position."""
+    first, last = gold.tolist()
+    starts = [(s, last) if s <= last else None for s in range(len(start))]
+    ends = [(first, e) if e >= first else None for e in range(len(end))]
+    expected = []
+    for side, spans in ((start, starts), (end, ends)):
+        f1 = [0.0 if span is None else f1_of(span, (first, last)) for span in spans]
+        expected.append(sum(share * credit(value) for share, value in zip(side.softmax(0), f1, strict=True)))
+    return torch.stack(expected)
 
 
 # Values
 
 
 def test_four_tokens_by_hand():
-    # Every span of four tokens is as likely as any other, and tokens 1 and 2 are right. Of 10 spans the one has 1, two
-    # of one token have 2/3, (0, 1) and (2, 3) have 1/2, (0, 2) and (1, 3) 4/5, (0, 3) 2/3; (0, 0) and (3, 3) nothing.
+    # All positions are as likely, and tokens 1 and 2 are right. As start, 2 leaves one token of two, an F1 of 2/3, and
+    # 0 takes one too many, 4/5; as end, 1 and 3 do the same.
     flat = {"start_logits": torch.zeros(1, 4), "end_logits": torch.zeros(1, 4)}
     gold = torch.tensor([[1, 2]])
-    assert fresh()(flat, gold).item() == pytest.approx(-math.log((1 + 3 * 2 / 3 + 2 * 1 / 2 + 2 * 4 / 5) / 10))
-    assert fresh(credit="exact")(flat, gold).item() == pytest.approx(math.log(10))
-    # Of spans of two tokens at most, 7 are left.
-    short = fresh(max_answer_length=2)
-    assert short(flat, gold).item() == pytest.approx(-math.log((1 + 2 * 2 / 3 + 2 * 1 / 2) / 7))
+    expected = (1 + (2 / 3) ** 16 + (4 / 5) ** 16) / 4
+    assert fresh()(flat, gold).item() == pytest.approx(-math.log(expected))
+    assert fresh(credit="exact")(flat, gold).item() == pytest.approx(math.log(4))
     # That there is no answer is right or wrong, and nothing in between.
-    assert fresh()(flat, torch.tensor([[0, 0]])).item() == pytest.approx(math.log(10))
+    assert fresh()(flat, torch.tensor([[0, 0]])).item() == pytest.approx(math.log(4))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 12))
-def test_at_its_start_it_is_the_expected_f1_of_all_spans_or_their_share_of_the_right_one(seed, length, longest):
+@given(st.integers(0, 10_000), st.integers(1, 9))
+def test_at_its_start_it_is_the_expected_credit_of_both_boundaries_and_for_exact_match_cross_entropy(seed, length):
     outputs, gold = questions(seed, n=3, length=length)
-    for credit, of_f1 in (("f1", lambda f1: f1), ("exact", lambda f1: float(f1 == 1))):
-        losses = fresh(max_answer_length=longest, credit=credit)(outputs, gold, reduction="none")
-        expected = [
-            -expected_credit(*logits, answer, longest, of_f1).log()
-            for *logits, answer in zip(*outputs.values(), gold, strict=True)
-        ]
-        torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    losses = fresh(scale_weight=0.0)(outputs, gold, reduction="none")
+    expected = [
+        -expected_credits(*logits, answer).log().mean() for *logits, answer in zip(*outputs.values(), gold, strict=True)
+    ]
+    torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    exact = fresh(credit="exact", scale_weight=0.0)
+    own = exact.original_losses(exact.evidence(outputs, gold))
+    torch.testing.assert_close(exact(outputs, gold, reduction="none"), own, rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
 def test_what_is_learned_is_a_power_of_f1_and_a_curve_of_the_margin_of_its_expectation(seed):
-    surrogate = with_random_weights(seed)
+    surrogate = with_random_weights(seed, scale_weight=0.0)
     outputs, gold = questions(seed, n=3, length=8)
-    power = float(surrogate.network.log_power.exp())
+    power = 16 * float(surrogate.network.log_power.exp())
     credit = torch.stack(
         [
-            expected_credit(*(x.double() for x in logits), answer, 30, lambda f1: f1**power)
+            expected_credits(*(x.double() for x in logits), answer, lambda f1: f1**power)
             for *logits, answer in zip(*outputs.values(), gold, strict=True)
         ]
     )
-    expected = surrogate.curve(torch.logit(credit).float())
+    expected = surrogate.curve(torch.logit(credit).float()).mean(-1)
     torch.testing.assert_close(surrogate(outputs, gold, reduction="none"), expected, rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_pull_is_on_the_standard_deviation_of_the_logits(seed):
+    outputs, gold = questions(seed)
+    without, pulled = (with_random_weights(seed, scale_weight=weight) for weight in (0.0, 0.3))
+    scale = sum(logits.std(-1, correction=0) for logits in outputs.values()) / 2
+    difference = pulled(outputs, gold, reduction="none") - without(outputs, gold, reduction="none")
+    torch.testing.assert_close(difference, 0.3 * scale, rtol=1e-3, atol=1e-4)
 
 
 def test_original_loss_is_the_models_own():
@@ -125,24 +137,21 @@ def test_best_spans_are_those_that_a_search_of_all_finds():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(["f1", "exact"]))
-def test_probability_that_goes_to_a_better_span_never_costs_more_whatever_was_learned(seed, credit):
-    surrogate = with_random_weights(seed, credit=credit).double()
-    generator = torch.Generator().manual_seed(seed)
-    f1 = torch.rand(5, 4, generator=generator, dtype=torch.float64)
-    f1[0, 0], f1[1, 1] = 1.0, 0.0
-    probability = torch.rand(20, generator=generator, dtype=torch.float64).softmax(0).requires_grad_()
-    log_credit, log_rest = surrogate.network._credits(f1)
-    scores = probability.log().view(5, 4)
-    margin = (scores + log_credit).flatten().logsumexp(0) - (scores + log_rest).flatten().logsumexp(0)
-    surrogate.network.curve(margin).backward()
-    worth = -probability.grad[f1.flatten().argsort()]
-    assert (worth.diff() >= -1e-9 * worth.abs().max()).all()
+def test_probability_that_goes_to_a_better_boundary_never_costs_more_whatever_was_learned(seed, credit):
+    surrogate = with_random_weights(seed, credit=credit, scale_weight=0.0).double()
+    outputs, gold = questions(seed, n=4)
+    evidence = surrogate.evidence(outputs, gold)
+    probability = evidence.outputs.double().softmax(-1).requires_grad_()
+    surrogate(evidence._replace(outputs=probability.log()), reduction="none").sum().backward()
+    f1 = boundary_f1(evidence.labels, torch.arange(12)[None])
+    worth = -probability.grad.gather(-1, f1.argsort(-1))
+    assert (worth.diff(dim=-1) >= -1e-9 * worth.abs().amax(-1, keepdim=True)).all()
 
 
 @credits
-def test_a_higher_score_of_the_best_span_never_costs_more(credit):
+def test_higher_scores_of_the_right_boundaries_never_cost_more(credit):
     for seed in range(20):
-        surrogate = with_random_weights(seed, credit=credit)
+        surrogate = with_random_weights(seed, credit=credit, scale_weight=0.0)
         outputs, gold = questions(seed)
         right = [F.one_hot(gold[:, side], 12) for side in (0, 1)]
         losses = []
@@ -154,7 +163,7 @@ def test_a_higher_score_of_the_best_span_never_costs_more(credit):
 
 @credits
 def test_lower_scores_of_what_shares_nothing_with_the_answer_never_cost_more(credit):
-    surrogate = with_random_weights(3, credit=credit)
+    surrogate = with_random_weights(3, credit=credit, scale_weight=0.0)
     outputs, gold = questions(1, n=1, length=12)
     gold[:] = torch.tensor([4, 6])
     before = surrogate(outputs, gold)
@@ -218,11 +227,12 @@ def test_an_answer_at_masked_positions_has_a_finite_loss(credit):
 @credits
 def test_where_everything_is_wrong_the_gradient_is_as_large_as_elsewhere(credit):
     logits = torch.zeros(2, 1, 20)
-    logits[:, 0, 15] = 40.0
+    logits[0, 0, 15], logits[1, 0, 1] = 40.0, 40.0
     logits.requires_grad_()
     fresh(credit=credit)({"start_logits": logits[0], "end_logits": logits[1]}, torch.tensor([[3, 4]])).backward()
-    assert logits.grad[0, 0, 15] > 0.9
-    assert logits.grad[:, 0, :15].sum() < -0.9
+    for side, wrong in enumerate((15, 1)):
+        assert logits.grad[side, 0, wrong] > 0.45  # half of the loss is a boundary's
+        assert logits.grad[side, 0].clamp(max=0).sum() < -0.45
 
 
 @credits
@@ -244,30 +254,8 @@ def test_one_token_is_always_right(credit):
     logits = torch.randn(1, 1, requires_grad=True)
     loss = surrogate({"start_logits": logits, "end_logits": logits}, torch.tensor([[0, 0]]))
     loss.backward()
-    assert loss == 0
+    assert loss.item() == pytest.approx(0, abs=1e-6)
     assert logits.grad == 0
-
-
-@credits
-def test_of_an_answer_longer_than_any_that_is_allowed_the_best_part_is_right(credit):
-    surrogate = fresh(max_answer_length=3, credit=credit)
-    gold = torch.tensor([[2, 9]])
-    at = 60.0 * torch.eye(12)
-
-    def loss(start: int, end: int) -> float:
-        return surrogate({"start_logits": at[[start]], "end_logits": at[[end]]}, gold).item()
-
-    assert loss(3, 5) == pytest.approx(0, abs=1e-6)
-    assert loss(3, 4) > 0.1
-    assert loss(0, 1) > 10
-
-
-def test_a_long_text_takes_no_more_than_a_band_of_spans():
-    length = 20_000
-    logits = torch.zeros(2, 1, length)
-    logits[0, 0, 15_000], logits[1, 0, 15_004] = 60.0, 60.0  # of all pairs of positions there would be 400 million
-    outputs = {"start_logits": logits[0], "end_logits": logits[1]}
-    assert fresh()(outputs, torch.tensor([[15_000, 15_004]])).item() == pytest.approx(0, abs=1e-5)
 
 
 # Recordings
@@ -281,36 +269,31 @@ def recorded(seed: int, scale: float = 1.0) -> tuple[dict[str, torch.Tensor], to
     return outputs, gold, SurrogateForSpans.recorded(outputs, gold, {"input_ids": ids})
 
 
-def test_recordings_give_the_losses_of_the_outputs_that_they_were_taken_of():
+def test_recordings_give_the_losses_of_the_outputs_that_they_were_taken_of_but_for_the_pull():
     outputs, gold, columns = recorded(0, scale=2.0)
     assert columns["start_logits"].shape == columns["end_places"].shape == (40, 10)
-    for credit in ("f1", "exact"):
-        surrogate = with_random_weights(0, credit=credit)
-        live, kept = surrogate.evidence(outputs, gold), surrogate.evidence(columns, columns["labels"])
-        torch.testing.assert_close(surrogate.original_losses(live), surrogate.original_losses(kept))
-        # All spans but the likeliest are left out, which takes little from the expectation.
-        losses = torch.stack([surrogate.network.losses(evidence) for evidence in (live, kept)])
-        assert torch.corrcoef(losses)[0, 1] > 0.95
+    exact, f1 = (with_random_weights(0, credit=credit, scale_weight=0.0) for credit in ("exact", "f1"))
+    live, kept = exact.evidence(outputs, gold), exact.evidence(columns, columns["labels"])
+    torch.testing.assert_close(exact.original_losses(live), exact.original_losses(kept))
+    torch.testing.assert_close(exact.network.losses(live), exact.network.losses(kept))
+    pulled = with_random_weights(0, credit="exact", scale_weight=0.3)
+    torch.testing.assert_close(pulled.network.losses(kept), exact.network.losses(kept))
+    # The credit of what was not recorded is left out, which is little.
+    losses = torch.stack([f1.network.losses(evidence) for evidence in (live, kept)])
+    assert torch.corrcoef(losses)[0, 1] > 0.95
 
 
 def test_all_positions_of_a_short_text_are_recorded_and_nothing_is_lost():
     outputs, gold = questions(3, n=10, length=9)
     columns = SurrogateForSpans.recorded(outputs, gold, {"input_ids": torch.ones(10, 9, dtype=torch.long)})
     for credit in ("f1", "exact"):
-        surrogate = with_random_weights(1, credit=credit)
+        surrogate = with_random_weights(1, credit=credit, scale_weight=0.0)
         expected = surrogate(outputs, gold, reduction="none")
         torch.testing.assert_close(surrogate(columns, columns["labels"], reduction="none"), expected)
         padded = {name: F.pad(columns[name], (0, 6), value=-100) for name in surrogate.read_columns}
         torch.testing.assert_close(surrogate(padded, columns["labels"], reduction="none"), expected)
-
-
-@pytest.mark.parametrize("longest", [1, 3])
-def test_recorded_answers_that_are_longer_than_any_allowed_have_finite_losses(longest):
-    columns = recorded(5)[2]
-    losses = fresh(max_answer_length=longest)(columns, columns["labels"], reduction="none")
-    assert (losses < 50).all()
-    groups = {name: column.view(4, 10, *column.shape[1:]) for name, column in columns.items()}
-    torch.testing.assert_close(fresh(max_answer_length=longest)(groups, groups["labels"]), losses.view(4, 10).mean(-1))
+        groups = {name: column.view(2, 5, *column.shape[1:]) for name, column in columns.items()}
+        torch.testing.assert_close(surrogate(groups, groups["labels"]), expected.view(2, 5).mean(-1))
 
 
 def test_what_a_metric_scores_are_the_tokens_of_predicted_and_right_answers():
@@ -400,10 +383,10 @@ def test_it_is_found_for_its_outputs_only():
 
 @credits
 def test_a_saved_surrogate_is_the_same(tmp_path, credit):
-    surrogate = with_random_weights(9, credit=credit, max_answer_length=7)
+    surrogate = with_random_weights(9, credit=credit, scale_weight=0.4)
     surrogate.save_pretrained(tmp_path)
     loaded = AutoSurrogate.from_pretrained(tmp_path)
-    assert loaded.config.max_answer_length == 7
+    assert loaded.config.scale_weight == 0.4
     assert loaded(*questions(1)) == surrogate(*questions(1))
 
 
@@ -451,10 +434,8 @@ def test_bad_input_says_what_is_wanted(change, message):
 
 
 def test_unknown_words_are_refused():
-    with pytest.raises(ValueError, match="'f1' or 'exact', but got 30 and 'bleu'"):
+    with pytest.raises(ValueError, match="'f1' or 'exact', but got 'bleu'"):
         fresh(credit="bleu")
-    with pytest.raises(ValueError, match="1 or more"):
-        fresh(max_answer_length=0)
     with pytest.raises(ValueError, match="'overlap'"):
         fresh(architecture="margin")
 
