@@ -157,7 +157,7 @@ def learn(surrogate: Surrogate, predictions: datasets.Dataset, metric: Metric, s
         trainer = SurrogateTrainer(surrogate, args, train_dataset=predictions, metric=metric)
         trainer.pop_callback(PrinterCallback)
         trainer.train()
-    return surrogate.config.record
+    return {name: value for name, value in surrogate.config.record.items() if name != "held_out"}
 
 
 def environment() -> dict[str, str]:

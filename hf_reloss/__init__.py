@@ -8,6 +8,7 @@ import wrapt
 __version__ = "0.1.0"
 
 _MODULES = {
+    "hub": ["list_surrogates"],
     "metrics": ["Metric", "load_metric"],
     "ranking": ["hard_rank", "soft_rank", "spearman"],
     "recording": ["PredictionRecorder", "record_predictions"],
@@ -30,6 +31,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from .hub import list_surrogates
     from .metrics import Metric, load_metric
     from .ranking import hard_rank, soft_rank, spearman
     from .recording import PredictionRecorder, record_predictions

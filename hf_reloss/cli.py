@@ -44,6 +44,7 @@ def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id o
         "parameters": model.num_parameters(),
         **(config.record or {"record": "none: it has not been trained, or was converted"}),
     }
+    rows.pop("held_out", None)
     for name, value in rows.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
     console.print(table)
@@ -63,6 +64,36 @@ def convert(
     surrogate = _or_exit(convert_checkpoint, file)
     surrogate.save_pretrained(out)
     console.print(f"Wrote {out}: a surrogate for {surrogate.config.task}, {surrogate.num_parameters():,} parameters.")
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Of a saved surrogate.")],
+    repo: Annotated[str, typer.Argument(help="The id of a repository, which is made if there is none.")],
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="A branch, which is made if there is none.")] = None,
+) -> None:
+    """Publish a surrogate with its page."""
+    from .surrogates.auto import AutoSurrogate
+
+    _be_quiet()
+    surrogate = _or_exit(AutoSurrogate.from_pretrained, folder)
+    console.print(_or_exit(lambda: surrogate.push_to_hub(repo, private=private, revision=revision)))
+
+
+@app.command("list")
+def list_(
+    metric: Annotated[str | None, typer.Option(help="By its name, such as f1.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification, tokens, spans or keypoints.")] = None,
+    author: Annotated[str | None, typer.Option(help="A user or an organisation.")] = None,
+) -> None:
+    """List the surrogates on the Hub."""
+    from .hub import list_surrogates
+
+    table = Table("surrogate", "tags", "downloads")
+    for found in _or_exit(lambda: list_surrogates(metric=metric, task=task, author=author)):
+        table.add_row(found.id, ", ".join(found.tags or []), str(found.downloads or 0))
+    console.print(table)
 
 
 def _curve_table(model) -> Table:

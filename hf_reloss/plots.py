@@ -70,3 +70,27 @@ def plot_curve(axes, surrogate: Surrogate) -> None:
     axes.set_ylabel("loss")
     axes.set_title("The learned loss", fontsize=11)
     axes.legend(frameon=False)
+
+
+def plot_surrogate(path: str | Path, surrogate: Surrogate) -> None:
+    """Draws held-out groups, the metric over the surrogate's loss and over the usual one, from its record.
+
+    Args:
+        path: of the picture, by its ending PNG, SVG or PDF.
+        surrogate: one that was learned, with `held_out` in its record.
+    """
+    record, usual = surrogate.config.record, surrogate.original_loss
+    held_out = record["held_out"]
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    panels = (
+        ("loss", "the surrogate", "alignment", OURS),
+        (usual, usual.replace("_", " "), f"alignment_{usual}", USUAL),
+    )
+    for axes, (key, label, alignment, color) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        axes.scatter(held_out[key], held_out["score"], s=14, color=color, alpha=0.6, lw=0)
+        axes.set_title(f"{label}: rank correlation {record[alignment]:.3f}", fontsize=11)
+        axes.set_xlabel("loss of a group")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=FAINT, alpha=0.4, lw=0.7)
+    figure.axes[0].set_ylabel((surrogate.config.metric or "metric").split("|")[0])
+    figure.savefig(path, dpi=120)

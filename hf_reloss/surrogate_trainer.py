@@ -16,6 +16,9 @@ from .objectives import RelationalObjective
 from .ranking import spearman
 from .surrogates.base import Surrogate
 
+SHOWN_GROUPS = 256
+"""How many held-out groups the record keeps, for the picture on a page."""
+
 
 class MisalignedSurrogateError(RuntimeError):
     """A surrogate that does not rank as its metric does, and would lead a model astray."""
@@ -114,6 +117,7 @@ class SurrogateTrainer(Trainer):
         weight = model.network.gradient_penalty if args.gradient_penalty is None else args.gradient_penalty
         self.objective = RelationalObjective(weight)
         self._progress: dict[str, list[torch.Tensor]] = {"rho": [], "penalty": []}
+        self._held_out: dict[str, list[float]] = {}
         draw = {"metric": self.metric, "group_size": args.group_size, "corruption": args.corruption}
         super().__init__(
             model,
@@ -148,6 +152,7 @@ class SurrogateTrainer(Trainer):
             "gradient_penalty": self.objective.gradient_penalty,
             "seed": self.args.seed,
             "steps": self.state.best_global_step or self.state.global_step,
+            "held_out": self._held_out,
         }
         if not learned >= self.args.min_alignment:
             raise MisalignedSurrogateError(
@@ -190,7 +195,13 @@ class SurrogateTrainer(Trainer):
     def _alignments(self, evaluation) -> dict[str, float]:
         """Alignment over all held-out groups."""
         losses, scores = torch.from_numpy(np.asarray(evaluation.predictions)), torch.from_numpy(evaluation.label_ids)
-        usual = f"alignment_{self.accelerator.unwrap_model(self.model).original_loss}"
+        original = self.accelerator.unwrap_model(self.model).original_loss
+        columns = {"score": scores, "loss": losses[:, 0], original: losses[:, 2]}
+        self._held_out = {
+            name: [float(f"{value:.4g}") for value in column[:SHOWN_GROUPS].tolist()]
+            for name, column in columns.items()
+        }
+        usual = f"alignment_{original}"
         names = ("alignment", "alignment_canonical", usual, f"{usual}_canonical")
         return dict(zip(names, spearman(-losses.double().T, scores.double().expand(4, -1)).tolist(), strict=True))
 

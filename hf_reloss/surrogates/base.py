@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -133,6 +134,8 @@ class Surrogate(PreTrainedModel):
     """The two of the recorded columns that a metric compares: predictions and references."""
     original_loss: ClassVar[str]
     """Name of the loss that `original_losses` gives."""
+    pipeline_tag: ClassVar[str | None] = None
+    """The Hub's word for the task of models that it is a loss for, if there is one for all of them."""
 
     def __init__(self, config: SurrogateConfig):
         if config.task != self.task:
@@ -226,6 +229,40 @@ class Surrogate(PreTrainedModel):
     def freeze(self) -> "Surrogate":
         """The surrogate in evaluation mode, with parameters that do not learn."""
         return self.eval().requires_grad_(False)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Saves configuration, weights and a page that says what it is, README.md with a picture.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: whether this process writes.
+            push_to_hub: whether to publish it, too.
+            repo_id: of the repository, if it is published; by default the folder's name.
+            kwargs: as in `PreTrainedModel.save_pretrained`; of `push_to_hub`, if it is published.
+        """
+        from ..hub import push_surrogate, write_page
+
+        names = ("commit_message", "commit_description", "private", "revision", "create_pr")
+        publishing = {name: kwargs.pop(name) for name in names if name in kwargs}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if not is_main_process:
+            return
+        write_page(self, save_directory)
+        if push_to_hub:
+            push_surrogate(self, repo_id or Path(save_directory).name, token=kwargs.get("token"), **publishing)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publishes it with its page; options as in `hf_reloss.hub.push_surrogate`, and what it returns."""
+        from ..hub import push_surrogate
+
+        return push_surrogate(self, repo_id, **options)
 
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:

@@ -179,6 +179,7 @@ class SurrogateForKeypoints(Surrogate):
     read_columns = ("heatmaps",)
     scored = ("decided", "labels")
     original_loss = "mean_squared_error"
+    pipeline_tag = "keypoint-detection"
 
     @classmethod
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:

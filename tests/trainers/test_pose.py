@@ -132,15 +132,18 @@ def test_auto_learns_a_surrogate_in_the_run(run_here):
     assert results["eval_pck"] > 0.5
 
 
-def test_two_processes_train_one_model_and_score_every_image_once(folder):
+@pytest.mark.parametrize("loss", ["--surrogate my_surrogate", "--surrogate_warmup 7"])
+def test_two_processes_train_one_model_and_score_every_image_once(folder, loss):
+    output = loss.split()[0].removeprefix("--")
     launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0"
-    flags = f"{TRAIN} {SCRATCH} {FILES} --surrogate my_surrogate --num_train_epochs 2 --use_cpu --output_dir two"
+    flags = f"{TRAIN} {SCRATCH} {FILES} {loss} --num_train_epochs 2 --use_cpu --output_dir {output}"
     run = launch(folder, "pose_estimation.py", flags, launcher)
     assert run.returncode == 0, run.stderr[-5000:]
-    results = results_of(folder / "two")
+    results = results_of(folder / output)
     assert results["state"]["global_step"] == 12  # 192 images twice, 16 for each of two processes
     assert results["eval_samples"] == 40
-    assert (folder / "two" / "surrogate" / "model.safetensors").exists()
+    learned = AutoSurrogate.from_pretrained(folder / output / "surrogate").config.record
+    assert (learned is not None) == ("warmup" in loss)
     assert 0.05 < results["eval_pck"] <= 1
 
 

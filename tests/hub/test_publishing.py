@@ -1,0 +1,185 @@
+"""Publishing, finding and loading surrogates: the real client, in processes of their own, against a loopback Hub."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from hf_reloss import SurrogateConfig, SurrogateForClassification
+from hf_reloss.hub import write_page
+
+from .server import TOKEN, running_hub
+
+LOSS = """
+    import torch
+    from hf_reloss import AutoSurrogate
+
+    logits = torch.randn(50, 5, generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(50) % 5
+"""
+
+LOADED = """
+import hf_reloss
+surrogate = hf_reloss.AutoSurrogate.from_pretrained("me/it", revision="{}")
+"""
+
+
+@pytest.fixture
+def hub():
+    with running_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A saved surrogate that was learned, as far as its record says."""
+    surrogate = SurrogateForClassification(SurrogateConfig())
+    with torch.no_grad():
+        for parameter in surrogate.parameters():
+            parameter.normal_()
+    chance = torch.rand(3, 40).tolist()
+    surrogate.config.metric = "accuracy|normalize:True"
+    surrogate.config.record = {
+        "alignment": 0.9, "alignment_cross_entropy": 0.8, "eval_groups": 40, "group_size": 16, "steps": 10,
+        "held_out": dict(zip(("score", "loss", "cross_entropy"), chance, strict=True)),
+    }  # fmt: skip
+    surrogate.save_pretrained(tmp_path / "surrogate")
+    return tmp_path / "surrogate"
+
+
+@pytest.fixture
+def client(hub, tmp_path):
+    """Runs Python, or the command `reloss`, as somebody with a fresh cache or that of a former call."""
+
+    def run(code: str, *arguments: str, cache: str = "cache", token: str | None = TOKEN) -> subprocess.CompletedProcess:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
+            "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / cache), "HF_HUB_DISABLE_XET": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "COLUMNS": "200",
+        } | ({"HF_TOKEN": token} if token else {})  # fmt: skip
+        command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+        if code == "reloss":
+            command = [sys.executable, "-c", "from hf_reloss.cli import app; app()", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def said(run: subprocess.CompletedProcess) -> str:
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout.strip()
+
+
+def test_what_is_published_is_found_and_gives_the_same_loss_to_the_bit(hub, folder, client):
+    address = said(client("reloss", "push", str(folder), "me/reloss-accuracy"))
+    assert address.startswith(f"{hub.url}/me/reloss-accuracy/commit/")
+    files = hub.repos["me/reloss-accuracy"].files("main")
+    assert {"README.md", "alignment.png", "config.json", "model.safetensors"} <= set(files)
+    assert 'AutoSurrogate.from_pretrained("me/reloss-accuracy")' in files["README.md"].decode()
+    assert len(hub.repos["me/reloss-accuracy"].history) == 2  # that of an empty repository, and one with everything
+    listed = said(client("reloss", "list", "--metric", "accuracy", "--task", "classification", "--author", "me"))
+    assert "me/reloss-accuracy" in listed
+    assert "me/reloss-accuracy" not in said(client("reloss", "list", "--metric", "f1"))
+    code = f"{LOSS}\n    print(AutoSurrogate.from_pretrained({{!r}})(logits, labels).item().hex())"
+    places = {str(folder): "a", "me/reloss-accuracy": "b"}
+    by_folder, by_name = (said(client(code.format(place), cache=cache)) for place, cache in places.items())
+    assert by_name == by_folder
+
+
+def test_a_second_push_keeps_what_the_user_wrote_and_adds_a_revision(hub, folder, client):
+    said(client("reloss", "push", str(folder), "me/it"))
+    repo = hub.repos["me/it"]
+    page = repo.files("main")["README.md"].decode()
+    edited = page.replace("## How it was made", "## Made of old bread").replace(
+        "library_name", "license: mit\nlibrary_name"
+    )
+    first = repo.commit("main", repo.files("main") | {"README.md": f"{edited}\nMy own words.\n".encode()})
+    code = f"""
+    from hf_reloss import AutoSurrogate
+    surrogate = AutoSurrogate.from_pretrained({str(folder)!r})
+    surrogate.config.record["alignment"] = 0.95
+    surrogate.push_to_hub("me/it", commit_message="better")
+    """
+    said(client(code))
+    page = repo.files("main")["README.md"].decode()
+    for words in ("## Made of old bread", "My own words.", "license: mit", "**0.9500**"):
+        assert words in page
+    assert "How it was made" not in page
+    assert "**0.9000**" not in page
+    load_first = (
+        f'import hf_reloss\nprint(hf_reloss.AutoSurrogate.from_pretrained("me/it", revision={first!r}).config.record)'
+    )
+    assert "'alignment': 0.9," in said(client(load_first))
+
+
+def test_branches_are_made_and_loaded(hub, folder, client):
+    said(client("reloss", "push", str(folder), "me/it", "--revision", "trial"))
+    repo = hub.repos["me/it"]
+    assert "model.safetensors" in repo.files("trial")
+    assert "model.safetensors" not in repo.files("main")
+    load_trial = (
+        'import hf_reloss\nprint(hf_reloss.AutoSurrogate.from_pretrained("me/it", revision="trial").config.metric)'
+    )
+    assert said(client(load_trial)) == "accuracy|normalize:True"
+
+
+def test_a_private_repository_is_not_there_for_others(hub, folder, client):
+    said(client("reloss", "push", str(folder), "me/secret", "--private"))
+    assert hub.repos["me/secret"].private
+    refused = client("reloss", "inspect", "me/secret", cache="other", token=None)
+    assert refused.returncode == 1
+    assert "is not a local folder and is not a valid model identifier" in refused.stdout.replace("\n", " ")
+    assert "accuracy" in said(client("reloss", "inspect", "me/secret", cache="other"))
+
+
+@pytest.mark.parametrize("request_", ["PUT /lfs", "POST .*/commit/"])
+def test_a_server_that_fails_in_the_middle_of_a_push_leaves_nothing_half_published(hub, folder, client, request_):
+    hub.fail(request_, 500, times=50)
+    failed = client("reloss", "push", str(folder), "me/it")
+    assert failed.returncode == 1
+    assert "500" in failed.stdout
+    assert set(hub.repos["me/it"].files("main")) == {".gitattributes"}
+    hub.failures.clear()
+    said(client("reloss", "push", str(folder), "me/it"))
+    assert "model.safetensors" in hub.repos["me/it"].files("main")
+
+
+def test_a_connection_that_is_cut_in_a_download_leaves_no_damaged_cache(hub, folder, client):
+    said(client("reloss", "push", str(folder), "me/it"))
+    hub.fail("GET /me/it/resolve/.*/model.safetensors", 0)
+    first = client("reloss", "inspect", "me/it", cache="cut")
+    assert first.returncode == 0 or "error" in first.stdout
+    assert "accuracy" in said(client("reloss", "inspect", "me/it", cache="cut"))
+    weights = load(hub.repos["me/it"].files("main")["model.safetensors"])
+    assert weights  # what was pushed is whole
+    assert not hub.failures  # and the cut did happen
+
+
+def test_eight_processes_load_at_once(hub, folder, client):
+    from concurrent.futures import ThreadPoolExecutor
+
+    said(client("reloss", "push", str(folder), "me/it"))
+    code = f'{LOSS}\n    print(AutoSurrogate.from_pretrained("me/it")(logits, labels).item().hex())'
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: client(code, cache="shared"), range(8)))
+    assert len({said(run) for run in runs}) == 1
+
+
+def test_the_hubs_own_validation_accepts_the_page(hub, folder, client):
+    code = f"""
+    from huggingface_hub import ModelCard
+    card = ModelCard.load({str(folder / "README.md")!r})
+    card.validate()
+    print(card.data.library_name, *card.data.tags, card.data.eval_results[0].metric_value)
+    """
+    assert said(client(code)) == "hf_reloss reloss accuracy reloss-classification 0.9"
+    assert ("POST", "/api/validate-yaml") in hub.requests
+
+
+def test_write_page_names_the_folder_by_default(folder):
+    assert f'from_pretrained("{folder}")' in (folder / "README.md").read_text()
+    write_page(SurrogateForClassification(SurrogateConfig()), folder, "me/other")
+    assert 'from_pretrained("me/other")' in (folder / "README.md").read_text()
