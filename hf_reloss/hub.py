@@ -141,7 +141,7 @@ def _metadata(surrogate: "Surrogate", name: str) -> ModelCardData:
     metric, record = _metric_name(surrogate), surrogate.config.record
     tags = [tag for tag in (TAG, metric, _task_tag(surrogate.task)) if tag]
     results = None
-    if record:
+    if record and "alignment" in record:
         result = EvalResult(
             task_type=surrogate.pipeline_tag or "other",
             dataset_type="held-out-groups",

@@ -61,9 +61,9 @@ def test_importing_hf_reloss_imports_neither_torch_nor_the_auto_classes():
     assert printed.strip() == "[]"
 
 
-def test_only_configuration_and_safetensors_are_written(saved):
+def test_only_configuration_safetensors_and_a_page_are_written(saved):
     _, folder = saved
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert json.loads((folder / "config.json").read_text())["model_type"] == "reloss"
 
 
