@@ -21,8 +21,6 @@ NAMES = {
     "twin": "its twin, with nothing learned",
     "label_smoothing_reloss": "half label smoothing, half **ReLoss**",
     "label_smoothing_twin": "half label smoothing, half the twin",
-    "cross_entropy_reloss": "half cross-entropy, half **ReLoss**",
-    "cross_entropy_twin": "half cross-entropy, half the twin",
     "transferred": "ReLoss, learned on another model",
     "auto": 'ReLoss, `surrogate="auto"`',
     "paper": "the paper's network",

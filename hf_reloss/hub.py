@@ -1,13 +1,13 @@
 """Surrogates on the Hub: their pages, publishing, and finding them.
 
-A page is made of sections, each between two comments. What lies outside of them, and any section that somebody edited
-or took out, stays as it is when the page is written again; so does what was added to the metadata.
+A page is made of sections, each between two comments. What lies outside of them, and any section that somebody edited,
+stays as it is when the page is written again, and one that was taken out stays away, as long as there are others; what
+was added to the metadata stays, too.
 """
 
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,8 @@ SECTION = re.compile(r"<!-- section (\w+) (\w+) -->\n(.*?)<!-- end of section --
 def write_page(surrogate: "Surrogate", folder: str | Path, name: str | None = None) -> None:
     """Writes the page of a surrogate, README.md, and its picture.
 
-    All figures are from `config.record`, which `SurrogateTrainer` writes. What somebody wrote into a
-    page that lies in the folder stays.
+    All figures are from `config.record`, which `SurrogateTrainer` writes. What somebody
+    wrote into a page that lies in the folder stays.
 
     Args:
         surrogate: whose page it is.
@@ -163,12 +163,8 @@ def _metadata(surrogate: "Surrogate", name: str) -> ModelCardData:
 def _merged(former: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """Metadata of which what somebody wrote stays, but for the results, and no tag is lost."""
     merged = ours | former
-    merged["tags"] = [*dict.fromkeys([*_listed(former.get("tags")), *ours["tags"]])]
+    merged["tags"] = [*dict.fromkeys([*(former.get("tags") or []), *ours["tags"]])]
     return merged | {name: value for name, value in ours.items() if name == "model-index"}
-
-
-def _listed(value: Any) -> Iterable[str]:
-    return [value] if isinstance(value, str) else value or []
 
 
 def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:

@@ -35,7 +35,7 @@ class OverlapNetwork(SurrogateNetwork):
     The scale is the standard deviation of the logits of all positions that can be. The best span does not depend on it,
     and a model could make it grow without end to lower its loss. Of recordings, which do not hold it, it is left out.
 
-    It never costs more to move probability to a boundary of more credit, whatever was learned.
+    But for that scale, it never costs more to move probability to a boundary of more credit, whatever was learned.
     """
 
     architecture = "overlap"

@@ -183,3 +183,14 @@ def test_write_page_names_the_folder_by_default(folder):
     assert f'from_pretrained("{folder}")' in (folder / "README.md").read_text()
     write_page(SurrogateForClassification(SurrogateConfig()), folder, "me/other")
     assert 'from_pretrained("me/other")' in (folder / "README.md").read_text()
+
+
+def test_a_section_that_was_taken_out_stays_away(folder):
+    page = folder / "README.md"
+    text = page.read_text()
+    start = text.index("<!-- section citation")
+    page.write_text(text[:start])
+    surrogate = SurrogateForClassification(SurrogateConfig())
+    write_page(surrogate, folder)
+    assert "Citation" not in page.read_text()
+    assert "It has not been learned" in page.read_text()
