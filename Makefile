@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint quality speed clean
+.PHONY: demo test lint quality speed cards pages clean
 
 demo: $(VENV)/ready
 	$(BIN)/reloss demo
@@ -31,8 +31,14 @@ quality: $(VENV)/ready
 	$(BIN)/python benchmarks/quality.py lsp --seeds 5
 	$(BIN)/python benchmarks/alignment.py
 
+cards: $(VENV)/ready
+	$(BIN)/python benchmarks/cards.py
+
+pages: $(VENV)/ready
+	$(BIN)/python benchmarks/pages.py build/pages
+
 speed: $(VENV)/ready
 	$(BIN)/python benchmarks/speed.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build

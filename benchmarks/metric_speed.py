@@ -18,7 +18,7 @@ import seqeval.metrics
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import f1_score
-from tasks import data_folder
+from task import data_folder
 
 from hf_reloss import load_metric
 from hf_reloss.metrics import AdditiveMetric

@@ -3,6 +3,7 @@
 The validation split is the last 1,000 of the 5,000 training images; while it is in use, the others are trained on.
 """
 
+import dataclasses
 import functools
 import io
 import itertools
@@ -111,4 +112,14 @@ def lsp(split: str) -> Task:
     )
 
 
-TASKS = (lsp,)
+def lsp_bottlenecks(split: str) -> Task:
+    """Leeds Sports Pose with a network of twice as many layers, narrow ones."""
+    backbone = {"model_type": "resnet", "layer_type": "bottleneck", "embedding_size": 32}
+    backbone |= {"hidden_sizes": [48, 96, 192], "depths": [2, 2, 2]}
+    config = SimplePoseConfig(backbone_config=backbone, num_joints=14, deconvolutions=[32, 32])
+    return dataclasses.replace(
+        lsp(split), make_model=lambda: SimplePoseModel(config), card="pck", losses=("mean_squared_error", "transferred")
+    )
+
+
+TASKS = (lsp, lsp_bottlenecks)

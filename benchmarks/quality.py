@@ -6,7 +6,7 @@
 Runs of one seed share their initial weights and the order of their data. Surrogates are learned once and used for all
 seeds: from the predictions of one run with a seed of its own on the twin (the surrogate before anything is learned) or,
 where runs go on from a base, from those that the base made at stages of its training. "auto" learns its own in each
-run, from its first stretch on cross-entropy; "transferred" is the surrogate of another task.
+run, from its first stretch on cross-entropy; "transferred" is one of hub_cards/, which was learned on another model.
 Results are stored after each run in benchmarks/results/, and runs found there are not repeated.
 """
 
@@ -40,6 +40,7 @@ from hf_reloss import (
     SurrogateTrainingArguments,
 )
 from hf_reloss.comparison import comparison_table, paired_difference
+from hf_reloss.hub import ORGANISATION
 from hf_reloss.metrics import Metric
 
 RESULTS = Path(__file__).parent / "results"
@@ -118,36 +119,31 @@ def learn_surrogates(name: str, split: str, losses: list[str], folder: str) -> d
     """Learns each surrogate from the task's predictions, saves them, and returns their records."""
     task = TASKS[name](split)
     records = {}
-    if "transferred" in losses:
-        other = learn_surrogates(task.transferred_from, split, ["reloss"], f"{folder}/other")
-        (Path(folder) / "other" / "reloss").rename(Path(folder) / "transferred")
-        records["transferred"] = {"learned_for": task.transferred_from} | other["reloss"]
-        losses = [loss for loss in losses if loss != "transferred"]
     predictions = recorded(task)
     for loss in losses:
         set_seed(RECORDING_SEED)
-        surrogate = task.kind.for_metric(task.metric, **task.structure)
+        surrogate, settings = task.kind.for_metric(task.metric, **task.structure), task.learning
         if loss == "paper":
             surrogate = task.kind(SurrogateConfig(task=task.kind.task, architecture="paper", **task.structure))
-        # A surrogate is its twin as long as it has not been trained; one epoch of nothing measures its alignment.
-        settings = task.learning | ({"learning_rate": 0.0, "num_train_epochs": 1} if loss == "twin" else {})
+        elif loss == "transferred":
+            surrogate = AutoSurrogate.from_pretrained(f"{ORGANISATION}/{task.card}")
+        if loss in ("twin", "transferred"):  # they stay as they are; one epoch of nothing measures their alignment
+            settings = settings | {"learning_rate": 0.0, "num_train_epochs": 1}
         records[loss] = learn(surrogate, predictions, task.metric, settings)
         surrogate.save_pretrained(Path(folder) / loss)
     if "transferred" in records:
-        transferred = AutoSurrogate.from_pretrained(Path(folder) / "transferred")
-        settings = task.learning | {"learning_rate": 0.0, "num_train_epochs": 1}
-        records["transferred"] |= learn(transferred, predictions, task.metric, settings)
+        records["transferred"] = {"card": task.card} | records["transferred"]
     return records
 
 
-def recorded(task: Task) -> datasets.Dataset:
-    """The predictions that surrogates are learned from."""
+def recorded(task: Task, seed: int = RECORDING_SEED) -> datasets.Dataset:
+    """The predictions that surrogates are learned from: of a run with a seed, or of a base."""
     if task.record is not None:
         return task.record()
     recorder = PredictionRecorder()
     twin = task.kind.for_metric(task.metric, **task.structure)
-    train_and_score(task, RECORDING_SEED, ReLossTrainer, surrogate=twin, callbacks=[recorder])
-    return recorder.dataset()
+    train_and_score(task, seed, ReLossTrainer, surrogate=twin, callbacks=[recorder])
+    return recorder.dataset(processing_class=task.trainer_options.get("processing_class"), metric=task.metric)
 
 
 def learn(surrogate: Surrogate, predictions: datasets.Dataset, metric: Metric, settings: dict[str, Any]) -> dict:

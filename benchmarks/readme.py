@@ -3,7 +3,10 @@
 import json
 import re
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
+
+from hf_reloss.hub import ORGANISATION
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -21,7 +24,7 @@ NAMES = {
     "twin": "its twin, with nothing learned",
     "label_smoothing_reloss": "half label smoothing, half **ReLoss**",
     "label_smoothing_twin": "half label smoothing, half the twin",
-    "transferred": "ReLoss, learned on another model",
+    "transferred": "ReLoss, learned on another model (of hub_cards/)",
     "auto": 'ReLoss, `surrogate="auto"`',
     "paper": "the paper's network",
 }
@@ -32,11 +35,23 @@ MEASURES = {
     "f1_imbalanced": "macro-F1, test images imbalanced as in training",
     "bleu": "BLEU",
     "bleu_beam": "BLEU, beam of 4",
+    "rougeL": "ROUGE-L",
     "squad_f1": "F1",
     "squad_exact_match": "exact match",
     "pck@0.1": "PCK@0.1",
     "pck@0.2": "PCK@0.2",
 }
+
+
+TRANSFERS = {
+    "cifar10": ("a CNN, Fashion-MNIST", "a ResNet, CIFAR-10"),
+    "cifar10_imbalanced": ("a CNN, imbalanced Fashion-MNIST", "a ResNet, imbalanced CIFAR-10"),
+    "multi30k_nat": ("an autoregressive translator, English to German", "a non-autoregressive one"),
+    "multi30k_de_en_nat": ("an autoregressive translator, German to English", "a non-autoregressive one"),
+    "squad_small": ("MiniLM, a part of SQuAD", "half of MiniLM, SQuAD"),
+    "lsp_bottlenecks": ("a ResNet, Leeds Sports Pose", "one of bottlenecks, of twice the depth"),
+}
+"""Of tasks on which a surrogate of hub_cards/ is tried: what it was learned on, and what is trained on it."""
 
 
 def quality(name: str) -> str:
@@ -62,7 +77,25 @@ def quality(name: str) -> str:
     return "\n".join(rows)
 
 
-def _row(cells: list[str]) -> str:
+def transfer(folder: str) -> str:
+    """A table of the surrogates in a folder, hub_cards, each used on a model that it never saw."""
+    heads = ("surrogate", "learned on", "used on", "measure", "usual loss", "with it", "gain [95 %]", "its twin's gain")
+    rows = [_row(heads), _row(["---"] * len(heads))]
+    for task, places in TRANSFERS.items():
+        result = json.loads((RESULTS / f"quality_{task}_test.json").read_text())
+        measure, scores = next(iter(result["scores"].items()))
+        means = {loss: f"{statistics.fmean(values.values()):.2f}" for loss, values in scores.items()}
+        gains = {
+            loss: f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+            for loss, gain in result["over_original"][measure].items()
+        }
+        name = f"`{ORGANISATION}/{result['surrogates']['transferred']['card']}`"
+        cells = (MEASURES[measure], means[result["original"]], means["transferred"], gains["transferred"])
+        rows.append(_row([name, *places, *cells, gains.get("twin", "")]))
+    return "\n".join(rows)
+
+
+def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
@@ -99,11 +132,15 @@ def filled(text: str) -> str:
 
     def table(match: re.Match) -> str:
         kind, name = match["kind"], match["name"]
-        body = {"quality": quality, "alignment": alignment, "speed": speed}[kind](name)
+        tables = {"quality": quality, "transfer": transfer, "alignment": alignment, "speed": speed}
+        body = tables[kind](name)
         return f"<!-- {kind} {name} -->\n{body}\n<!-- end -->"
 
     return re.sub(
-        r"<!-- (?P<kind>quality|alignment|speed) (?P<name>\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL
+        r"<!-- (?P<kind>quality|transfer|alignment|speed) (?P<name>\w+) -->.*?<!-- end -->",
+        table,
+        text,
+        flags=re.DOTALL,
     )
 
 

@@ -1,4 +1,4 @@
-"""Multi30k, English to German, with small transformers: data, tokenizer, models, and how they are scored.
+"""Multi30k, English to German and back, with small transformers: data, tokenizer, models, and how they are scored.
 
 A base is trained from scratch on label-smoothed cross-entropy; compared runs go on from it for equal numbers of steps,
 on the loss that they are about. The validation examples are the data's own.
@@ -8,7 +8,7 @@ import functools
 import gzip
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from bag_of_ngrams import bag_of_ngrams_loss  # the programs' own loss and model
 from nat import NatConfig, NatForTranslation
 
 SIZES = {"d_model": 160, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1, "pad_token_id": 0, "eos_token_id": 2}
+
+GREEDY = {"num_beams": 1, "max_length": 80}
 
 RECIPE = {
     "per_device_train_batch_size": 64,
@@ -55,13 +57,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
 
 
-def encoded(part: str) -> datasets.Dataset:
-    """Token ids of the English and, as labels, of the German sentences."""
+def encoded(part: str, target: str) -> datasets.Dataset:
+    """Token ids of the sentences of one language and, as labels, of those of the other, `target`."""
 
     def ids(language: str) -> list[list[int]]:
         return tokenizer()([pair[language] for pair in pairs(part)], truncation=True, max_length=80)["input_ids"]
 
-    return datasets.Dataset.from_dict({"input_ids": ids("en"), "labels": ids("de")})
+    source = "de" if target == "en" else "en"
+    return datasets.Dataset.from_dict({"input_ids": ids(source), "labels": ids(target)})
 
 
 def make_nat() -> NatForTranslation:
@@ -107,45 +110,62 @@ def written(model: nn.Module, data: datasets.Dataset, **options: Any) -> list[st
     return texts
 
 
-def bleu(model: nn.Module, part: str, **options: Any) -> float:
-    """sacreBLEU of what a model generates for a part of the data."""
-    return load_metric("sacrebleu").compute(
-        written(model, encoded(part), **options), [pair["de"] for pair in pairs(part)]
+def score(model: nn.Module, part: str, target: str, metric: str, **options: Any) -> float:
+    """A metric, in points, of what a model generates for a part of the data."""
+    found = load_metric(metric).compute(
+        written(model, encoded(part, target), **options), [pair[target] for pair in pairs(part)]
     )
+    return found if metric == "sacrebleu" else 100 * found
 
 
-def base(name: str) -> Path:
-    make, epochs = (make_nat, 12) if name == "multi30k_nat" else (make_autoregressive, 10)
+def base(name: str, target: str) -> Path:
+    make, epochs = (make_nat, 12) if name.endswith("nat") else (make_autoregressive, 10)
     recipe = RECIPE | {"num_train_epochs": epochs, "learning_rate": 1e-3}
     options = {"data_collator": DataCollatorForSeq2Seq(tokenizer())}
-    return base_folder(name, Base(encoded("train"), make, recipe, options, label_smoothing))
+    return base_folder(name, Base(encoded("train", target), make, recipe, options, label_smoothing))
 
 
 def _task(
-    name: str, kind: type[nn.Module], score: Callable[[nn.Module, str], dict[str, float]], split: str, **options: Any
+    name: str,
+    kind: type[nn.Module],
+    split: str,
+    *,
+    decoding: dict[str, dict[str, Any]],
+    target: str = "de",
+    metric: str = "sacrebleu",
+    **options: Any,
 ) -> Task:
-    """A task that goes on from a base."""
+    """A task that goes on from a base.
+
+    Args:
+        name: its own, and that of its base.
+        kind: of the model.
+        decoding: what is reported, the metric by how sentences are generated.
+        target: the language that it writes.
+        metric: what it is trained for.
+        options: of `Task`.
+    """
     part = "test2016" if split == "test" else "dev"
     collator = DataCollatorForSeq2Seq(tokenizer())
-    train, metric = encoded("train"), load_metric("sacrebleu")
+    train = encoded("train", target)
 
     def record() -> datasets.Dataset:
         recorded = functools.partial(
             record_predictions, dataset=train, metric=metric, data_collator=collator, processing_class=tokenizer(),
             max_predictions=2_000,
         )  # fmt: skip
-        return recorded_stages(base(name), kind.from_pretrained, recorded)
+        return recorded_stages(base(name, target), kind.from_pretrained, recorded)
 
     return Task(
         train=train,
-        evaluation=encoded(part),
-        make_model=lambda: kind.from_pretrained(base(name) / "stage_1.0"),
+        evaluation=encoded(part, target),
+        make_model=lambda: kind.from_pretrained(base(name, target) / "stage_1.0"),
         # For label smoothing, on validation, one seed: better than 1e-3 (not autoregressive) and 2e-4 (the other).
         recipe=RECIPE | {"max_steps": 400, "learning_rate": 5e-4},
         trainer_options={"data_collator": collator},
-        metric=metric,
+        metric=load_metric(metric),
         kind=SurrogateForTokens,
-        score=lambda model: score(model, part),
+        score=lambda model: {name: score(model, part, target, metric, **how) for name, how in decoding.items()},
         record=record,
         learning={"group_size": 32},
         original="label_smoothing",
@@ -158,12 +178,12 @@ def multi30k_nat(split: str) -> Task:
     return _task(
         "multi30k_nat",
         NatForTranslation,
-        lambda model, part: {"bleu": bleu(model, part)},
         split,
+        decoding={"bleu": {}},
         structure={"reach": 4},
         baselines={"label_smoothing": label_smoothing, "bag_of_ngrams": bag_of_ngrams},
         losses=("label_smoothing", "bag_of_ngrams", "bag_of_ngrams_reloss", "reloss", "twin", "transferred"),
-        transferred_from="multi30k_autoregressive",
+        card="bleu",
     )
 
 
@@ -172,14 +192,41 @@ def multi30k_autoregressive(split: str) -> Task:
     return _task(
         "multi30k_autoregressive",
         MarianMTModel,
-        lambda model, part: {
-            "bleu": bleu(model, part, num_beams=1, max_length=80),
-            "bleu_beam": bleu(model, part, num_beams=4, max_length=80),
-        },
         split,
+        decoding={"bleu": GREEDY, "bleu_beam": GREEDY | {"num_beams": 4}},
         baselines={"label_smoothing": label_smoothing},
         losses=("label_smoothing", "reloss", "twin", "label_smoothing_reloss", "label_smoothing_twin"),
     )
 
 
-TASKS = (multi30k_nat, multi30k_autoregressive)
+def multi30k_de_en(split: str) -> Task:
+    """An encoder-decoder of 2 + 2 layers from German to English, for ROUGE-L, which is made for English."""
+    return _task(
+        "multi30k_de_en",
+        MarianMTModel,
+        split,
+        decoding={"rougeL": GREEDY},
+        target="en",
+        metric="rougeL",
+        baselines={"label_smoothing": label_smoothing},
+        losses=("label_smoothing", "label_smoothing_reloss", "label_smoothing_twin"),
+    )
+
+
+def multi30k_de_en_nat(split: str) -> Task:
+    """A non-autoregressive transformer of 2 + 2 layers from German to English, for ROUGE-L."""
+    return _task(
+        "multi30k_de_en_nat",
+        NatForTranslation,
+        split,
+        decoding={"rougeL": {}},
+        target="en",
+        metric="rougeL",
+        structure={"reach": 4},
+        baselines={"label_smoothing": label_smoothing},
+        losses=("label_smoothing", "transferred", "twin"),
+        card="rougeL",
+    )
+
+
+TASKS = (multi30k_nat, multi30k_autoregressive, multi30k_de_en, multi30k_de_en_nat)

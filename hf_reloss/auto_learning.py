@@ -19,7 +19,7 @@ from transformers.utils import logging
 from .metrics import AdditiveMetric, Metric, load_metric
 from .metrics.adapters import ComputeMetrics
 from .metrics.base import IGNORED_LABEL
-from .recording import PredictionRecorder, joined, recorded_dataset, scored, writes_text
+from .recording import PredictionRecorder, described, joined, recorded_dataset, scored, writes_text
 from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate
@@ -180,7 +180,13 @@ class LearnsSurrogate:
         """What all processes have recorded."""
         parts = gather_object([self.recorder.rows()])
         columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
-        return recorded_dataset(self.recorder.kind, columns, tokenizer=self._decoding, metric=self.metric)
+        return recorded_dataset(
+            self.recorder.kind,
+            columns,
+            tokenizer=self._decoding,
+            metric=self.metric,
+            description=described(self.model),
+        )
 
     @contextlib.contextmanager
     def _cleared(self, folder: Path) -> Iterator[None]:

@@ -36,16 +36,21 @@ def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id o
     model = _or_exit(AutoSurrogate.from_pretrained, surrogate)
     config = model.config
     table = Table(title=surrogate, show_header=False)
+    record = dict(config.record or {"record": "none: it has not been trained, or was converted"})
+    record.pop("held_out", None)
+    settings = record.pop("settings", {})
     rows = {
         "metric": config.metric or "not recorded",
         "task": config.task,
         "architecture": config.architecture,
         **model.network.learned(),
         "parameters": model.num_parameters(),
-        **(config.record or {"record": "none: it has not been trained, or was converted"}),
+        **({"loaded from": config.origin} if config.origin else {}),
+        **record,
+        **settings,
     }
-    rows.pop("held_out", None)
     for name, value in rows.items():
+        value = ", ".join(value) if isinstance(value, list) else value
         table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
     console.print(table)
     if model.network.curve_of is not None:

@@ -1,32 +1,55 @@
-"""Surrogates on the Hub: their pages, publishing, and finding them.
+"""Surrogates on the Hub: their pages, publishing, finding them; and what a trained model's page says of its loss.
 
 A page is made of sections, each between two comments. What lies outside of them, and any section that somebody edited,
-stays as it is when the page is written again, and one that was taken out stays away, as long as there are others; what
-was added to the metadata stays, too.
+stays as it is when the page is written again, and one that was taken out stays away; what was added to the metadata
+stays, too.
 """
 
 import hashlib
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, ModelInfo, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from transformers.utils import CONFIG_NAME
 
 if TYPE_CHECKING:
     from .surrogates.base import Surrogate
 
+LIBRARY = "hf_reloss"
+
 TAG = "reloss"
-"""All surrogates have it, so that they can be found."""
+"""All surrogates have it, so that they can be found; models that were trained on them have the library's name."""
+
+ORGANISATION = "reloss"
+"""Whose surrogates come with this package."""
 
 PAGE, PICTURE = "README.md", "alignment.png"
 
 SECTION = re.compile(r"<!-- section (\w+) (\w+) -->\n(.*?)<!-- end of section -->\n", re.DOTALL)
 
 
-def write_page(surrogate: "Surrogate", folder: str | Path, name: str | None = None) -> None:
+def included(name: str, *, revision: str | None = None, force_download: bool = False, **asked: Any) -> Path | None:
+    """The folder of a surrogate that comes with this package, or None if that is not what was asked for.
+
+    Args:
+        name: what is to be loaded.
+        revision, force_download: if they are given, the Hub's is meant.
+        asked: what else was, which makes no difference.
+    """
+    organisation, _, short = name.partition("/")
+    if organisation != ORGANISATION or revision or force_download or Path(name).is_dir():
+        return None
+    here = Path(__file__).parent
+    folders = (place / "hub_cards" / short for place in (here, here.parent))  # installed, or in a checkout
+    return next((folder for folder in folders if short and (folder / CONFIG_NAME).is_file()), None)
+
+
+def write_page(surrogate: "Surrogate", folder: str | Path, name: str | None = None, **card_data: Any) -> None:
     """Writes the page of a surrogate, README.md, and its picture.
 
     All figures are from `config.record`, which `SurrogateTrainer` writes. What somebody
@@ -36,6 +59,7 @@ def write_page(surrogate: "Surrogate", folder: str | Path, name: str | None = No
         surrogate: whose page it is.
         folder: that the surrogate is saved in.
         name: what it is loaded by, such as the id of its repository; by default the folder.
+        card_data: for the page's metadata (`license`, `datasets`, `base_model`, `language`), what is None left out.
     """
     folder = Path(folder)
     record = surrogate.config.record
@@ -48,7 +72,8 @@ def write_page(surrogate: "Surrogate", folder: str | Path, name: str | None = No
     data = _metadata(surrogate, name or folder.name).to_dict()
     if former is not None:
         data = _merged(former.data.to_dict(), data)
-    text = _with_sections(former.text if former is not None else "", _sections(surrogate, name or str(folder)))
+    data |= {key: value for key, value in card_data.items() if value is not None}
+    text = _with_sections(former, _sections(surrogate, name or str(folder)))
     card = ModelCard(f"---\n{ModelCardData(**data).to_yaml()}\n---\n{text}")
     page.write_text(str(card), encoding="utf-8", newline="\n")
 
@@ -63,6 +88,7 @@ def push_surrogate(
     token: bool | str | None = None,
     revision: str | None = None,
     create_pr: bool = False,
+    card_data: Mapping[str, Any] | None = None,
 ) -> str:
     """Publishes a surrogate with its page, in one commit: all of it, or if anything fails nothing.
 
@@ -74,6 +100,7 @@ def push_surrogate(
         token: by default the one of `hf auth login`.
         revision: a branch, which is made if there is none; by default main.
         create_pr: whether to open a pull request instead.
+        card_data: for the metadata of the page, such as `{"license": "mit", "datasets": ["squad"]}`.
 
     Returns:
         The address of the commit.
@@ -92,8 +119,7 @@ def push_surrogate(
             page.write_bytes(Path(published).read_bytes())
         except (EntryNotFoundError, RevisionNotFoundError):
             pass  # a new repository
-        surrogate.save_pretrained(folder)
-        write_page(surrogate, folder, repo_id)
+        surrogate.save_pretrained(folder, repo_id=repo_id, card_data=card_data)
         try:
             commit = api.upload_folder(
                 repo_id=repo_id,
@@ -129,6 +155,32 @@ def list_surrogates(
     return list(HfApi(token=token).list_models(filter=tags, author=author))
 
 
+def write_loss(folder: str | Path, surrogate: "Surrogate | None", *, own_share: float, of_transformers: bool) -> None:
+    """Adds to the page of a trained model, README.md, which loss it was trained on.
+
+    Args:
+        folder: of the page, as a Trainer has written it.
+        surrogate: the loss; None if none had been learned yet.
+        own_share: of the model's own loss in the sum.
+        of_transformers: whether the model is loaded with that library, as the page says.
+    """
+    page = Path(folder) / PAGE
+    card = ModelCard.load(page)
+    card.data.tags = [*dict.fromkeys([*(card.data.tags or []), LIBRARY])]
+    if not of_transformers:
+        card.data.library_name = None
+    template = _environment().get_template("trained_model.md.jinja")
+    section = template.render(surrogate=surrogate and surrogate.config, own_share=own_share, **_origin(surrogate))
+    text = f"---\n{card.data.to_yaml()}\n---\n{card.text.strip()}\n\n{section}"
+    page.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _origin(surrogate: "Surrogate | None") -> dict[str, str]:
+    """The repository and the revision that a surrogate was loaded from, if it was."""
+    name, _, revision = ((surrogate and surrogate.config.origin) or "").rpartition("@")
+    return {"name": name, "revision": revision}
+
+
 def _task_tag(task: str) -> str:
     return f"{TAG}-{task}"
 
@@ -138,10 +190,11 @@ def _metric_name(surrogate: "Surrogate") -> str | None:
 
 
 def _metadata(surrogate: "Surrogate", name: str) -> ModelCardData:
-    metric, record = _metric_name(surrogate), surrogate.config.record
+    metric, record = _metric_name(surrogate), surrogate.config.record or {}
     tags = [tag for tag in (TAG, metric, _task_tag(surrogate.task)) if tag]
+    checkpoints = [checkpoint for model in record.get("models", []) if (checkpoint := model.partition(" ")[2])]
     results = None
-    if record and "alignment" in record:
+    if "alignment" in record:
         result = EvalResult(
             task_type=surrogate.pipeline_tag or "other",
             dataset_type="held-out-groups",
@@ -152,8 +205,9 @@ def _metadata(surrogate: "Surrogate", name: str) -> ModelCardData:
         )
         results = [result]
     return ModelCardData(
-        library_name="hf_reloss",
+        library_name=LIBRARY,
         pipeline_tag=surrogate.pipeline_tag,
+        base_model=checkpoints or None,
         tags=tags,
         model_name=name.rpartition("/")[2],
         eval_results=results,
@@ -175,10 +229,11 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
     shown = {
         key: f"{value:.4f}" if isinstance(value, float) else value
         for key, value in record.items()
-        if "alignment" not in key and key != "held_out"
+        if "alignment" not in key and key not in ("held_out", "models", "data", "settings")
     }
     default = type(config)()
-    options = set(type(config).__annotations__) - {"task", "architecture", "metric", "record"}
+    elsewhere = {"task", "architecture", "metric", "record", "origin", "hf_reloss_version"}
+    options = set(type(config).__annotations__) - elsewhere
     changed = {key: getattr(config, key) for key in options if getattr(config, key) != getattr(default, key)}
     details = {
         "metric": f"`{config.metric}`" if config.metric else "not recorded",
@@ -186,6 +241,7 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
         **{key: f"`{value}`" for key, value in sorted(changed.items())},
         **surrogate.network.learned(),
         **shown,
+        **record.get("settings", {}),
     }
     metric = _metric_name(surrogate)
     context = {
@@ -197,16 +253,22 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
         "original": usual.replace("_", " "),
         "usual": record.get(f"alignment_{usual}"),
         "picture": PICTURE if "held_out" in record else None,
+        "example": surrogate.example(),
         "details": {key.replace("_", " "): str(value).replace("|", "\\|") for key, value in details.items()},
     }
-    loader = jinja2.PackageLoader("hf_reloss", "")
-    template = jinja2.Environment(loader=loader, trim_blocks=True).get_template("model_card.md.jinja")
+    template = _environment().get_template("model_card.md.jinja")
     made = {name: "".join(block(template.new_context(context))).strip() for name, block in template.blocks.items()}
     return {name: text + "\n" for name, text in made.items() if text}
 
 
-def _with_sections(page: str, sections: dict[str, str]) -> str:
-    """A page with its sections written anew; one that has none gets them at its end."""
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("hf_reloss", ""), trim_blocks=True, keep_trailing_newline=True
+    )
+
+
+def _with_sections(former: ModelCard | None, sections: dict[str, str]) -> str:
+    """A page with its sections written anew; they are put at the end of one that is not of this library yet."""
 
     def marked(name: str, text: str) -> str:
         return f"<!-- section {name} {_mark(text)} -->\n{text}<!-- end of section -->\n"
@@ -216,7 +278,8 @@ def _with_sections(page: str, sections: dict[str, str]) -> str:
         edited = mark != _mark(text) or name not in sections
         return match[0] if edited else marked(name, sections[name])
 
-    if SECTION.search(page):
+    page = former.text if former is not None else ""
+    if former is not None and former.data.library_name == LIBRARY:
         return SECTION.sub(anew, page)
     return "\n".join([*([page] if page.strip() else []), *(marked(name, text) for name, text in sections.items())])
 

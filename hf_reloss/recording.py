@@ -19,6 +19,7 @@ groups.
 Such a data set is saved, loaded, concatenated and pushed as any other.
 """
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,12 +116,31 @@ def record_predictions(
         tokenizer=processing_class if writes or trainer.kind.task == "spans" else None,
         written=GENERATED if generate else TEACHER_FORCED,
         metric=metric,
+        description=described(model),
     )
 
 
 def statistics_column(metric: Metric) -> str:
     """The name of the column with a metric's statistics."""
     return f"statistics of {metric.signature}"
+
+
+WHOSE = "Predictions of "
+"""How a description of recorded predictions begins."""
+
+
+def whose(predictions: datasets.Dataset) -> list[str]:
+    """The models whose predictions were recorded: the class of each and, if it has one, the id of its checkpoint."""
+    lines = (predictions.info.description or "").splitlines()
+    return [line.removeprefix(WHOSE) for line in lines if line.startswith(WHOSE)]
+
+
+def described(model: nn.Module) -> str:
+    """The description of a model's predictions."""
+    model = unwrapped(model)
+    checkpoint = getattr(getattr(model, "config", None), "_name_or_path", None)
+    named = checkpoint and not os.path.isabs(checkpoint) and not os.path.isdir(checkpoint)  # a folder says nothing
+    return f"{WHOSE}{type(model).__name__}{f' {checkpoint}' if named else ''}"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -210,6 +230,7 @@ def recorded_dataset(
     tokenizer: Any = None,
     written: str = TEACHER_FORCED,
     metric: Metric | None = None,
+    description: str = "",
 ) -> datasets.Dataset:
     """A data set of predictions from what a surrogate's `recorded` kept, and `stage`.
 
@@ -219,12 +240,13 @@ def recorded_dataset(
         tokenizer: decodes ids to texts, which are stored in their place.
         written: the column of texts that a model wrote; those that answer with a span have their own.
         metric: whose statistics are stored too, if it is additive.
+        description: whose predictions they are, as `described` has it.
     """
     labels = columns["labels"]
     rows = (labels != IGNORED_LABEL).flatten(1).any(1) if labels.dim() > 1 else labels != IGNORED_LABEL
     columns = {name: column[rows] for name, column in columns.items()}
     if kind.task == "classification":
-        return predictions_dataset(columns["logits"], columns["labels"], columns["stage"])
+        return predictions_dataset(columns["logits"], columns["labels"], columns["stage"], description)
     # What ids stand for is stored as text.
     left_out = {name for name in kind.scored if name != "labels"} if tokenizer is not None else set()
     counts = columns["labels"] != IGNORED_LABEL if kind.task == "tokens" else None
@@ -240,7 +262,8 @@ def recorded_dataset(
     if isinstance(metric, AdditiveMetric):
         name, statistics = statistics_column(metric), metric.statistics(*compared).cpu().numpy()
         stored[name], features[name] = statistics, datasets.List(datasets.Value("float64"), statistics.shape[-1])
-    return datasets.Dataset.from_dict(stored, features=datasets.Features(features))
+    info = datasets.DatasetInfo(description=description, features=datasets.Features(features))
+    return datasets.Dataset.from_dict(stored, info=info)
 
 
 def _stored(column: torch.Tensor, counts: torch.Tensor | None) -> tuple[Any, Any]:
@@ -306,6 +329,7 @@ class PredictionRecorder(TrainerCallback):
         self._stride = 1
         self._stage = 0.0
         self._hook = None
+        self._description = ""
 
     def __len__(self) -> int:
         return self._count
@@ -355,6 +379,7 @@ class PredictionRecorder(TrainerCallback):
             {name: column for name, column in rows.items() if name != "index"},
             tokenizer=processing_class,
             metric=None if metric is None else load_metric(metric),
+            description=self._description,
         )
 
     def save(self, path: str | Path) -> None:
@@ -385,6 +410,7 @@ class PredictionRecorder(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if self._hook is not None:  # of a run that ended in an exception
             self._hook.remove()
+        self._description = described(model)
         self._hook = model.register_forward_hook(self._listen, with_kwargs=True)
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -404,7 +430,9 @@ class PredictionRecorder(TrainerCallback):
             self.hear(model, outputs, kwargs)
 
 
-def predictions_dataset(logits: torch.Tensor, labels: torch.Tensor, stage: torch.Tensor) -> datasets.Dataset:
+def predictions_dataset(
+    logits: torch.Tensor, labels: torch.Tensor, stage: torch.Tensor, description: str = ""
+) -> datasets.Dataset:
     """A data set of predictions from logits [n, C], labels [n] and stages [n]; labels of -100 are left out."""
     counts = labels != IGNORED_LABEL
     features = datasets.Features(
@@ -414,5 +442,6 @@ def predictions_dataset(logits: torch.Tensor, labels: torch.Tensor, stage: torch
     )
     columns = {"logits": logits.float(), "labels": labels, "stage": stage}
     return datasets.Dataset.from_dict(
-        {name: column[counts].numpy() for name, column in columns.items()}, features=features
+        {name: column[counts].numpy() for name, column in columns.items()},
+        info=datasets.DatasetInfo(description=description, features=features),
     )

@@ -10,15 +10,17 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import (
+    PreTrainedModel,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import logging
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.utils import PushToHubMixin, logging
 
 from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
+from .hub import write_loss
 from .metrics import Metric, load_metric
 from .recording import PredictionRecorder, batch_labels, unwrapped, writes_text
 from .surrogates.auto import AutoSurrogate
@@ -132,7 +134,32 @@ class _SurrogateLoss(LearnsSurrogate):
             self._start_recording()
             if isinstance(resume_from_checkpoint, str | Path):
                 self._resume_recording(Path(resume_from_checkpoint))
+        elif isinstance(resume_from_checkpoint, str | Path):
+            self._resume_surrogate(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _resume_surrogate(self, checkpoint: Path) -> None:
+        """Goes on with the weights that a checkpoint was trained on, whatever its repository holds by now."""
+        folder, origin = checkpoint / SURROGATE_FOLDER, self.surrogate.config.origin
+        if origin is None or not folder.is_dir():
+            return
+        former = AutoSurrogate.from_pretrained(folder)
+        if (former.config.origin or "").rpartition("@")[0] != origin.rpartition("@")[0]:
+            return  # another one was asked for
+        if former.config.origin != origin:
+            logger.info(f"Going on with {former.config.origin}, on which {checkpoint} was trained, not {origin}.")
+        self.surrogate = self._placed(former)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the model's page, as `Trainer.create_model_card`, which also says on which loss it was trained."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            write_loss(
+                self.args.output_dir,
+                self.surrogate,
+                own_share=_option(self.args, "model_loss_share"),
+                of_transformers=isinstance(self.accelerator.unwrap_model(self.model), PushToHubMixin),
+            )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = self._labels(inputs)
@@ -186,8 +213,13 @@ class _SurrogateLoss(LearnsSurrogate):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.surrogate is not None and self.args.should_save:
-            self.surrogate.save_pretrained(Path(output_dir or self.args.output_dir) / SURROGATE_FOLDER)
+        if self.surrogate is None or not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        if folder.name.startswith(PREFIX_CHECKPOINT_DIR):  # without the page, whose picture takes time
+            PreTrainedModel.save_pretrained(self.surrogate, folder / SURROGATE_FOLDER)
+        else:
+            self.surrogate.save_pretrained(folder / SURROGATE_FOLDER)
 
     def _save_rng_state(self, output_dir: str) -> None:
         # As random states, what each process has recorded is needed to go on as if nothing had happened.

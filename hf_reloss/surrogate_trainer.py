@@ -1,6 +1,6 @@
 """SurrogateTrainer: a Trainer whose examples are groups of predictions."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import datasets
@@ -11,10 +11,18 @@ from torch.autograd.function import once_differentiable
 from transformers import Trainer, TrainingArguments
 
 from .groups import draw_groups
+from .hub import write_page
 from .metrics import Metric, load_metric
 from .objectives import RelationalObjective
 from .ranking import spearman
+from .recording import whose
 from .surrogates.base import Surrogate
+
+SETTINGS = (
+    *("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "held_out", "corruption"),
+)
+"""The settings that a record tells of where they are not the default ones; sizes and seed it always has."""
 
 SHOWN_GROUPS = 256
 """How many held-out groups the record keeps, for the picture on a page."""
@@ -113,7 +121,7 @@ class SurrogateTrainer(Trainer):
         if eval_dataset is None:
             parts = train_dataset.train_test_split(args.held_out, seed=args.seed)
             train_dataset, eval_dataset = parts["train"], parts["test"]
-        self.num_predictions = len(train_dataset)
+        self.num_predictions, self.models = len(train_dataset), whose(train_dataset)
         weight = model.network.gradient_penalty if args.gradient_penalty is None else args.gradient_penalty
         self.objective = RelationalObjective(weight)
         self._progress: dict[str, list[torch.Tensor]] = {"rho": [], "penalty": []}
@@ -142,9 +150,10 @@ class SurrogateTrainer(Trainer):
         usual = surrogate.original_loss
         alignments = {name.removeprefix("eval_"): value for name, value in measured.items() if "alignment" in name}
         learned, reference = alignments["alignment_canonical"], alignments[f"alignment_{usual}_canonical"]
-        surrogate.config.metric = self.metric.signature
+        surrogate.config.metric, surrogate.config.origin = self.metric.signature, None
         surrogate.config.record = {
             **alignments,
+            "models": self.models,
             "eval_groups": len(self.eval_dataset),
             "train_groups": len(self.train_dataset),
             "group_size": self.args.group_size,
@@ -152,6 +161,7 @@ class SurrogateTrainer(Trainer):
             "gradient_penalty": self.objective.gradient_penalty,
             "seed": self.args.seed,
             "steps": self.state.best_global_step or self.state.global_step,
+            "settings": self._changed_settings(),
             "held_out": self._held_out,
         }
         if not learned >= self.args.min_alignment:
@@ -163,6 +173,20 @@ class SurrogateTrainer(Trainer):
                 "cannot be wrong."
             )
         return result
+
+    def create_model_card(
+        self,
+        license: str | None = None,
+        language: str | list[str] | None = None,
+        finetuned_from: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        **not_for_surrogates: Any,
+    ) -> None:
+        """Writes the surrogate's page into `output_dir`, as `save_pretrained` does; arguments as of `Trainer`'s."""
+        if self.is_world_process_zero():
+            surrogate = self.accelerator.unwrap_model(self.model)
+            data = {"license": license, "language": language, "base_model": finetuned_from, "datasets": dataset}
+            write_page(surrogate, self.args.output_dir, self.args.hub_model_id, **data)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         surrogate = self.accelerator.unwrap_model(model)
@@ -204,6 +228,11 @@ class SurrogateTrainer(Trainer):
         usual = f"alignment_{original}"
         names = ("alignment", "alignment_canonical", usual, f"{usual}_canonical")
         return dict(zip(names, spearman(-losses.double().T, scores.double().expand(4, -1)).tolist(), strict=True))
+
+    def _changed_settings(self) -> dict[str, Any]:
+        """The settings of its learning that are not the default ones."""
+        defaults = {field.name: field.default for field in fields(SurrogateTrainingArguments)}
+        return {name: value for name in SETTINGS if (value := getattr(self.args, name)) != defaults[name]}
 
     def _everywhere(self, values: torch.Tensor) -> torch.Tensor:
         """Values [m] of all processes, with their gradients. DDP's mean over processes undoes the sum in backward."""

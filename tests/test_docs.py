@@ -1,4 +1,4 @@
-"""What docs/metrics.md and docs/tasks.md say is so."""
+"""What docs/metrics.md, docs/tasks.md and docs/hub.md say is so."""
 
 import re
 from pathlib import Path
@@ -57,6 +57,15 @@ def test_snippets_about_tasks_run(tmp_path, monkeypatch):
     assert names["trainer"].surrogate.config.task == "tokens"
     assert names["loss"].requires_grad
     assert AutoSurrogate.from_pretrained("my-rouge").config.record["alignment"] > 0.5
+
+
+def test_the_page_on_the_hub_names_what_comes_along():
+    page = (DOCS / "hub.md").read_text()
+    named = re.findall(r"^\| `reloss/([\w-]+)` \|", page, flags=re.MULTILINE)
+    assert sorted(named) == sorted(folder.name for folder in (DOCS.parent / "hub_cards").iterdir())
+    loading = re.search(r"```python\n(.*?)```", page, flags=re.DOTALL)[1]
+    exec(loading, names := {})
+    assert names["loss_function"].config.metric == "accuracy"
 
 
 def test_the_table_of_tasks_is_what_there_is():

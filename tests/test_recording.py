@@ -1,7 +1,7 @@
 import datasets
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedConfig, Trainer, TrainerCallback, TrainingArguments
 
 from hf_reloss import (
     PredictionRecorder,
@@ -12,6 +12,7 @@ from hf_reloss import (
     record_predictions,
 )
 from hf_reloss.groups import draw_groups
+from hf_reloss.recording import whose
 
 from .conftest import TinyClassifier, tiny_rows
 
@@ -72,6 +73,21 @@ def test_recorded_predictions_are_a_dataset_that_is_saved_and_loaded(tmp_path):
     assert torch.equal(loaded["logits"], logits[[0, 2, 3, 4]])
     assert loaded["labels"].tolist() == [0, 2, 1, 0]
     assert loaded["stage"].tolist() == [0.25] * 4
+
+
+def test_a_data_set_says_whose_predictions_it_holds(tmp_path):
+    recorder = PredictionRecorder()
+    model = trained_with(recorder, tmp_path)
+    heard = recorder.dataset()
+    assert whose(heard) == ["TinyClassifier"]
+    model.config = PreTrainedConfig(name_or_path="somebody/tiny")
+    recorded = record_predictions(model, tiny_rows(20))
+    together = datasets.concatenate_datasets([heard, recorded, recorded])
+    assert whose(together) == ["TinyClassifier", "TinyClassifier somebody/tiny"]
+    together.save_to_disk(tmp_path / "saved")
+    assert whose(datasets.load_from_disk(tmp_path / "saved").train_test_split(0.5)["train"]) == whose(together)
+    model.config = PreTrainedConfig(name_or_path=str(tmp_path))  # a folder says nothing to others
+    assert whose(record_predictions(model, tiny_rows(20))) == ["TinyClassifier"]
 
 
 def test_a_recorder_goes_on_from_a_file_as_if_nothing_had_happened(tmp_path):

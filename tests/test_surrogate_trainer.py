@@ -3,6 +3,7 @@ import json
 import pytest
 import scipy.stats
 import torch
+from huggingface_hub import ModelCard
 
 from hf_reloss import (
     AutoSurrogate,
@@ -128,3 +129,18 @@ def test_bad_arguments_say_what_is_wanted(tmp_path, predictions, options, messag
 def test_only_surrogates_are_trained(tmp_path, predictions):
     with pytest.raises(ValueError, match="got Linear"):
         SurrogateTrainer(torch.nn.Linear(2, 2), train_dataset=predictions, metric="accuracy")
+
+
+def test_its_page_is_the_surrogates(tmp_path, predictions):
+    trainer = make_trainer(tmp_path, predictions, learning_rate=0.02, hub_model_id="me/it")
+    trainer.train()
+    trainer.create_model_card(license="mit", dataset="imdb", model_name="it", tags=None)
+    page = ModelCard.load(tmp_path / "README.md")
+    assert (page.data.library_name, page.data.license, page.data.datasets) == ("hf_reloss", "mit", "imdb")
+    assert 'from_pretrained("me/it")' in page.text
+    assert "| learning rate | 0.02 |" in page.text
+    assert "| num train epochs | 3 |" in page.text
+    assert "weight decay" not in page.text  # which is as usual
+    assert trainer.model.config.record["settings"].keys() == {
+        "learning_rate", "num_train_epochs", "per_device_train_batch_size",
+    }  # fmt: skip

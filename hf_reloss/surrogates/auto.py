@@ -32,7 +32,11 @@ class AutoSurrogate:
 
             where = pretrained_model_name_or_path if config is None else config
             config, kwargs = Surrogate.load_config(str(where), **kwargs)
-        return cls.of_task(config.task).from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        try:
+            kind = cls.of_task(config.task)
+        except ValueError as error:
+            raise ValueError(f"{pretrained_model_name_or_path}: {error}{config.advice}") from None
+        return kind.from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     @classmethod
     def from_config(cls, config: SurrogateConfig, **kwargs) -> "Surrogate":

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
+from .. import __version__
 from ..metrics import Metric
 from ..metrics.base import IGNORED_LABEL
 from .config import SurrogateConfig
@@ -148,7 +149,9 @@ class Surrogate(PreTrainedModel):
         networks = {network.architecture: network for network in self.networks}
         if config.architecture not in networks:
             choices = " or ".join(map(repr, networks))
-            raise ValueError(f"Unknown architecture {config.architecture!r} for {self.task}: choose {choices}.")
+            raise ValueError(
+                f"Unknown architecture {config.architecture!r} for {self.task}: choose {choices}.{config.advice}"
+            )
         self.network: SurrogateNetwork = networks[config.architecture](config)
         self.post_init()
 
@@ -179,6 +182,10 @@ class Surrogate(PreTrainedModel):
             metric: what `load_metric` takes.
             options: of `SurrogateConfig`, beside those that the metric asks for, or instead of them.
         """
+        raise NotImplementedError
+
+    def example(self) -> str:
+        """Made-up outputs of a model and labels for them, as code with torch, to show how it is used."""
         raise NotImplementedError
 
     def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
@@ -236,6 +243,7 @@ class Surrogate(PreTrainedModel):
         is_main_process: bool = True,
         push_to_hub: bool = False,
         repo_id: str | None = None,
+        card_data: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Saves configuration, weights and a page that says what it is, README.md with a picture.
@@ -244,7 +252,9 @@ class Surrogate(PreTrainedModel):
             save_directory: the folder.
             is_main_process: whether this process writes.
             push_to_hub: whether to publish it, too.
-            repo_id: of the repository, if it is published; by default the folder's name.
+            repo_id: of the repository that it is for, which the page names; if it is published, by default the
+                folder's name.
+            card_data: for the metadata of the page, such as `{"license": "mit", "datasets": ["squad"]}`.
             kwargs: as in `PreTrainedModel.save_pretrained`; of `push_to_hub`, if it is published.
         """
         from ..hub import push_surrogate, write_page
@@ -254,9 +264,10 @@ class Surrogate(PreTrainedModel):
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
-        write_page(self, save_directory)
+        write_page(self, save_directory, repo_id, **(card_data or {}))
         if push_to_hub:
-            push_surrogate(self, repo_id or Path(save_directory).name, token=kwargs.get("token"), **publishing)
+            publishing |= {"token": kwargs.get("token"), "card_data": card_data}
+            push_surrogate(self, repo_id or Path(save_directory).name, **publishing)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Publishes it with its page; options as in `hf_reloss.hub.push_surrogate`, and what it returns."""
@@ -272,6 +283,8 @@ class Surrogate(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> "Surrogate":
         """Loads a surrogate from a folder or the Hub, from safetensors only.
 
+        Those of the organisation `reloss` come with this package: without a `revision` they are taken from there.
+
         Args:
             pretrained_model_name_or_path: a folder, or the id of a repository.
             args, config, kwargs: as in `PreTrainedModel.from_pretrained` (`revision`, `token`, `subfolder`, ...).
@@ -279,9 +292,12 @@ class Surrogate(PreTrainedModel):
 
         Raises:
             ValueError: if what is there is no surrogate, or one for another task.
-            OSError: if the weights are missing, a pickle, or damaged.
+            OSError: if the weights are missing, a pickle, damaged, or do not fit the configuration.
         """
+        from ..hub import included
+
         where = str(pretrained_model_name_or_path)
+        here = included(where, **kwargs)
         if not isinstance(config, SurrogateConfig):
             config, kwargs = cls.load_config(where if config is None else str(config), **kwargs)
         if config.task != cls.task:
@@ -292,7 +308,7 @@ class Surrogate(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs |= {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
         try:
-            surrogate, info = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+            surrogate, info = super().from_pretrained(here or where, *args, config=config, **kwargs)
         except SafetensorError as error:
             raise OSError(
                 f"The weights in {where} are damaged ({error}): the file is truncated or was not written to its end. "
@@ -306,6 +322,9 @@ class Surrogate(PreTrainedModel):
         for parameter in surrogate.parameters():
             # Tensors lie in the file's memory as they come. Aligned ones give the same loss, to the bit, as before.
             parameter.data = parameter.data.clone()
+        revision = f"hf_reloss-{__version__}" if here else getattr(surrogate.config, "_commit_hash", None)
+        if revision:
+            surrogate.config.origin = f"{where}@{revision}"
         return (surrogate, info) if wants_info else surrogate
 
     @staticmethod
@@ -315,6 +334,9 @@ class Surrogate(PreTrainedModel):
         Raises:
             ValueError: if there is another kind of model.
         """
+        from ..hub import included
+
+        where = str(included(where, **kwargs) or where)
         names = ("cache_dir", "force_download", "token", "revision", "subfolder", "local_files_only")
         place = {name: kwargs[name] for name in names if name in kwargs}
         path = cached_file(where, CONFIG_NAME, **place)

@@ -189,6 +189,9 @@ class SurrogateForClassification(Surrogate):
             )
         return super().forward(outputs, labels, reduction=reduction)
 
+    def example(self) -> str:
+        return "torch.randn(32, 10), torch.randint(10, (32,))"
+
     def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
         logits = output_tensor(outputs, "logits")
         if labels is None or logits.shape[:-1] != labels.shape:

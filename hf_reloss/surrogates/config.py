@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
 from transformers.configuration_utils import PreTrainedConfig
+
+from .. import __version__
 
 
 class SurrogateConfig(PreTrainedConfig):
@@ -33,6 +36,8 @@ class SurrogateConfig(PreTrainedConfig):
         num_pixels: of `"paper"` of keypoints: height times width of the heatmaps.
         metric: signature of the metric that it was learned for.
         record: how it was learned: alignments on held-out groups, predictions, settings.
+        origin: where it was loaded from, as `NAME@REVISION`, if that was no folder of one's own.
+        hf_reloss_version: of the package that saved it.
     """
 
     model_type = "reloss"
@@ -53,3 +58,22 @@ class SurrogateConfig(PreTrainedConfig):
     num_pixels: int = 3072
     metric: str | None = None
     record: dict[str, Any] | None = None
+    origin: str | None = None
+    hf_reloss_version: str | None = None
+
+    @property
+    def advice(self) -> str:
+        """What may help where something in it is not known here: a newer version, if one saved it; else nothing."""
+        try:
+            newer = Version(self.hf_reloss_version or "0") > Version(__version__)
+        except InvalidVersion:
+            newer = False
+        if not newer:
+            return ""
+        return (
+            f" It was saved by hf_reloss {self.hf_reloss_version}, and this is {__version__}: pip install --upgrade "
+            "hf-reloss."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"hf_reloss_version": __version__}

@@ -24,7 +24,7 @@ def tasks(monkeypatch):
 def fashion_mnist(tasks):
     if "HF_RELOSS_DATA" not in os.environ:
         pytest.skip("HF_RELOSS_DATA does not name the folder of real data")
-    return tasks.fashion_mnist
+    return tasks.TASKS["fashion_mnist"]
 
 
 def test_what_is_tuned_on_is_neither_trained_nor_reported_on(fashion_mnist):
