@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, ModelInfo, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
 from transformers.utils import CONFIG_NAME
+
+from .metrics import load_metric
 
 if TYPE_CHECKING:
     from .surrogates.base import Surrogate
@@ -129,9 +131,9 @@ def push_surrogate(
                 revision=revision,
                 create_pr=create_pr,
             )
-        except RuntimeError as error:  # with which the client tells of a large file that did not arrive
+        except (RuntimeError, HfHubHTTPError) as error:  # the first tells of a large file that did not arrive
             raise OSError(
-                f"{repo_id} is as it was before, nothing was published: {error} ({error.__cause__}). Push it again."
+                f"{repo_id} is as it was before, nothing was published: {error} ({error.__cause__}) Push it again."
             ) from error
     return commit.pr_url or commit.commit_url
 
@@ -189,6 +191,17 @@ def _metric_name(surrogate: "Surrogate") -> str | None:
     return surrogate.config.metric and surrogate.config.metric.split("|")[0]
 
 
+def _metric_label(surrogate: "Surrogate") -> str | None:
+    """The metric's name with those of its options that are not the default ones."""
+    name, *options = (surrogate.config.metric or "").split("|")
+    try:
+        usual = load_metric(name).signature.split("|")
+    except (ImportError, ValueError):  # one that is not known here, or somebody's own
+        usual = options
+    changed = ", ".join(option.replace(":", " ") for option in options if option not in usual)
+    return f"{name} ({changed})" if changed else name or None
+
+
 def _metadata(surrogate: "Surrogate", name: str) -> ModelCardData:
     metric, record = _metric_name(surrogate), surrogate.config.record or {}
     tags = [tag for tag in (TAG, metric, _task_tag(surrogate.task)) if tag]
@@ -200,7 +213,7 @@ def _metadata(surrogate: "Surrogate", name: str) -> ModelCardData:
             dataset_type="held-out-groups",
             dataset_name="held-out groups of predictions",
             metric_type="spearmanr",
-            metric_name=f"alignment with {metric}",
+            metric_name=f"alignment with {_metric_label(surrogate)}",
             metric_value=record["alignment"],
         )
         results = [result]
@@ -243,12 +256,11 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
         **shown,
         **record.get("settings", {}),
     }
-    metric = _metric_name(surrogate)
     context = {
         "title": name.rpartition("/")[2] or name,
         "name": name,
         "task": surrogate.task,
-        "metric": metric,
+        "metric": _metric_label(surrogate),
         "record": record,
         "original": usual.replace("_", " "),
         "usual": record.get(f"alignment_{usual}"),

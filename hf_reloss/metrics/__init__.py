@@ -103,7 +103,7 @@ def _of_module(module: Any, options: dict[str, Any]) -> Metric:
         return name.replace("_", "").lower()  # of a class ChrF, evaluate makes chr_f
 
     same = []
-    if type(module).__module__.startswith("evaluate_modules."):  # not somebody's own class of that name
+    if _is_canonical(module):
         same = [kind for kind in _known().values() if plain(kind.evaluate_module) == plain(module.name)]
     if "key" in options:
         same = [kind for kind in same if kind.evaluate_key == options["key"]]
@@ -124,6 +124,12 @@ def _of_module(module: Any, options: dict[str, Any]) -> Metric:
     if elsewise or not _takes(kind, own) or direction != kind.higher_is_better:
         return EvaluateMetric(module, **{"key": kind.evaluate_key, "higher_is_better": direction} | options)
     return kind(**own)
+
+
+def _is_canonical(module: Any) -> bool:
+    """Whether it was loaded by a name without an owner or from a folder, and is not somebody's own of that name."""
+    package, *place = type(module).__module__.split(".")
+    return package == "evaluate_modules" and ("--" not in place[1] or place[1].startswith("evaluate-"))
 
 
 def _takes(kind: type[Metric], options: dict[str, Any]) -> bool:

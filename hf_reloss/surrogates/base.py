@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from .. import __version__
 from ..metrics import Metric
@@ -261,7 +262,10 @@ class Surrogate(PreTrainedModel):
 
         names = ("commit_message", "commit_description", "private", "revision", "create_pr")
         publishing = {name: kwargs.pop(name) for name in names if name in kwargs}
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        try:
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        except SafetensorError as error:
+            raise OSError(f"The weights could not be written to {save_directory}: {error}.") from error
         if not is_main_process:
             return
         write_page(self, save_directory, repo_id, **(card_data or {}))
@@ -306,14 +310,32 @@ class Surrogate(PreTrainedModel):
                 "load it with AutoSurrogate, and use it for a model of its task."
             )
         wants_info = kwargs.pop("output_loading_info", False)
-        kwargs |= {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
+        if not any(_find(str(here or where), name, **kwargs) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+            raise OSError(
+                f"{where} has no {SAFE_WEIGHTS_NAME}, and weights are loaded from safetensors only, never from a "
+                "pickle: write it with save_pretrained."
+            )
+        kwargs |= {
+            "use_safetensors": True,
+            "output_loading_info": True,
+            "dtype": torch.float32,
+            "ignore_mismatched_sizes": True,
+        }
         try:
             surrogate, info = super().from_pretrained(here or where, *args, config=config, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         except SafetensorError as error:
             raise OSError(
                 f"The weights in {where} are damaged ({error}): the file is truncated or was not written to its end. "
                 "Download or save the surrogate again."
             ) from error
+        if info["mismatched_keys"]:
+            name, found, wanted = min(info["mismatched_keys"])
+            raise OSError(
+                f"The weights in {where} are not of the shapes that its configuration asks for: {name} is "
+                f"{list(found)} instead of {list(wanted)}. Its files do not belong together."
+            )
         if info["missing_keys"]:
             raise OSError(
                 f"The weights in {where} lack {', '.join(sorted(info['missing_keys']))}, which its configuration asks "
@@ -322,9 +344,6 @@ class Surrogate(PreTrainedModel):
         for parameter in surrogate.parameters():
             # Tensors lie in the file's memory as they come. Aligned ones give the same loss, to the bit, as before.
             parameter.data = parameter.data.clone()
-        revision = f"hf_reloss-{__version__}" if here else getattr(surrogate.config, "_commit_hash", None)
-        if revision:
-            surrogate.config.origin = f"{where}@{revision}"
         return (surrogate, info) if wants_info else surrogate
 
     @staticmethod
@@ -336,21 +355,38 @@ class Surrogate(PreTrainedModel):
         """
         from ..hub import included
 
-        where = str(included(where, **kwargs) or where)
-        names = ("cache_dir", "force_download", "token", "revision", "subfolder", "local_files_only")
-        place = {name: kwargs[name] for name in names if name in kwargs}
-        path = cached_file(where, CONFIG_NAME, **place)
+        here = included(where, **kwargs)
+        place = _place(kwargs)
+        path = cached_file(str(here or where), CONFIG_NAME, **place)
         if path is None:
             raise OSError(f"{where} has no {CONFIG_NAME}, so there is no surrogate in it.")
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file).get("model_type")
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{where} is no surrogate: its {CONFIG_NAME} is no JSON ({error}).") from error
+        found = content.get("model_type") if isinstance(content, dict) else None
         if found != SurrogateConfig.model_type:
             raise ValueError(
                 f"{where} is no surrogate: its {CONFIG_NAME} says model_type {found!r}, not "
                 f"{SurrogateConfig.model_type!r}. Pass a folder written by a surrogate, or its Hub id."
             )
-        config, unused = SurrogateConfig.from_pretrained(where, return_unused_kwargs=True, **kwargs)
+        config, unused = SurrogateConfig.from_pretrained(str(here or where), return_unused_kwargs=True, **kwargs)
+        commit = extract_commit_hash(path, None)
+        if commit is not None:  # the weights are to be of the same one
+            place["revision"] = commit
+        if here or commit:
+            config.origin = f"{where}@{commit or f'hf_reloss-{__version__}'}"
         return config, unused | place
+
+
+def _place(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those of the keywords that say where files are."""
+    names = ("cache_dir", "force_download", "token", "revision", "subfolder", "local_files_only")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _find(where: str, name: str, **kwargs: Any) -> str | None:
+    return cached_file(where, name, _raise_exceptions_for_missing_entries=False, **_place(kwargs))
 
 
 def output_tensor(outputs: Any, name: str, index: int = 0) -> torch.Tensor:

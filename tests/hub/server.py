@@ -1,7 +1,8 @@
 """A Hub on the loopback, to which the real client speaks real HTTP: repositories of models, their branches and files.
 
-Repositories live in memory, the bytes of large files beside them. Anyone with a token may do anything; without one,
-private repositories are as if they were not there. `fail(...)` makes the next requests fail.
+Repositories live in memory, the bytes of large files beside them. Those whose names begin with "spaces/" are Spaces, of
+which files are served and no more. Anyone with a token may do anything; without one, private repositories are as if
+they were not there. `fail(...)` makes the next requests fail.
 """
 
 import base64
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
 
 TOKEN = "hf_loopback"
 
@@ -47,13 +50,18 @@ class Hub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repos: dict[str, Repo] = {}
         self.large: dict[str, bytes] = {}
-        self.failures: list[tuple[re.Pattern, int]] = []
+        self.failures: list[tuple[re.Pattern, int, dict[str, str]]] = []
         self.requests: list[tuple[str, str]] = []
         self.lock = threading.RLock()
 
-    def fail(self, path: str, status: int, times: int = 1) -> None:
+    def fail(self, path: str, status: int, times: int = 1, **headers: str) -> None:
         """Lets the next requests that match a pattern, as "GET /path", fail; with status 0 they are cut off."""
-        self.failures += [(re.compile(path), status)] * times
+        self.failures += [(re.compile(path), status, headers)] * times
+
+    def publish(self, name: str, files: dict[str, bytes]) -> None:
+        """Makes a repository with these files, as if somebody had pushed them with git."""
+        self.repos[name] = made = Repo()
+        made.commit("main", files)
 
 
 @contextlib.contextmanager
@@ -92,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
                 if failure[0].search(f"{self.command} {path}"):
                     self.server.failures.remove(failure)
                     if failure[1]:
-                        return self._send(failure[1], {"error": "made to fail"})
+                        return self._send(failure[1], {"error": "made to fail"}, **failure[2])
                     self.cut = True
                     break
             for pattern, handle in ROUTES:
@@ -168,7 +176,9 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(200, {})
 
     def validate(self, body, query):
-        return self._send(200, {"errors": [], "warnings": []})
+        request = json.loads(body)
+        errors = [{"message": error} for error in metadata_errors(request["content"])]
+        return self._send(400 if errors else 200, {"errors": errors, "warnings": []})
 
     # Committing
 
@@ -236,6 +246,7 @@ class Handler(BaseHTTPRequestHandler):
         seen = [
             self._info(name, repo)
             for name, repo in self.server.repos.items()
+            if not name.startswith("spaces/")
             if not repo.private or self._known()
             if not query.get("author") or name.split("/")[0] in query["author"]
         ]
@@ -281,7 +292,54 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(200, data, Accept_Ranges="bytes", **headers)
 
 
-NAME = r"(?P<repo>[^/ ]+/[^/ ]+)"
+def metadata_errors(page: str) -> list[str]:
+    """What the Hub would refuse in the metadata of a page, as far as its documentation tells."""
+    found = re.match(r"---\n(.*?)\n---\n", page, re.DOTALL)
+    data = yaml.safe_load(found[1]) if found else None
+    if not isinstance(data, dict):
+        return ["no metadata"]
+    lists = {name: data[name] if isinstance(data[name], list) else [data[name]] for name in LISTED if name in data}
+    errors = [
+        f"{name}: {value!r}"
+        for name, values in lists.items()
+        for value in values
+        if not (isinstance(value, str) and re.fullmatch(LISTED[name], value))
+    ]
+    errors += [f"license: {data['license']!r}" for _ in [0] if data.get("license", "mit") not in LICENSES]
+    for model in data.get("model-index", []):
+        for result in model["results"] if model.get("name") else [{}]:
+            wanted = [("task", "type"), ("dataset", "type"), ("dataset", "name")]
+            errors += [f"model-index: no {part}.{key}" for part, key in wanted if not result.get(part, {}).get(key)]
+            metrics = result.get("metrics") or [{}]
+            errors += [
+                "model-index: a metric without type or value"
+                for each in metrics
+                if not {"type", "value"} <= each.keys()
+            ]
+    return errors
+
+
+LISTED = {
+    "tags": r".{1,100}",
+    "language": r"[a-z]{2,3}|multilingual|code",
+    "datasets": r"[\w.-]+(/[\w.-]+)?",
+    "base_model": r"[\w.-]+(/[\w.-]+)?",
+    "library_name": r"[\w.-]+",
+    "pipeline_tag": r"[a-z0-9-]+",
+}
+LICENSES = (
+    "apache-2.0",
+    "mit",
+    "bsd-3-clause",
+    "cc-by-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-sa-4.0",
+    "gpl-3.0",
+    "openrail",
+    "other",
+)
+
+NAME = r"(?P<repo>(?:spaces/)?[^/ ]+/[^/ ]+)"
 ROUTES = [
     (r"GET /api/whoami-v2", Handler.whoami),
     (r"POST /api/repos/create", Handler.create),

@@ -1,18 +1,12 @@
 """Publishing, finding and loading surrogates: the real client, in processes of their own, against a loopback Hub."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
-import torch
 from safetensors.torch import load
 
 from hf_reloss import SurrogateConfig, SurrogateForClassification
 from hf_reloss.hub import write_page
 
-from .server import TOKEN, running_hub
+from .runs import said
 
 LOSS = """
     import torch
@@ -26,51 +20,6 @@ LOADED = """
 import hf_reloss
 surrogate = hf_reloss.AutoSurrogate.from_pretrained("me/it", revision="{}")
 """
-
-
-@pytest.fixture
-def hub():
-    with running_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A saved surrogate that was learned, as far as its record says."""
-    surrogate = SurrogateForClassification(SurrogateConfig())
-    with torch.no_grad():
-        for parameter in surrogate.parameters():
-            parameter.normal_()
-    chance = torch.rand(3, 40).tolist()
-    surrogate.config.metric = "accuracy|normalize:True"
-    surrogate.config.record = {
-        "alignment": 0.9, "alignment_cross_entropy": 0.8, "eval_groups": 40, "group_size": 16, "steps": 10,
-        "held_out": dict(zip(("score", "loss", "cross_entropy"), chance, strict=True)),
-    }  # fmt: skip
-    surrogate.save_pretrained(tmp_path / "surrogate")
-    return tmp_path / "surrogate"
-
-
-@pytest.fixture
-def client(hub, tmp_path):
-    """Runs Python, or the command `reloss`, as somebody with a fresh cache or that of a former call."""
-
-    def run(code: str, *arguments: str, cache: str = "cache", token: str | None = TOKEN) -> subprocess.CompletedProcess:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
-            "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / cache), "HF_HUB_DISABLE_XET": "1",
-            "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "COLUMNS": "200",
-        } | ({"HF_TOKEN": token} if token else {})  # fmt: skip
-        command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
-        if code == "reloss":
-            command = [sys.executable, "-c", "from hf_reloss.cli import app; app()", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-    return run
-
-
-def said(run: subprocess.CompletedProcess) -> str:
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout.strip()
 
 
 def test_what_is_published_is_found_and_gives_the_same_loss_to_the_bit(hub, folder, client):
