@@ -4,12 +4,12 @@
     HF_RELOSS_DATA=... python benchmarks/cards.py
 
 A recipe names a task of the benchmarks, whose data (told of in words) and model the predictions are from; the metric
-with its options; the structure of the surrogate and the settings of its learning where they are not the task's; the
-seed; and what is not known otherwise of the page's metadata. The task's test examples take no part.
+with its options (of texts and answers, the task's own); the structure of the surrogate and the settings of its learning
+where they are not the task's; the seed; and what is not known otherwise of the page's metadata. The task's test
+examples take no part.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,7 @@ def make_card(recipe: dict[str, Any], folder: Path, name: str) -> Surrogate:
         folder: that it is saved in.
         name: of the repository.
     """
-    metric = load_metric(recipe["metric"], **recipe.get("options", {}))
-    task = dataclasses.replace(TASKS[recipe["task"]]("test"), metric=metric, measures={})
+    task, metric = TASKS[recipe["task"]]("test"), load_metric(recipe["metric"], **recipe.get("options", {}))
     seed, structure = recipe["seed"], recipe.get("structure", task.structure)
     predictions = recorded(task, seed)
     set_seed(seed)

@@ -3,6 +3,7 @@
 Their validation examples are taken from the training files.
 """
 
+import dataclasses
 import functools
 import gzip
 import io
@@ -136,6 +137,14 @@ def thinned(labels: torch.Tensor, largest: int, ratio: float = 20.0) -> torch.Te
     return torch.cat([(labels == k).nonzero()[:size, 0] for k, size in enumerate(sizes)]).sort().values
 
 
+def fashion_mnist_resnet(split: str) -> Task:
+    """The same images with a small ResNet."""
+    return dataclasses.replace(
+        fashion_mnist(split), make_model=functools.partial(small_resnet, channels=1), recipe=RESNET_RECIPE,
+        card="accuracy", losses=("cross_entropy", "transferred"),
+    )  # fmt: skip
+
+
 def cifar10(split: str) -> Task:
     """CIFAR-10: the first 10,000 training images; 10,000 test images, or the last 10,000 of training to tune on."""
     everything, evaluation = read_cifar10(split)
@@ -175,7 +184,7 @@ RESNET_RECIPE = {
 }
 
 
-def small_resnet() -> ResNetForImageClassification:
+def small_resnet(channels: int = 3) -> ResNetForImageClassification:
     """A ResNet of three stages and 0.3 million weights."""
     return ResNetForImageClassification(
         ResNetConfig(embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", num_labels=10)
@@ -201,4 +210,4 @@ def read_cifar10(split: str) -> tuple[Images, Images]:
     )
 
 
-TASKS = (fashion_mnist, fashion_mnist_imbalanced, cifar10, cifar10_imbalanced)
+TASKS = (fashion_mnist, fashion_mnist_imbalanced, fashion_mnist_resnet, cifar10, cifar10_imbalanced)

@@ -44,8 +44,9 @@ MEASURES = {
 
 
 TRANSFERS = {
+    "fashion_mnist_resnet": ("a CNN, Fashion-MNIST", "a ResNet, Fashion-MNIST"),
     "cifar10": ("a CNN, Fashion-MNIST", "a ResNet, CIFAR-10"),
-    "cifar10_imbalanced": ("a CNN, imbalanced Fashion-MNIST", "a ResNet, imbalanced CIFAR-10"),
+    "cifar10_imbalanced": ("MiniLM, HWU64 (intents)", "a ResNet, imbalanced CIFAR-10 (images)"),
     "multi30k_nat": ("an autoregressive translator, English to German", "a non-autoregressive one"),
     "multi30k_de_en_nat": ("an autoregressive translator, German to English", "a non-autoregressive one"),
     "squad_small": ("MiniLM, a part of SQuAD", "half of MiniLM, SQuAD"),

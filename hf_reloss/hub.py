@@ -253,7 +253,7 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
         "architecture": f"`{config.architecture}`, {surrogate.num_parameters():,} parameters",
         **{key: f"`{value}`" for key, value in sorted(changed.items())},
         **surrogate.network.learned(),
-        **shown,
+        **dict(sorted(shown.items())),
         **record.get("settings", {}),
     }
     context = {
@@ -262,7 +262,7 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
         "task": surrogate.task,
         "metric": _metric_label(surrogate),
         "record": record,
-        "original": usual.replace("_", " "),
+        "original": usual.replace("cross_", "cross-").replace("_", " "),
         "usual": record.get(f"alignment_{usual}"),
         "picture": PICTURE if "held_out" in record else None,
         "example": surrogate.example(),

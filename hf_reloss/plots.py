@@ -91,7 +91,7 @@ def plot_surrogate(path: str | Path, surrogate: Surrogate) -> None:
     first, second, *curve = figure.subplots(1, 3 if has_curve else 2)
     panels = (
         (first, "loss", "the surrogate", "alignment", OURS),
-        (second, usual, usual.replace("_", " "), f"alignment_{usual}", USUAL),
+        (second, usual, usual.replace("cross_", "cross-").replace("_", " "), f"alignment_{usual}", USUAL),
     )
     for axes, key, label, alignment, color in panels:
         axes.scatter(held_out[key], held_out["score"], s=14, color=color, alpha=0.6, lw=0)
