@@ -16,11 +16,11 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from .metrics import AdditiveMetric, Metric, load_metric
+from .metrics import AdditiveMetric, Metric, load_metric, metric_of
 from .metrics.adapters import ComputeMetrics
 from .metrics.base import IGNORED_LABEL
 from .recording import PredictionRecorder, described, joined, recorded_dataset, scored, writes_text
-from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments
+from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate
 from .surrogates.config import SurrogateConfig
@@ -80,7 +80,10 @@ class LearnsSurrogate:
                 learner.pop_callback(talkative)
             learner.train()
         self.surrogate = self._placed(learner.accelerator.unwrap_model(learner.model))
+        self.watched_metric = self.metric
         broadcast(list(self.surrogate.state_dict().values()))  # one and the same, also without a shared disk
+        self.recorder = self._fresh_recorder()
+        self.recorder.kind = kind
         record = self.surrogate.config.record
         usual = self.surrogate.original_loss
         self.log(
@@ -93,9 +96,29 @@ class LearnsSurrogate:
         )
         return self.surrogate
 
+    def refresh_surrogate(self) -> Surrogate:
+        """Learns the surrogate again from what has been recorded since; if that fails, it stays as it is."""
+        try:
+            return self.learn_surrogate()
+        except (MisalignedSurrogateError, ValueError) as error:
+            logger.warning(f"At step {self.state.global_step} the surrogate stays as it was: {error}")
+            return self.surrogate
+
+    @property
+    def _is_recording(self) -> bool:
+        """Whether predictions are taken note of: until a surrogate is learned or, if it is to be again, always."""
+        return self.recorder is not None and (self.surrogate is None or self._refresh_steps is not None)
+
+    @property
+    def _refresh_steps(self) -> int | None:
+        return getattr(self.args, "refresh_steps", None)
+
     def _start_recording(self) -> None:
         self.surrogate, self.metric, self._first_step = None, None, 0
-        self.recorder = PredictionRecorder(
+        self.recorder = self._fresh_recorder()
+
+    def _fresh_recorder(self) -> PredictionRecorder:
+        return PredictionRecorder(
             getattr(self.args, "max_recorded_predictions", PredictionRecorder.default_max_predictions)
         )
 
@@ -103,9 +126,10 @@ class LearnsSurrogate:
         """Takes the surrogate, or what has been recorded for it, from a checkpoint."""
         if (checkpoint / SURROGATE_FOLDER).is_dir():
             self.surrogate = self._placed(AutoSurrogate.from_pretrained(checkpoint / SURROGATE_FOLDER))
-        elif (checkpoint / self._recording_name).is_file():
+            self.watched_metric = metric_of(self.surrogate.config.metric)
+        if (checkpoint / self._recording_name).is_file():
             self.recorder.load(checkpoint / self._recording_name)
-        else:
+        elif self.surrogate is None:
             self._first_step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
             logger.warning(f"{checkpoint} has no surrogate and no recording for one: recording starts now.")
 
@@ -114,10 +138,8 @@ class LearnsSurrogate:
             self.metric = self._checked_metric(outputs, labels, inputs)
         self.recorder.add(outputs, labels, self.state.global_step / max(self.state.max_steps, 1), inputs)
 
-    @property
-    def _decoding(self) -> Any:
-        """What decodes the token ids that are recorded, or None if they stand for classes."""
-        kind = self.recorder.kind
+    def _decoding(self, kind: type[Surrogate]) -> Any:
+        """What decodes the token ids that a surrogate of a kind records, or None if they stand for classes."""
         reads_text = kind.task == "spans" or (kind.task == "tokens" and writes_text(self.model))
         return self.processing_class if reads_text and hasattr(self.processing_class, "batch_decode") else None
 
@@ -134,7 +156,7 @@ class LearnsSurrogate:
         if isinstance(metric, str):
             metric = self._metric_of_key(outputs, columns)
         try:
-            metric.compute(*scored(kind, columns, self._decoding))
+            metric.compute(*scored(kind, columns, self._decoding(kind)))
         except Exception as error:  # a batch may be too small for it, so this is no more than a sign
             if isinstance(metric, AdditiveMetric):  # which any batch is large enough for
                 raise
@@ -183,7 +205,7 @@ class LearnsSurrogate:
         return recorded_dataset(
             self.recorder.kind,
             columns,
-            tokenizer=self._decoding,
+            tokenizer=self._decoding(self.recorder.kind),
             metric=self.metric,
             description=described(self.model),
         )
@@ -221,7 +243,12 @@ class SwitchCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         trainer = self.trainer
-        if trainer.surrogate is not None or state.global_step < trainer.warmup_steps:
+        since = state.global_step - trainer.warmup_steps
+        if trainer.surrogate is not None:
+            if trainer._is_recording and since > 0 and since % trainer._refresh_steps == 0:
+                trainer.refresh_surrogate()
+            return
+        if since < 0:
             return
         try:
             trainer.learn_surrogate()

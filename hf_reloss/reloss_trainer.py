@@ -20,11 +20,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from transformers.utils import PushToHubMixin, logging
 
 from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
+from .gathering import gathered_evidence
+from .global_batches import GlobalBatches
 from .hub import write_loss
-from .metrics import Metric, load_metric
+from .metrics import Metric, load_metric, metric_of
 from .recording import PredictionRecorder, batch_labels, unwrapped, writes_text
 from .surrogates.auto import AutoSurrogate
-from .surrogates.base import Surrogate, output_tensor
+from .surrogates.base import Evidence, Surrogate, output_tensor
+from .watching import WatchesRun
 
 logger = logging.get_logger(__name__)
 
@@ -46,6 +49,10 @@ class ReLossTrainingArguments(TrainingArguments):
     max_recorded_predictions: int = field(
         default=20_000, metadata={"help": "With 'auto': the most predictions that each process keeps in memory."}
     )
+    refresh_steps: int | None = field(
+        default=None,
+        metadata={"help": "With 'auto': learn the surrogate again after so many steps, from what was recorded since."},
+    )
 
 
 @dataclass
@@ -53,11 +60,13 @@ class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArg
     """Seq2SeqTrainingArguments with the knobs of `ReLossSeq2SeqTrainer`."""
 
 
-class _SurrogateLoss(LearnsSurrogate):
+class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     """What makes a Trainer one that trains on a surrogate of the metric.
 
     Everything that the Trainer does it does: accumulation, several processes, mixed precision, evaluation, checkpoints.
-    The loss of a batch is the surrogate's of its predictions, in training and in evaluation. What a model puts out as
+    The loss of a batch is the surrogate's of its predictions, in training and in evaluation; a step's is that of all
+    its examples, in all processes. `loss/surrogate` and `loss/model` are logged apart, and `eval_alignment` says in
+    every evaluation how well the surrogate still ranks as its metric does. What a model puts out as
     `auxiliary_loss`, a scalar, is added to it: the part of its loss that no surrogate is for, such as that of a length
     that it predicts.
 
@@ -69,7 +78,8 @@ class _SurrogateLoss(LearnsSurrogate):
             trained on that. It is saved in the folder `surrogate` of every checkpoint and of the final model. Each call
             of `train` learns its own.
         metric: what `"auto"` learns: a key of what `compute_metrics` returns, a name or whatever else `load_metric`
-            takes. Of a name that `compute_metrics` gives too, the user's own function counts.
+            takes. Of a name that `compute_metrics` gives too, the user's own function counts. Of a given surrogate: the
+            metric that it is watched for, by default its own.
 
     Raises:
         ValueError: for label smoothing of a loss that has no share, `"auto"` without a metric, or something that is no
@@ -111,8 +121,8 @@ class _SurrogateLoss(LearnsSurrogate):
                 self._wanted_metric = load_metric(metric)
             self._start_recording()
             self.add_callback(SwitchCallback(self))
-        elif metric is not None:
-            logger.warning("metric= is what surrogate='auto' learns; with a given surrogate it is not used.")
+        else:
+            self.watched_metric = load_metric(metric) if metric is not None else metric_of(surrogate.config.metric)
 
     @property
     def warmup_steps(self) -> int:
@@ -168,18 +178,30 @@ class _SurrogateLoss(LearnsSurrogate):
         if self.surrogate is None or warming_up:
             share = 1.0
         withheld = share == 0 and self.surrogate.task == "tokens"
+        parts, evidence = {}, None
         if share > 0:
             # Without num_items_in_batch every loss, compute_loss_func's too, is a mean over the batch.
             own_loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
+            parts["model"] = own_loss
+            own_loss = self.share[0] * own_loss
         else:
             own_loss, outputs = 0.0, model(**(self._without_labels(model, inputs) if withheld else inputs))
         loss = own_loss
         if share < 1:
+            evidence = self._evidence(model, outputs, labels)
+            of_groups = model.training and self.surrogate.network.is_of_groups()
+            parts["surrogate"] = self.surrogate(evidence)
+            replaced = self.share[of_groups] * parts["surrogate"]
             auxiliary_loss = outputs.get("auxiliary_loss") if isinstance(outputs, Mapping) else None
-            replaced = self.surrogate(outputs, labels) + (0.0 if auxiliary_loss is None else auxiliary_loss)
+            if auxiliary_loss is not None:
+                replaced = replaced + self.share[0] * auxiliary_loss
             loss = (1 - share) * replaced + share * own_loss
         if model.training:
-            if self.surrogate is None:
+            self._watch(loss, parts, evidence)
+        else:
+            self._hear(outputs, labels, inputs)
+        if model.training:
+            if self._is_recording:
                 self._record(outputs, labels, inputs)
             if withheld:  # with the labels, what hears a model's forward passes has gone without them
                 for callback in self.callback_handler.callbacks:
@@ -188,6 +210,16 @@ class _SurrogateLoss(LearnsSurrogate):
         # Trainer takes the first of other outputs for the loss, which a model trained on a surrogate need not have.
         outputs = outputs if isinstance(outputs, Mapping) else {"logits": output_tensor(outputs, "logits")}
         return (loss, outputs) if return_outputs else loss
+
+    def _evidence(self, model: nn.Module, outputs: Any, labels: torch.Tensor) -> Evidence:
+        """What the surrogate sees; in training, one of groups sees the micro-batch of all processes."""
+        with torch.autocast(self.args.device.type, enabled=False):
+            evidence = self.surrogate.evidence(outputs, labels)
+            if not model.training or not self.surrogate.network.is_of_groups():
+                return evidence
+            if self.is_padding:
+                evidence = evidence._replace(counts=torch.zeros_like(evidence.counts))
+            return gathered_evidence(evidence)
 
     def _without_labels(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Inputs that spare the model its own loss, which costs as much again where the vocabulary is large."""
@@ -224,7 +256,7 @@ class _SurrogateLoss(LearnsSurrogate):
     def _save_rng_state(self, output_dir: str) -> None:
         # As random states, what each process has recorded is needed to go on as if nothing had happened.
         super()._save_rng_state(output_dir)
-        if self.surrogate is None:
+        if self._is_recording:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             self.recorder.save(Path(output_dir) / self._recording_name)
 
@@ -285,6 +317,12 @@ def _check(args: TrainingArguments, learns: bool, metric: Any) -> None:
         raise ValueError(
             "With batch_eval_metrics=True compute_metrics cannot score groups one by one, as surrogate='auto' needs: "
             "turn it off, or pass metric= a name or a function, without compute_metrics."
+        )
+    refresh_steps = _option(args, "refresh_steps")
+    if refresh_steps is not None and (refresh_steps < 1 or not learns):
+        raise ValueError(
+            f"refresh_steps={refresh_steps} is after how many steps surrogate='auto' learns again, 1 or more; a given "
+            "surrogate stays as it is."
         )
     share = _option(args, "model_loss_share")
     if not 0 <= share <= 1:

@@ -1,22 +1,23 @@
 """SurrogateTrainer: a Trainer whose examples are groups of predictions."""
 
+from collections import deque
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch.autograd.function import once_differentiable
 from transformers import Trainer, TrainingArguments
 
+from .gathering import gathered
+from .global_batches import is_filled_up, own_rows
 from .groups import draw_groups
 from .hub import write_page
 from .metrics import Metric, load_metric
 from .objectives import RelationalObjective
 from .ranking import spearman
 from .recording import whose
-from .surrogates.base import Surrogate
+from .surrogates.base import Evidence, Surrogate
 
 SETTINGS = (
     *("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type"),
@@ -36,8 +37,7 @@ class MisalignedSurrogateError(RuntimeError):
 class SurrogateTrainingArguments(TrainingArguments):
     """TrainingArguments with the defaults of a surrogate's training, and what groups and objective need.
 
-    A batch is so many groups: `per_device_train_batch_size` of them are ranked together, times the processes. The
-    groups of an accumulated step are ranked batch by batch.
+    A batch is so many groups. All of a step are ranked together, those of accumulated batches and of all processes.
     """
 
     output_dir: str | None = field(default="surrogate", metadata={"help": "Where checkpoints are written."})
@@ -126,6 +126,8 @@ class SurrogateTrainer(Trainer):
         self.objective = RelationalObjective(weight)
         self._progress: dict[str, list[torch.Tensor]] = {"rho": [], "penalty": []}
         self._held_out: dict[str, list[float]] = {}
+        self._coming: deque[tuple[Any, ...]] = deque()
+        self._part: tuple[Any, ...] | None = None
         draw = {"metric": self.metric, "group_size": args.group_size, "corruption": args.corruption}
         super().__init__(
             model,
@@ -188,16 +190,67 @@ class SurrogateTrainer(Trainer):
             data = {"license": license, "language": language, "base_model": finetuned_from, "datasets": dataset}
             write_page(surrogate, self.args.output_dir, self.args.hub_model_id, **data)
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._coming.clear()
+        if len(batches) > 1 or (batches and is_filled_up(self)):
+            self._coming.extend(self._parts_of_step([self._prepare_inputs(batch) for batch in batches]))
+        return batches, items
+
+    def training_step(self, model, inputs, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._part = self._coming.popleft() if self._coming else None
+        return super().training_step(model, inputs, *args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         surrogate = self.accelerator.unwrap_model(model)
         evidence = surrogate.network.canonical(surrogate.evidence(inputs, inputs["labels"]))
         losses = model(evidence)
-        penalty = self.objective.penalty(*surrogate.network.gradient_norms(evidence))
-        rho = self.objective.correlation(self._everywhere(losses), self._everywhere(inputs["score"]))
+        if self._part is None:
+            rho = self.objective.correlation(gathered(losses), gathered(inputs["score"]))
+            penalty, share, correlated = self._penalty(surrogate, evidence), 1.0, rho
+        else:
+            slopes, rho, rows, share = self._part
+            correlated = (slopes * losses).sum()
+            correlated = correlated + (rho - correlated).detach()  # its gradient, and the value of the whole step
+            penalty = self._penalty(surrogate, Evidence(*(tensor[:rows] for tensor in evidence))) if rows else 0.0
         self._progress["rho"].append(rho.detach())
-        self._progress["penalty"].append(penalty.detach())
-        loss = self.objective.gradient_penalty * penalty - rho
+        self._progress["penalty"].append(torch.as_tensor(penalty).detach())
+        loss = self.objective.gradient_penalty * share * penalty - correlated
         return (loss, {"losses": losses}) if return_outputs else loss
+
+    def _penalty(self, surrogate: Surrogate, evidence: Evidence) -> torch.Tensor:
+        return self.objective.penalty(*surrogate.network.gradient_norms(evidence))
+
+    @torch.no_grad()
+    def _parts_of_step(self, batches: list[dict[str, torch.Tensor]]) -> list[tuple[Any, ...]]:
+        """Of the micro-batches of a step, whose groups are ranked all together, what each adds to the gradient.
+
+        Their losses are taken first, without gradients; that of the correlation with respect to them is then a sum.
+
+        Returns:
+            Of each micro-batch: the slopes of ρ [m] over its losses, times micro-batches and processes, over which a
+            Trainer takes means; ρ; how many groups do not fill it up; and its weight by their number.
+        """
+        processes, number = self.args.world_size, len(batches)
+        rows = [len(batch["score"]) for batch in batches]
+        rows[-1] = own_rows(self, rows[-1])
+        losses, scores, count = [], [], []
+        for batch, own in zip(batches, rows, strict=True):
+            evidence = self.model.network.canonical(self.model.evidence(batch, batch["labels"]))
+            losses.append(gathered(self.model(evidence)))
+            scores.append(gathered(batch["score"]))
+            count.append(gathered((torch.arange(len(batch["score"]), device=self.args.device) < own).float()))
+        sizes = [len(part) for part in losses]
+        losses, counts = torch.cat(losses).requires_grad_(), torch.cat(count) > 0
+        with torch.enable_grad():
+            rho = self.objective.correlation(losses[counts], torch.cat(scores)[counts])
+        slopes = torch.autograd.grad(rho, losses)[0] if rho.requires_grad else torch.zeros_like(losses)
+        own_slopes = (part.chunk(processes)[self.args.process_index] for part in slopes.split(sizes))
+        total = counts.sum().item()
+        return [
+            (part * (number * processes), rho.detach(), own, own * number * processes / total)
+            for part, own in zip(own_slopes, rows, strict=True)
+        ]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
@@ -233,30 +286,6 @@ class SurrogateTrainer(Trainer):
         """The settings of its learning that are not the default ones."""
         defaults = {field.name: field.default for field in fields(SurrogateTrainingArguments)}
         return {name: value for name in SETTINGS if (value := getattr(self.args, name)) != defaults[name]}
-
-    def _everywhere(self, values: torch.Tensor) -> torch.Tensor:
-        """Values [m] of all processes, with their gradients. DDP's mean over processes undoes the sum in backward."""
-        return values if self.args.world_size == 1 else _Gathered.apply(values)
-
-
-class _Gathered(torch.autograd.Function):
-    """All processes' values [m], one after the other.
-
-    It waits for each collective: torch's functional ones, which do not, corrupted gloo's memory now and then.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        gathered = values.new_empty(dist.get_world_size() * len(values))
-        dist.all_gather_into_tensor(gathered, values.contiguous())
-        return gathered
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def _taken_together(batch: Any) -> dict[str, torch.Tensor]:

@@ -217,6 +217,28 @@ def test_auto_learns_a_surrogate_and_goes_on_with_it(tmp_path):
     assert_same(saved.state_dict(), trainer.surrogate.state_dict())
 
 
+def test_auto_learns_again_and_a_resumed_run_does_too(tmp_path):
+    options = {"metric": "accuracy", "surrogate_warmup": 30, "refresh_steps": 40, "save_strategy": "steps"}
+    trainer = make_trainer(tmp_path / "whole", save_steps=50, **options)
+    trainer.train()
+    events = [entry["step"] for entry in trainer.state.log_history if "surrogate_alignment" in entry]
+    assert events == [30, 70, 110]  # of 120
+    assert trainer.surrogate.config.record["predictions"] == 0.8 * 40 * 8  # those since it was learned before
+    resumed = make_trainer(tmp_path / "resumed", save_steps=50, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-50"))
+    assert_same(weights(resumed), weights(trainer))
+    assert_same(resumed.surrogate.state_dict(), trainer.surrogate.state_dict())
+
+
+def test_what_cannot_be_learned_again_stays_as_it_was(tmp_path, caplog):
+    trainer = make_trainer(tmp_path, metric="accuracy", surrogate_warmup=30, refresh_steps=7, num_train_epochs=2)
+    with caplog.at_level("WARNING", logger="hf_reloss"):
+        trainer.train()
+    events = [entry["step"] for entry in trainer.state.log_history if "surrogate_alignment" in entry]
+    assert events == [30, 44, 58]  # 7 steps have too few predictions, 14 have enough
+    assert caplog.text.count("stays as it was") == 2
+
+
 @pytest.mark.parametrize(
     ("metric", "scores"),
     [

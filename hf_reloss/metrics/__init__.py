@@ -1,5 +1,6 @@
 """Metrics: what a surrogate learns to rank by. One file per family; `load_metric` finds one by its name."""
 
+import ast
 import difflib
 import functools
 import importlib
@@ -20,6 +21,7 @@ __all__ = [
     "Metric",
     "as_evaluate",
     "load_metric",
+    "metric_of",
 ]
 
 
@@ -61,6 +63,27 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
     if callable(metric):
         return CallableMetric(metric, **options)
     raise ValueError(f"A metric is a name, a module of evaluate or a function, but this is {type(metric).__name__}.")
+
+
+def metric_of(signature: str | None) -> Metric | None:
+    """The metric that a signature tells of, or None if that is not known here, or not the same any more."""
+    name, *options = (signature or "").split("|")
+    known = _known().get(name)
+    if known is None:
+        return None
+    given = {key: _value(value) for key, _, value in (option.partition(":") for option in options)}
+    try:
+        metric = known(**{key: value for key, value in given.items() if _takes(known, {key: value})})
+        return metric if metric.signature == signature else None
+    except (ImportError, TypeError, ValueError):
+        return None
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def _by_name(name: str, options: dict[str, Any]) -> Metric:

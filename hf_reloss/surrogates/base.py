@@ -60,6 +60,11 @@ class SurrogateNetwork(nn.Module):
         """The loss [...] of each group: the mean over what counts in it, 0 if there is nothing."""
         return self.mean(self.losses(evidence), evidence.counts)
 
+    @classmethod
+    def is_of_groups(cls) -> bool:
+        """Whether its loss is that of a group, of which no prediction has a part of its own."""
+        return cls.losses is SurrogateNetwork.losses
+
     def mean(self, losses: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Means [...] over what counts in each group, 0 where nothing does; of `losses` of the shape of `counts`."""
         return losses.masked_fill(~counts, 0.0).flatten(-self.count_dims).sum(-1) / self.number(counts).clamp(min=1)

@@ -184,7 +184,9 @@ def test_text_from_scratch_on_cross_entropy_holds_out_validation_data(folder):
 
 
 def test_two_processes_learn_one_surrogate(folder):
-    launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0"
+    launcher = (
+        f"-m accelerate.commands.launch --config_file {TRAINERS / 'accelerate' / 'cpu.yaml'} --main_process_port 0"
+    )
     metric = '--metric f1 --metric_options {"average":"macro"}'
     flags = f"{TEXT} {metric} --surrogate_warmup 4 --num_train_epochs 2 --output_dir two"
     run = launch(folder, "text_classification.py", flags, launcher)
@@ -194,6 +196,16 @@ def test_two_processes_learn_one_surrogate(folder):
     assert run.stdout.count("learned from 160 predictions") == 1  # 4 steps, of both processes
     assert AutoSurrogate.from_pretrained(folder / "two" / "surrogate").config.metric.startswith("f1|labels:None")
     assert 0 <= results["eval_f1"] <= 1
+
+
+@pytest.mark.parametrize("path", sorted((TRAINERS / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_each_configuration(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_processes > 1
+    kinds = {"cpu": "MULTI_GPU", "multi_gpu": "MULTI_GPU", "bf16": "MULTI_GPU", "fsdp": "FSDP", "zero3": "DEEPSPEED"}
+    assert config.distributed_type == kinds[path.stem]
 
 
 def test_unknown_label_is_an_error_that_names_it(folder):

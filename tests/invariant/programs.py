@@ -1,0 +1,100 @@
+"""Trainings that are started as real processes: python -m tests.invariant.programs FOLDER MICRO_BATCH ACCUMULATION.
+
+All write the weights after each epoch. A step has 16 examples or 64 groups; the last one of an epoch has fewer.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from hf_reloss import (
+    ReLossTrainer,
+    ReLossTrainingArguments,
+    SurrogateForClassification,
+    SurrogateForTokens,
+    SurrogateTrainer,
+    SurrogateTrainingArguments,
+)
+
+from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
+from ..test_text_trainers import make_tokenizer, translating
+
+EXAMPLES, GROUPS = 42, 152
+
+
+class Trajectory(TrainerCallback):
+    """Keeps the weights after each epoch."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        for name, weight in model.state_dict().items():
+            self.seen[f"{round(state.epoch)}.{name.removeprefix('module.')}"] = weight.clone()
+
+
+def settings(micro_batch: int, accumulation: int) -> dict:
+    return {
+        "per_device_train_batch_size": micro_batch, "gradient_accumulation_steps": accumulation, "num_train_epochs": 2,
+        "learning_rate": 0.01, "max_grad_norm": 0, "disable_tqdm": True, "use_cpu": True, "seed": 3,
+        "ddp_find_unused_parameters": False, "optim": "sgd",
+    }  # fmt: skip
+
+
+def trained_on(surrogate, folder: Path, spy: Trajectory, **options) -> None:
+    """ReLossTrainer on labels of which some do not count."""
+    torch.manual_seed(0)
+    rows = tiny_rows(EXAMPLES)
+    for row in rows[::5]:
+        row["labels"] = torch.tensor(-100)
+    args = ReLossTrainingArguments(str(folder / "run"), save_strategy="no", **options)
+    ReLossTrainer(TinyClassifier(), args, train_dataset=rows, surrogate=surrogate, callbacks=[spy]).train()
+
+
+def mean(folder: Path, spy: Trajectory, **options) -> None:
+    """A loss that is a mean over examples, with a share of the model's own."""
+    trained_on(SurrogateForClassification.for_metric("accuracy"), folder, spy, model_loss_share=0.5, **options)
+
+
+def group(folder: Path, spy: Trajectory, **options) -> None:
+    """A loss that is a group's."""
+    trained_on(SurrogateForClassification.for_metric("matthews_correlation"), folder, spy, **options)
+
+
+def texts(folder: Path, spy: Trajectory, **options) -> None:
+    """A loss of a group of sentences, whose lengths differ."""
+    torch.manual_seed(0)
+    surrogate = SurrogateForTokens.for_metric("sacrebleu", reach=2)
+    translating(folder / "run", make_tokenizer(), surrogate=surrogate, callbacks=[spy], **options).train()
+
+
+def learned(folder: Path, spy: Trajectory, **options) -> None:
+    """SurrogateTrainer."""
+    torch.manual_seed(0)
+    options |= {"per_device_train_batch_size": 4 * options["per_device_train_batch_size"]}
+    args = SurrogateTrainingArguments(
+        str(folder / "run"), num_groups=GROUPS, num_eval_groups=16, group_size=16, min_alignment=-1.0, **options
+    )
+    surrogate = SurrogateForClassification.for_metric("accuracy")
+    SurrogateTrainer(
+        surrogate, args, train_dataset=synthetic_predictions(400), metric="accuracy", callbacks=[spy]
+    ).train()
+
+
+PROGRAMS = {program.__name__: program for program in (mean, group, texts, learned)}
+
+if __name__ == "__main__":
+    folder, micro_batch, accumulation = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    for name, program in PROGRAMS.items():
+        spy = Trajectory()
+        program(folder, spy, **settings(micro_batch, accumulation))
+        if int(os.environ.get("RANK", "0")) == 0:
+            save_file({key: weight.contiguous() for key, weight in spy.seen.items()}, folder / f"{name}.safetensors")
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # all is written, and taking down gloo's threads with the interpreter may hang

@@ -1,0 +1,108 @@
+import logging
+
+import pytest
+import torch
+
+from hf_reloss import AutoSurrogate, SurrogateForClassification, load_metric
+from hf_reloss.metrics import metric_of
+
+from .conftest import TinyClassifier
+from .test_reloss_trainer import make_trainer
+
+
+def logged(trainer, key: str) -> list[float]:
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def test_the_parts_of_the_loss_are_logged_apart(tmp_path):
+    surrogate = SurrogateForClassification.for_metric("accuracy")
+    trainer = make_trainer(tmp_path, surrogate=surrogate, model_loss_share=0.25, logging_steps=1)
+    trainer.train()
+    parts = zip(logged(trainer, "loss"), logged(trainer, "loss/surrogate"), logged(trainer, "loss/model"), strict=True)
+    for loss, of_surrogate, of_model in parts:
+        assert loss == pytest.approx(0.75 * of_surrogate + 0.25 * of_model, abs=1e-5)
+    alone = make_trainer(tmp_path, surrogate=surrogate)
+    alone.train()
+    assert not logged(alone, "loss/model")
+    assert logged(alone, "loss/surrogate") == pytest.approx(logged(alone, "loss"), abs=1e-5)
+
+
+class Diverging(TinyClassifier):
+    """Puts out what is not finite from its third batch on: in the loss, or in gradients alone."""
+
+    def __init__(self, where: str):
+        super().__init__()
+        self.where, self.batches = where, 0
+
+    def forward(self, features, labels=None):
+        outputs = super().forward(features, labels)
+        self.batches += self.training
+        if self.batches == 3 and self.training:
+            if self.where == "loss":
+                outputs["loss"] = outputs["loss"] * torch.inf
+            else:
+                outputs.logits.register_hook(lambda gradient: gradient * torch.nan)
+        return outputs
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_run_that_diverges_stops_and_says_where(tmp_path, where):
+    trainer = make_trainer(
+        tmp_path, model=Diverging(where), surrogate=AutoSurrogate.from_pretrained("reloss/accuracy"),
+        model_loss_share=0.5 if where == "loss" else 0.0,
+    )  # fmt: skip
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    with pytest.raises(FloatingPointError) as raised:
+        trainer.train()
+    for words in (where, "step 3", "reloss/accuracy@", "'margin', for accuracy", "evidence between", "learning rate"):
+        assert words in str(raised.value)
+    assert trainer.state.global_step == 2
+    weights = trainer.model.state_dict()
+    assert all(weight.isfinite().all() for weight in weights.values())
+    assert any(not torch.equal(weight, before[name]) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("given", ["by its own record", "by the argument"])
+def test_the_alignment_is_measured_in_every_evaluation(tmp_path, given):
+    surrogate, options = SurrogateForClassification.for_metric("accuracy"), {}
+    if given == "by its own record":
+        surrogate.config.metric = load_metric("accuracy").signature
+    else:
+        options["metric"] = load_metric("f1", average="macro")
+    trainer = make_trainer(tmp_path, surrogate=surrogate, eval_strategy="epoch", **options)
+    trainer.train()
+    assert len(logged(trainer, "eval_alignment")) == 4
+    assert 0.8 < trainer.evaluate()["eval_alignment"] <= 1
+    assert "test_alignment" in trainer.predict(trainer.eval_dataset).metrics
+
+
+def test_a_surrogate_that_has_drifted_is_told_of(tmp_path, caplog):
+    surrogate = SurrogateForClassification.for_metric("accuracy")
+    surrogate.config.metric = "accuracy"
+    trainer = make_trainer(tmp_path, surrogate=surrogate)
+    monotone = surrogate.network.curve
+    surrogate.network.curve = lambda margin: monotone(-margin)  # one that turns the wrong way
+    with caplog.at_level(logging.WARNING, logger="hf_reloss"):
+        alignment = trainer.evaluate()["eval_alignment"]
+    assert alignment < 0.5
+    assert "it has drifted from the metric" in caplog.text
+
+
+def test_without_a_metric_nothing_is_measured(tmp_path):
+    trainer = make_trainer(tmp_path, surrogate=SurrogateForClassification.for_metric("accuracy"))
+    assert "eval_alignment" not in trainer.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("accuracy", {}), ("f1", {"average": "macro"}), ("pck", {"alpha": 0.1}), ("sacrebleu", {}), ("rougeL", {}),
+     ("squad_f1", {}), ("top_k_accuracy", {"k": 3}), ("f1", {"labels": [0, 2], "average": "micro"})],
+)  # fmt: skip
+def test_a_metric_is_known_by_its_signature(name, options):
+    metric = load_metric(name, **options)
+    assert metric_of(metric.signature) == metric
+
+
+@pytest.mark.parametrize("signature", [None, "", "nonsense|k:v", "f1|average:nonsense", "sacrebleu|sacrebleu:0.0.1"])
+def test_other_signatures_are_of_no_metric(signature):
+    assert metric_of(signature) is None
