@@ -1,4 +1,4 @@
-"""Writes the tables of README.md from benchmarks/results/: python benchmarks/readme.py."""
+"""Writes the tables of README.md and docs/scaling.md from benchmarks/results/: python benchmarks/readme.py."""
 
 import json
 import re
@@ -128,12 +128,31 @@ def speed(device: str) -> str:
     return "\n".join(rows)
 
 
+def scaling(device: str) -> str:
+    """A table of the time that ranking takes, by groups."""
+    result = json.loads((RESULTS / f"scaling_{device}.json").read_text())
+    rows = [_row(("groups ranked together", "time on one thread")), _row(("---", "---"))]
+    rows += [_row((f"{int(groups):,}", f"{ms:.1f} ms")) for groups, ms in result["ranking_ms"].items()]
+    return "\n".join(rows)
+
+
+def gathered(device: str) -> str:
+    """A table of the bytes that are gathered, by processes."""
+    result = json.loads((RESULTS / f"scaling_{device}.json").read_text())["bytes"]
+    rows = [_row(("a step of a process", *(f"{processes} processes" for processes in result)))]
+    rows.append(_row(["---"] * (len(result) + 1)))
+    for what in next(iter(result.values())):
+        rows.append(_row((what, *(f"{counted[what]:,} bytes" for counted in result.values()))))
+    return "\n".join(rows)
+
+
 def filled(text: str) -> str:
     """The text with each table between its markers made anew."""
 
     def table(match: re.Match) -> str:
         kind, name = match["kind"], match["name"]
         tables = {"quality": quality, "transfer": transfer, "alignment": alignment, "speed": speed}
+        tables |= {"scaling": scaling, "gathered": gathered}
         body = tables[kind](name)
         return f"<!-- {kind} {name} -->\n{body}\n<!-- end -->"
 
@@ -146,5 +165,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    for page in (ROOT / "README.md", ROOT / "docs" / "scaling.md"):
+        page.write_text(filled(page.read_text()))

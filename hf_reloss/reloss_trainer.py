@@ -196,12 +196,11 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             if auxiliary_loss is not None:
                 replaced = replaced + self.share[0] * auxiliary_loss
             loss = (1 - share) * replaced + share * own_loss
-        if model.training:
-            self._watch(loss, parts, evidence)
-        else:
+        if not model.training:
             self._hear(outputs, labels, inputs)
-        if model.training:
-            if self._is_recording:
+        else:
+            self._watch(loss, parts, evidence)
+            if self._is_recording and not self.is_padding:
                 self._record(outputs, labels, inputs)
             if withheld:  # with the labels, what hears a model's forward passes has gone without them
                 for callback in self.callback_handler.callbacks:

@@ -1,5 +1,7 @@
 """What docs/metrics.md, docs/tasks.md and docs/hub.md say is so."""
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -66,6 +68,17 @@ def test_the_page_on_the_hub_names_what_comes_along():
     loading = re.search(r"```python\n(.*?)```", page, flags=re.DOTALL)[1]
     exec(loading, names := {})
     assert names["loss_function"].config.metric == "accuracy"
+
+
+def test_the_tables_on_scaling_are_those_of_the_stored_results():
+    spec = importlib.util.spec_from_file_location("readme", DOCS.parent / "benchmarks" / "readme.py")
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    page = (DOCS / "scaling.md").read_text()
+    assert readme.filled(page) == page
+    assert len(re.findall(r"<!-- (?:gathered|scaling) cpu -->\n\|", page)) == 2
+    of_tokens = json.loads((DOCS.parent / "benchmarks" / "results" / "scaling_cpu.json").read_text())["bytes"]
+    assert of_tokens["4"]["BLEU, 32 sentences of 40 tokens"] == 4 * 32 * 40 * (4 + 8 + 1)  # as the formula has it
 
 
 def test_the_table_of_tasks_is_what_there_is():
