@@ -16,10 +16,11 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import PushToHubMixin, logging
 
 from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
+from .checkpoints import last_whole_checkpoint
 from .gathering import gathered_evidence
 from .global_batches import GlobalBatches
 from .hub import write_loss
@@ -137,9 +138,12 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         return self._first_step + max(steps, math.ceil(FEWEST_PREDICTIONS / examples_per_step))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
-        """Trains, as `Trainer.train`. A checkpoint brings its surrogate, or what has been recorded for it, with it."""
+        """Trains, as `Trainer.train`. A checkpoint brings its surrogate, or what has been recorded for it, with it.
+
+        True resumes from the last checkpoint in `output_dir` that was written to its end.
+        """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir) or True
         if self.recorder is not None:
             self._start_recording()
             if isinstance(resume_from_checkpoint, str | Path):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
+from .checkpoints import last_whole_checkpoint
 from .gathering import gathered
 from .global_batches import is_filled_up, own_rows
 from .groups import draw_groups
@@ -141,12 +142,14 @@ class SurrogateTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.label_names = ["score"]
 
-    def train(self, *args: Any, **kwargs: Any):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
         """Trains, then writes alignment and settings into the surrogate's configuration.
 
-        Takes and returns what `Trainer.train` does.
+        Takes and returns what `Trainer.train` does; True resumes from the last checkpoint that was written to its end.
         """
-        result = super().train(*args, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir) or True
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
         measured = self.evaluate()
         surrogate = self.accelerator.unwrap_model(self.model)
         usual = surrogate.original_loss

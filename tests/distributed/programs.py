@@ -1,6 +1,8 @@
 """Programs that the distributed tests start as real processes: python -m tests.distributed.programs NAME FOLDER."""
 
 import os
+import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -76,7 +78,7 @@ def surrogate(folder: Path, metric: str = "accuracy") -> None:
         SurrogateForClassification.for_metric(load_metric(metric)), args, train_dataset=synthetic_predictions(),
         metric=metric, callbacks=[spy],
     )  # fmt: skip
-    trainer.train()
+    trainer.train(resume_from_checkpoint=sys.argv[3] if len(sys.argv) > 3 else None)
     measured = torch.tensor([trainer.accelerator.unwrap_model(trainer.model).config.record["alignment"]])
     finish(trainer, folder, {"measured": measured, **{f"gradient.{n}": g for n, g in spy.seen.items()}})
 
@@ -128,6 +130,29 @@ def auto(folder: Path) -> None:
     finish(trainer, folder, {"measured": predictions, **learned}, every_process=True)
 
 
+def victim(folder: Path) -> None:
+    """ReLossTrainer with checkpoints, whose process 1 dies, or whose disk is full, in step 7, if that is asked for."""
+    torch.manual_seed(0)
+
+    class Fate(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 6 and "dies" in sys.argv and args.process_index == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if state.global_step == 6 and "full" in sys.argv:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))
+
+    args = ReLossTrainingArguments(
+        str(folder / "run"), per_device_train_batch_size=8 // PROCESSES, max_steps=12, save_steps=4, save_total_limit=1,
+        learning_rate=0.01, disable_tqdm=True, use_cpu=True, seed=3, ddp_timeout=20, ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    trainer = ReLossTrainer(
+        TinyClassifier(), args, train_dataset=tiny_rows(80), surrogate=random_surrogate(), callbacks=[Fate()]
+    )
+    trainer.train(resume_from_checkpoint="resumes" in sys.argv)
+    finish(trainer, folder, {})
+
+
 def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_process: bool = False) -> None:
     """Writes tensors and the trained weights."""
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -139,6 +164,8 @@ def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_proces
 
 
 if __name__ == "__main__":
-    programs = {program.__name__: program for program in (reloss, surrogate, counts, seq2seq, seq2seq_auto, auto)}
+    programs = {
+        program.__name__: program for program in (reloss, surrogate, counts, seq2seq, seq2seq_auto, auto, victim)
+    }
     programs[sys.argv[1]](Path(sys.argv[2]))
     os._exit(0)  # all is written, and taking down gloo's threads with the interpreter may hang

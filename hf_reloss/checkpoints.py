@@ -1,0 +1,28 @@
+"""Checkpoints that a run can go on from."""
+
+import json
+from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+def last_whole_checkpoint(folder: str | Path) -> str | None:
+    """The last checkpoint in a folder that was written to its end, or None.
+
+    A process that is killed while it saves, or whose disk is full, leaves one behind that was not: the state of the
+    trainer, which comes last, is missing or broken off.
+    """
+    checkpoints = [
+        path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()
+    ]
+    newest_first = sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True)
+    return next((str(path) for path in newest_first if _has_state(path)), None)
+
+
+def _has_state(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,69 @@
+"""A process that dies and a disk that is full: an error in time, and the checkpoint before is whole."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def start(folder: Path, *fate: str, processes: int = 2) -> list[subprocess.Popen]:
+    """Processes that nobody looks after: none is ended because another is."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.distributed.programs", "victim", str(folder), *fate]
+    common = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = []
+    for rank in range(processes):
+        of_process = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)} if processes > 1 else {}
+        log = (folder / f"{rank}.log").open("w")
+        started.append(
+            subprocess.Popen(command, cwd=ROOT, env=os.environ | common | of_process, stdout=log, stderr=log)
+        )
+    return started
+
+
+def ended(processes: list[subprocess.Popen]) -> list[int]:
+    return [process.wait(timeout=200) for process in processes]
+
+
+def test_when_one_process_dies_the_others_end_with_an_error_and_the_run_goes_on_from_before(tmp_path):
+    assert ended(start(tmp_path / "unbroken")) == [0, 0]
+    first, second = start(tmp_path / "broken", "dies")
+    assert second.wait(timeout=200) == -signal.SIGKILL
+    died = time.monotonic()
+    assert first.wait(timeout=60) not in (0, -signal.SIGKILL)
+    assert time.monotonic() - died < 40  # the time-out is 20 s
+    assert "Error" in (tmp_path / "broken" / "0.log").read_text()
+    assert [path.name for path in (tmp_path / "broken" / "run").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert ended(start(tmp_path / "broken", "resumes")) == [0, 0]
+    assert_same_weights(tmp_path / "unbroken", tmp_path / "broken")
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoint_before_whole(tmp_path):
+    assert ended(start(tmp_path / "unbroken", processes=1)) == [0]
+    assert ended(start(tmp_path / "broken", "full", processes=1)) == [1]
+    assert "Error" in (tmp_path / "broken" / "0.log").read_text()
+    run = tmp_path / "broken" / "run"
+    assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-8"}
+    assert not (run / "checkpoint-8" / "trainer_state.json").exists()  # it is not whole, and not what is resumed
+    assert ended(start(tmp_path / "broken", "resumes", processes=1)) == [0]
+    assert_same_weights(tmp_path / "unbroken", tmp_path / "broken")
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    one, two = (load_file(folder / "result_0.safetensors") for folder in (one, two))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())

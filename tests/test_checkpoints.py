@@ -1,0 +1,12 @@
+from hf_reloss.checkpoints import last_whole_checkpoint
+
+
+def test_the_last_one_that_was_written_to_its_end(tmp_path):
+    assert last_whole_checkpoint(tmp_path / "nothing") is None
+    assert last_whole_checkpoint(tmp_path) is None
+    states = {"checkpoint-9": "{}", "checkpoint-10": "{}", "checkpoint-11": '{"epoch": 1', "checkpoint-x": "{}"}
+    for name, state in states.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-12").mkdir()
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
