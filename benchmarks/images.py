@@ -186,9 +186,8 @@ RESNET_RECIPE = {
 
 def small_resnet(channels: int = 3) -> ResNetForImageClassification:
     """A ResNet of three stages and 0.3 million weights."""
-    return ResNetForImageClassification(
-        ResNetConfig(embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", num_labels=10)
-    )
+    sizes = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 1, 1], "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(num_channels=channels, num_labels=10, **sizes))
 
 
 @functools.cache
