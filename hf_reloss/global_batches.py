@@ -17,8 +17,9 @@ EVEN = (1.0, 1.0)
 
 def is_filled_up(trainer: Trainer) -> bool:
     """Whether the last batch that was fetched, in all processes together, is filled up with examples from elsewhere."""
-    state = trainer.accelerator.gradient_state
-    return trainer.args.world_size > 1 and state.end_of_dataloader and state.remainder > 0
+    if trainer.args.world_size == 1 or trainer.args.dataloader_drop_last:
+        return False
+    return trainer.accelerator.gradient_state.end_of_dataloader and trainer.accelerator.gradient_state.remainder > 0
 
 
 def own_rows(trainer: Trainer, number: int) -> int:

@@ -189,7 +189,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             parts["model"] = own_loss
             own_loss = self.share[0] * own_loss
         else:
-            own_loss, outputs = 0.0, model(**(self._without_labels(model, inputs) if withheld else inputs))
+            given = self._without_labels(model, inputs) if withheld or not self._takes_labels(model) else inputs
+            own_loss, outputs = 0.0, model(**given)
         loss = own_loss
         if share < 1:
             evidence = self._evidence(model, outputs, labels)
@@ -223,6 +224,12 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             if self.is_padding:
                 evidence = evidence._replace(counts=torch.zeros_like(evidence.counts))
             return gathered_evidence(evidence)
+
+    def _takes_labels(self, model: nn.Module) -> bool:
+        """Whether the model's `forward` has parameters for the labels, which it need not have."""
+        parameters = inspect.signature(unwrapped(model).forward).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        return takes_any or all(name in parameters for name in self.label_names)
 
     def _without_labels(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Inputs that spare the model its own loss, which costs as much again where the vocabulary is large."""

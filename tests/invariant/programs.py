@@ -60,6 +60,11 @@ def mean(folder: Path, spy: Trajectory, **options) -> None:
     trained_on(SurrogateForClassification.for_metric("accuracy"), folder, spy, model_loss_share=0.5, **options)
 
 
+def dropped(folder: Path, spy: Trajectory, **options) -> None:
+    """The same, without the last examples, which do not fill a batch."""
+    trained_on(SurrogateForClassification.for_metric("accuracy"), folder, spy, dataloader_drop_last=True, **options)
+
+
 def group(folder: Path, spy: Trajectory, **options) -> None:
     """A loss that is a group's."""
     trained_on(SurrogateForClassification.for_metric("matthews_correlation"), folder, spy, **options)
@@ -85,7 +90,7 @@ def learned(folder: Path, spy: Trajectory, **options) -> None:
     ).train()
 
 
-PROGRAMS = {program.__name__: program for program in (mean, group, texts, learned)}
+PROGRAMS = {program.__name__: program for program in (mean, dropped, group, texts, learned)}
 
 if __name__ == "__main__":
     folder, micro_batch, accumulation = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

@@ -41,6 +41,8 @@ def trajectories(tmp_path_factory) -> dict[tuple[int, int, int], dict[str, dict[
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("division", DIVISIONS[1:], ids=lambda numbers: "x".join(map(str, numbers)))
 def test_all_divisions_follow_one_trajectory(trajectories, program, division):
+    if program == "dropped" and division[1] > 1:
+        pytest.skip("of an epoch, as many whole micro-batches are left as there are, not whole steps")
     of_groups, reference = program in ("group", "texts"), DIVISIONS[0]
     if (
         of_groups and division[1] > 1
