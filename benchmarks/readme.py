@@ -146,13 +146,22 @@ def gathered(device: str) -> str:
     return "\n".join(rows)
 
 
+def recording(device: str) -> str:
+    """A table of what drawing groups from a large recording takes."""
+    found = json.loads((RESULTS / f"scaling_{device}.json").read_text())["recording"]
+    rows = [_row(("predictions on disk", "size", "read", "time", "memory")), _row(["---"] * 5)]
+    sizes = (f"{found['disk_mb']:,.0f} MB", f"{found['predictions_read']:,}")
+    cells = (f"{found['predictions']:,}", *sizes, f"{found['seconds']:.1f} s", f"{found['memory_mb']:,.0f} MB")
+    return "\n".join([*rows, _row(cells)])
+
+
 def filled(text: str) -> str:
     """The text with each table between its markers made anew."""
 
     def table(match: re.Match) -> str:
         kind, name = match["kind"], match["name"]
         tables = {"quality": quality, "transfer": transfer, "alignment": alignment, "speed": speed}
-        tables |= {"scaling": scaling, "gathered": gathered}
+        tables |= {"scaling": scaling, "gathered": gathered, "recording": recording}
         body = tables[kind](name)
         return f"<!-- {kind} {name} -->\n{body}\n<!-- end -->"
 

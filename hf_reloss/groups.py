@@ -6,6 +6,9 @@ import torch
 from .metrics.base import IGNORED_LABEL, Metric, add_up
 from .recording import TEXTS, statistics_column
 
+MOST_PREDICTIONS = 2**18
+"""How many predictions are read at most."""
+
 
 class PredictionGroups(torch.utils.data.Dataset):
     """Groups of predictions with their scores.
@@ -60,6 +63,9 @@ def draw_groups(
     Otherwise the metric's statistics are added up if they were recorded; if not, it scores texts or, of class indices,
     arrays [N, T] in which -100 stands where nothing counts, as a Trainer's compute_metrics gets them.
 
+    Of more than 262,144 predictions, so many as the groups have by default, a random sample of that size is drawn from:
+    nothing else is read from a recording that lies on disk.
+
     Args:
         predictions: as `record_predictions` gives them.
         metric: scores the groups.
@@ -84,7 +90,10 @@ def draw_groups(
             "record more of them, or lower group_size."
         )
     generator = torch.Generator().manual_seed(seed)
-    stage = predictions.with_format("torch")[:]["stage"]
+    if len(predictions) > MOST_PREDICTIONS:
+        sample = torch.randint(len(predictions), (MOST_PREDICTIONS,), generator=generator).unique()
+        predictions = predictions.select(sample.numpy())
+    stage = predictions.with_format("torch")["stage"][:]
     width = torch.rand(num_groups, 1, generator=generator)
     start = torch.rand(num_groups, 1, generator=generator) * (1 - width)
     position = (start + width * torch.rand(num_groups, group_size, generator=generator)) * len(stage)

@@ -1,3 +1,4 @@
+import datasets
 import pytest
 import torch
 
@@ -88,3 +89,16 @@ def test_labels_out_of_range_are_refused():
     predictions = synthetic_predictions(100).map(lambda row: {"labels": row["labels"] + 1})
     with pytest.raises(ValueError, match="0 to 4"):
         draw(predictions)
+
+
+def test_of_a_large_recording_on_disk_a_sample_is_all_that_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_reloss.groups.MOST_PREDICTIONS", 300)
+    synthetic_predictions(5_000).save_to_disk(tmp_path / "recording")
+    on_disk = datasets.load_from_disk(tmp_path / "recording")
+    groups = draw(on_disk, group_size=16)
+    assert 250 < len(groups.columns["logits"]) <= 300
+    late = torch.isin(groups.columns["logits"], on_disk.with_format("torch")[2500:]["logits"]).all(-1)
+    assert 0.35 < late.float().mean() < 0.65  # of early and late training alike
+    again = draw(on_disk, group_size=16)
+    assert torch.equal(groups.scores, again.scores)
+    assert not torch.equal(groups.scores, draw(on_disk, group_size=16, seed=4).scores)
