@@ -190,7 +190,7 @@ class Surrogate(PreTrainedModel):
         """
         raise NotImplementedError
 
-    def example(self) -> str:
+    def example(self) -> tuple[str, str]:
         """Made-up outputs of a model and labels for them, as code with torch, to show how it is used."""
         raise NotImplementedError
 

@@ -189,8 +189,8 @@ class SurrogateForClassification(Surrogate):
             )
         return super().forward(outputs, labels, reduction=reduction)
 
-    def example(self) -> str:
-        return "torch.randn(32, 10), torch.randint(10, (32,))"
+    def example(self) -> tuple[str, str]:
+        return "torch.randn(32, 10)", "torch.randint(10, (32,))"
 
     def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
         logits = output_tensor(outputs, "logits")

@@ -76,4 +76,5 @@ class SurrogateConfig(PreTrainedConfig):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"hf_reloss_version": __version__}
+        own = {name: value for name, value in super().to_dict().items() if name != "use_cache"}  # which a Trainer sets
+        return own | {"hf_reloss_version": __version__}

@@ -196,10 +196,10 @@ class SurrogateForKeypoints(Surrogate):
             "decided": decode_heatmaps(evidence.outputs),
         }
 
-    def example(self) -> str:
+    def example(self) -> tuple[str, str]:
         wide = self.config.architecture == "hits" and isinstance(self.network.metric, OKS)  # it reads the area, too
         height, width = (64, 48) if self.config.architecture == "hits" else (1, self.config.num_pixels)
-        return f"torch.rand(8, 17, {height}, {width}), 48 * torch.rand(8, 17, {4 if wide else 3})"
+        return f"torch.rand(8, 17, {height}, {width})", f"48 * torch.rand(8, 17, {4 if wide else 3})"
 
     def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
         return _read(outputs, labels)

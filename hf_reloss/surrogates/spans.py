@@ -137,8 +137,8 @@ class SurrogateForSpans(Surrogate):
             "gold_ids": _ids_of(true, inputs["input_ids"]),
         }
 
-    def example(self) -> str:
-        return '{"start_logits": torch.randn(8, 384), "end_logits": torch.randn(8, 384)}, torch.tensor(8 * [[3, 7]])'
+    def example(self) -> tuple[str, str]:
+        return '{"start_logits": torch.randn(8, 384), "end_logits": torch.randn(8, 384)}', "torch.tensor(8 * [[3, 7]])"
 
     def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
         if not (isinstance(outputs, Mapping) and "start_places" in outputs):

@@ -180,8 +180,8 @@ class SurrogateForTokens(Surrogate):
         kept = {"labels": true, "decided": decided}
         return {"margins": margins} | {name: ids.masked_fill(~counts, IGNORED_LABEL) for name, ids in kept.items()}
 
-    def example(self) -> str:
-        return "torch.randn(8, 20, 1000), torch.randint(1000, (8, 20))"
+    def example(self) -> tuple[str, str]:
+        return "torch.randn(8, 20, 1000)", "torch.randint(1000, (8, 20))"
 
     def evidence(self, outputs: Any, labels: torch.Tensor) -> Evidence:
         width = 2 * self.config.reach + 1 if self.config.architecture == "ngrams" else 1

@@ -16,7 +16,7 @@ CARDS = sorted(folder.name for folder in (Path(__file__).parents[2] / "hub_cards
 def made_up(surrogate, dtype: torch.dtype, scale: float):
     """Outputs of a precision and size, the tensors in them, which have gradients, and labels."""
     torch.manual_seed(0)
-    outputs, labels = eval(surrogate.example())
+    outputs, labels = map(eval, surrogate.example())
     single = torch.is_tensor(outputs)
     given = {"": outputs} if single else outputs
     leaves = {name: (tensor * scale).to(dtype).requires_grad_() for name, tensor in given.items()}
