@@ -155,22 +155,18 @@ def recording(device: str) -> str:
     return "\n".join([*rows, _row(cells)])
 
 
+TABLES = {table.__name__: table for table in (quality, transfer, alignment, speed, scaling, gathered, recording)}
+
+
 def filled(text: str) -> str:
     """The text with each table between its markers made anew."""
 
     def table(match: re.Match) -> str:
         kind, name = match["kind"], match["name"]
-        tables = {"quality": quality, "transfer": transfer, "alignment": alignment, "speed": speed}
-        tables |= {"scaling": scaling, "gathered": gathered, "recording": recording}
-        body = tables[kind](name)
-        return f"<!-- {kind} {name} -->\n{body}\n<!-- end -->"
+        return f"<!-- {kind} {name} -->\n{TABLES[kind](name)}\n<!-- end -->"
 
-    return re.sub(
-        r"<!-- (?P<kind>quality|transfer|alignment|speed) (?P<name>\w+) -->.*?<!-- end -->",
-        table,
-        text,
-        flags=re.DOTALL,
-    )
+    kinds = "|".join(TABLES)
+    return re.sub(rf"<!-- (?P<kind>{kinds}) (?P<name>\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -80,15 +80,17 @@ class LearnsSurrogate:
                 learner.pop_callback(talkative)
             learner.train()
         self.surrogate = self._placed(learner.accelerator.unwrap_model(learner.model))
-        self.watched_metric = self.metric
         broadcast(list(self.surrogate.state_dict().values()))  # one and the same, also without a shared disk
-        self.recorder = self._fresh_recorder()
-        self.recorder.kind = kind
+        if self._refresh_steps is not None:
+            self.recorder = self._fresh_recorder()
+            self.recorder.kind = kind
         record = self.surrogate.config.record
         usual = self.surrogate.original_loss
+        logs_next = self.control.should_log  # which logging this would take back
         self.log(
             {"surrogate_alignment": record["alignment"], f"surrogate_alignment_{usual}": record[f"alignment_{usual}"]}
         )
+        self.control.should_log = logs_next
         logger.info(
             f"Surrogate for {self.surrogate.config.metric} learned from {len(predictions)} predictions: alignment "
             f"{record['alignment']:.3f} on held-out groups ({usual.replace('_', ' ')}: "
@@ -127,15 +129,19 @@ class LearnsSurrogate:
         if (checkpoint / SURROGATE_FOLDER).is_dir():
             self.surrogate = self._placed(AutoSurrogate.from_pretrained(checkpoint / SURROGATE_FOLDER))
             self.watched_metric = metric_of(self.surrogate.config.metric)
-        if (checkpoint / self._recording_name).is_file():
-            self.recorder.load(checkpoint / self._recording_name)
-        elif self.surrogate is None:
+        recording = checkpoint / self._recording_name
+        if recording.is_file():
+            self.recorder.load(recording)
+        if self.surrogate is None and not any(gather_object([recording.is_file()])):  # all processes go on alike
             self._first_step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
             logger.warning(f"{checkpoint} has no surrogate and no recording for one: recording starts now.")
 
-    def _record(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
+    def _find_metric(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
+        """Finds out what is to be learned, and watched, from the first batch of a run."""
         if self.metric is None:
-            self.metric = self._checked_metric(outputs, labels, inputs)
+            self.metric = self.watched_metric = self._checked_metric(outputs, labels, inputs)
+
+    def _record(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
         self.recorder.add(outputs, labels, self.state.global_step / max(self.state.max_steps, 1), inputs)
 
     def _decoding(self, kind: type[Surrogate]) -> Any:
@@ -200,7 +206,9 @@ class LearnsSurrogate:
 
     def _recorded_everywhere(self) -> datasets.Dataset:
         """What all processes have recorded."""
-        parts = gather_object([self.recorder.rows()])
+        parts = [part for part in gather_object([self.recorder.rows() if len(self.recorder) else None]) if part]
+        if not parts:
+            raise ValueError("Nothing has been recorded to learn a surrogate from.")
         columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
         return recorded_dataset(
             self.recorder.kind,

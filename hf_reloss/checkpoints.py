@@ -7,17 +7,27 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
-def last_whole_checkpoint(folder: str | Path) -> str | None:
-    """The last checkpoint in a folder that was written to its end, or None.
+def last_whole_checkpoint(folder: str | Path) -> str:
+    """The last checkpoint in a folder that was written to its end.
 
     A process that is killed while it saves, or whose disk is full, leaves one behind that was not: the state of the
     trainer, which comes last, is missing or broken off.
+
+    Raises:
+        ValueError: if there is none.
     """
     checkpoints = [
         path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()
     ]
     newest_first = sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True)
-    return next((str(path) for path in newest_first if _has_state(path)), None)
+    for path in newest_first:
+        if _has_state(path):
+            return str(path)
+    found = ", ".join(path.name for path in newest_first) or "no checkpoint"
+    raise ValueError(
+        f"There is nothing to resume from: {folder} holds {found}, and none that was written to its end. Start anew, "
+        "without resume_from_checkpoint."
+    )
 
 
 def _has_state(checkpoint: Path) -> bool:

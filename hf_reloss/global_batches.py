@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer
+from transformers.trainer_utils import has_length
 
 from .metrics.base import IGNORED_LABEL
 from .recording import batch_labels
@@ -17,25 +18,29 @@ EVEN = (1.0, 1.0)
 
 def is_filled_up(trainer: Trainer) -> bool:
     """Whether the last batch that was fetched, in all processes together, is filled up with examples from elsewhere."""
-    if trainer.args.world_size == 1 or trainer.args.dataloader_drop_last:
-        return False
-    return trainer.accelerator.gradient_state.end_of_dataloader and trainer.accelerator.gradient_state.remainder > 0
+    return trainer.accelerator.gradient_state.end_of_dataloader and _remainder(trainer) > 0
+
+
+def _remainder(trainer: Trainer) -> int:
+    """How many examples the last batch of an epoch has, in all processes together, if they do not fill it; else 0."""
+    processes = trainer.args.world_size
+    if processes == 1 or trainer.args.dataloader_drop_last or not has_length(trainer.train_dataset):
+        return 0
+    return len(trainer.train_dataset) % (trainer._train_batch_size * processes)
 
 
 def own_rows(trainer: Trainer, number: int) -> int:
     """How many of a process's `number` examples, of the last batch that was fetched, do not fill it up."""
     if not is_filled_up(trainer):
         return number
-    remainder = trainer.accelerator.gradient_state.remainder
-    return min(max(remainder - trainer.args.process_index * number, 0), number)
+    return min(max(_remainder(trainer) - trainer.args.process_index * number, 0), number)
 
 
 class GlobalBatches:
     """The part of a Trainer that weighs the micro-batches of a step, in all processes, by what counts in them.
 
     A Trainer takes the mean over micro-batches, and DDP that over processes, which is the mean over examples only where
-    all are of one size. The last ones of an epoch are not, and what Accelerate fills the last one up with is in it
-    twice: its labels are set to -100.
+    all are of one size. The last ones of an epoch are not; what Accelerate fills the last one up with is cut off.
 
     Attributes:
         share: of the micro-batch at hand: the weights of a mean over what counts in it, as this process has it, and of
@@ -64,26 +69,26 @@ class GlobalBatches:
             self.share, self.is_padding = EVEN, False
 
     def _own_rows(self, batch: dict[str, Any], last: bool) -> int:
-        """How many of a batch's examples are not there to fill it up; the labels of the others are set to -100."""
+        """How many of a batch's examples are not there to fill it up; the others are cut off."""
         names = [name for name in self.label_names if torch.is_tensor(batch.get(name))]
         if not names:
             return -1
         number = len(batch[names[0]])
         own = own_rows(self, number) if last else number
         if 0 < own < number:  # of nothing, there is no mean: such a batch has no weight instead
-            for name in names:
-                batch[name] = batch[name].clone()
-                batch[name][own:] = IGNORED_LABEL
+            for name, value in batch.items():
+                if torch.is_tensor(value) and value.dim() and len(value) == number:
+                    batch[name] = value[:own]
         return own
 
     def _shares(self, batches: list[dict[str, Any]], rows: list[int], device: torch.device) -> list[tuple[Any, Any]]:
-        counted = [_counted(batch_labels(self.model, batch, self.label_names)) for batch in batches]
-        if any(counts is None for counts in counted):
+        labels = [batch_labels(self.model, batch, self.label_names) for batch in batches]
+        if any(each is None for each in labels):
             return [EVEN] * len(batches)
         numbers = [
             torch.stack([counts.sum(), counts.flatten(1).any(1).sum() if counts.dim() > 1 else counts.sum()])
             * bool(number)
-            for counts, number in zip(counted, rows, strict=True)
+            for counts, number in zip(map(counted, labels), rows, strict=True)
         ]
         parts, examples = torch.stack(numbers, dim=-1).to(device).float()
         everywhere = self.accelerator.reduce(torch.stack([parts, examples]))
@@ -93,8 +98,6 @@ class GlobalBatches:
         return list(zip(of_parts, of_groups, strict=True))
 
 
-def _counted(labels: torch.Tensor | None) -> torch.Tensor | None:
+def counted(labels: torch.Tensor) -> torch.Tensor:
     """Which labels [N, ...] count: joints that are visible, or all that are not -100."""
-    if labels is None:
-        return None
     return labelled(labels)[1] if labels.is_floating_point() and labels.dim() == 3 else labels != IGNORED_LABEL

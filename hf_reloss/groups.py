@@ -91,8 +91,8 @@ def draw_groups(
         )
     generator = torch.Generator().manual_seed(seed)
     if len(predictions) > MOST_PREDICTIONS:
-        sample = torch.randint(len(predictions), (MOST_PREDICTIONS,), generator=generator).unique()
-        predictions = predictions.select(sample.numpy())
+        sample = torch.randperm(len(predictions), generator=generator)[:MOST_PREDICTIONS]
+        predictions = predictions.select(sample.sort().values.numpy())
     stage = predictions.with_format("torch")["stage"][:]
     width = torch.rand(num_groups, 1, generator=generator)
     start = torch.rand(num_groups, 1, generator=generator) * (1 - width)

@@ -5,16 +5,18 @@ stays as it is when the page is written again, and one that was taken out stays 
 stays, too.
 """
 
+import contextlib
 import hashlib
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, ModelInfo, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
 from transformers.utils import CONFIG_NAME
 
 from .metrics import load_metric
@@ -74,7 +76,8 @@ def write_page(surrogate: "Surrogate", folder: str | Path, name: str | None = No
     data = _metadata(surrogate, name or folder.name).to_dict()
     if former is not None:
         data = _merged(former.data.to_dict(), data)
-    data |= {key: value for key, value in card_data.items() if value is not None}
+    given = {key: value for key, value in card_data.items() if value is not None}
+    data |= given | {"tags": [*dict.fromkeys([*data["tags"], *given.get("tags", [])])]}
     text = _with_sections(former, _sections(surrogate, name or str(folder)))
     card = ModelCard(f"---\n{ModelCardData(**data).to_yaml()}\n---\n{text}")
     page.write_text(str(card), encoding="utf-8", newline="\n")
@@ -111,31 +114,35 @@ def push_surrogate(
         OSError: if the server refused or failed.
     """
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None and not create_pr:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / PAGE
-        try:
-            published = hf_hub_download(repo_id, PAGE, revision=revision, token=token)
-            page.write_bytes(Path(published).read_bytes())
-        except (EntryNotFoundError, RevisionNotFoundError):
-            pass  # a new repository
+    with _told(f"Nothing was published to {repo_id}"), tempfile.TemporaryDirectory() as folder:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        with contextlib.suppress(RemoteEntryNotFoundError, RevisionNotFoundError):  # of a new repository
+            published = hf_hub_download(repo_id, PAGE, revision=revision, token=token, force_download=True)
+            shutil.copy(published, Path(folder) / PAGE)
         surrogate.save_pretrained(folder, repo_id=repo_id, card_data=card_data)
-        try:
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or f"Upload {type(surrogate).__name__}",
-                commit_description=commit_description,
-                revision=revision,
-                create_pr=create_pr,
-            )
-        except (RuntimeError, HfHubHTTPError) as error:  # the first tells of a large file that did not arrive
-            raise OSError(
-                f"{repo_id} is as it was before, nothing was published: {error} ({error.__cause__}) Push it again."
-            ) from error
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message or f"Upload {type(surrogate).__name__}",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
     return commit.pr_url or commit.commit_url
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Raises what goes wrong on the way to the Hub as an OSError, which says what that means."""
+    # Of a large file that did not arrive the client tells with a RuntimeError, and of a network that is not there with
+    # the errors of its HTTP library, from which its own are derived, too.
+    try:
+        yield
+    except (RuntimeError, ValueError, *HfHubHTTPError.__bases__) as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise OSError(f"{what}: {error}{cause}") from error
 
 
 def list_surrogates(
@@ -154,7 +161,8 @@ def list_surrogates(
         token: by default the one of `hf auth login`.
     """
     tags = [tag for tag in (TAG, metric, task and _task_tag(task)) if tag]
-    return list(HfApi(token=token).list_models(filter=tags, author=author))
+    with _told("The surrogates could not be listed"):
+        return list(HfApi(token=token).list_models(filter=tags, author=author))
 
 
 def write_loss(folder: str | Path, surrogate: "Surrogate | None", *, own_share: float, of_transformers: bool) -> None:
@@ -189,6 +197,13 @@ def _task_tag(task: str) -> str:
 
 def _metric_name(surrogate: "Surrogate") -> str | None:
     return surrogate.config.metric and surrogate.config.metric.split("|")[0]
+
+
+def _is_metric(name: str) -> bool:
+    try:
+        return bool(load_metric(name))
+    except (ImportError, ValueError):
+        return False
 
 
 def _metric_label(surrogate: "Surrogate") -> str | None:
@@ -228,9 +243,9 @@ def _metadata(surrogate: "Surrogate", name: str) -> ModelCardData:
 
 
 def _merged(former: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Metadata of which what somebody wrote stays, but for the results, and no tag is lost."""
-    merged = ours | former
-    merged["tags"] = [*dict.fromkeys([*(former.get("tags") or []), *ours["tags"]])]
+    """Metadata of which what somebody wrote stays, but for the results, and no tag but those of another surrogate."""
+    kept = [tag for tag in former.get("tags") or [] if not tag.startswith(f"{TAG}-") and not _is_metric(tag)]
+    merged = ours | former | {"tags": [*dict.fromkeys([*ours["tags"], *kept])]}
     return merged | {name: value for name, value in ours.items() if name == "model-index"}
 
 
@@ -270,7 +285,7 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
     }
     template = _environment().get_template("model_card.md.jinja")
     made = {name: "".join(block(template.new_context(context))).strip() for name, block in template.blocks.items()}
-    return {name: text + "\n" for name, text in made.items() if text}
+    return {name: text + "\n" if text else "" for name, text in made.items()}
 
 
 def _environment() -> jinja2.Environment:

@@ -16,13 +16,12 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import PushToHubMixin, logging
 
 from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
 from .checkpoints import last_whole_checkpoint
 from .gathering import gathered_evidence
-from .global_batches import GlobalBatches
+from .global_batches import GlobalBatches, counted
 from .hub import write_loss
 from .metrics import Metric, load_metric, metric_of
 from .recording import PredictionRecorder, batch_labels, unwrapped, writes_text
@@ -118,12 +117,17 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         self._wanted_metric = metric
         self._first_step = 0
         if learns:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError(
+                    "surrogate='auto' learns the surrogate within the run, where FSDP and DeepSpeed would divide it: "
+                    "learn it in a run without them, or with DistributedDataParallel, and pass its folder."
+                )
             if self.compute_metrics is None or not isinstance(metric, str):
                 self._wanted_metric = load_metric(metric)
             self._start_recording()
             self.add_callback(SwitchCallback(self))
         else:
-            self.watched_metric = load_metric(metric) if metric is not None else metric_of(surrogate.config.metric)
+            self.watched_metric = metric_of(surrogate.config.metric) if metric is None else _watched(metric)
 
     @property
     def warmup_steps(self) -> int:
@@ -143,7 +147,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         True resumes from the last checkpoint in `output_dir` that was written to its end.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir) or True
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
         if self.recorder is not None:
             self._start_recording()
             if isinstance(resume_from_checkpoint, str | Path):
@@ -186,8 +190,11 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         if share > 0:
             # Without num_items_in_batch every loss, compute_loss_func's too, is a mean over the batch.
             own_loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
-            parts["model"] = own_loss
-            own_loss = self.share[0] * own_loss
+            own_loss = own_loss.mean()  # of DataParallel, one for each device
+            if not own_loss.isfinite() and not counted(labels).any():
+                own_loss = torch.nan_to_num(own_loss) * 0.0  # a mean over nothing
+            own_loss = parts["model"] = self.share[0] * own_loss
+            given = inputs
         else:
             given = self._without_labels(model, inputs) if withheld or not self._takes_labels(model) else inputs
             own_loss, outputs = 0.0, model(**given)
@@ -195,19 +202,20 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         if share < 1:
             evidence = self._evidence(model, outputs, labels)
             of_groups = model.training and self.surrogate.network.is_of_groups()
-            parts["surrogate"] = self.surrogate(evidence)
-            replaced = self.share[of_groups] * parts["surrogate"]
+            replaced = parts["surrogate"] = self.share[of_groups] * self.surrogate(evidence)
             auxiliary_loss = outputs.get("auxiliary_loss") if isinstance(outputs, Mapping) else None
             if auxiliary_loss is not None:
-                replaced = replaced + self.share[0] * auxiliary_loss
+                replaced = replaced + self.share[0] * auxiliary_loss.mean()
             loss = (1 - share) * replaced + share * own_loss
         if not model.training:
             self._hear(outputs, labels, inputs)
         else:
             self._watch(loss, parts, evidence)
+            if self.recorder is not None:
+                self._find_metric(outputs, labels, inputs)
             if self._is_recording and not self.is_padding:
                 self._record(outputs, labels, inputs)
-            if withheld:  # with the labels, what hears a model's forward passes has gone without them
+            if given is not inputs:  # with the labels, what hears a model's forward passes has gone without them
                 for callback in self.callback_handler.callbacks:
                     if isinstance(callback, PredictionRecorder):
                         callback.hear(model, outputs, inputs)
@@ -253,15 +261,12 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             )
         return labels
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.surrogate is None or not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        if folder.name.startswith(PREFIX_CHECKPOINT_DIR):  # without the page, whose picture takes time
-            PreTrainedModel.save_pretrained(self.surrogate, folder / SURROGATE_FOLDER)
-        else:
-            self.surrogate.save_pretrained(folder / SURROGATE_FOLDER)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model as `Trainer.save_model` does and, in the folder `surrogate` within, the surrogate."""
+        if self.surrogate is not None and self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir) / SURROGATE_FOLDER
+            PreTrainedModel.save_pretrained(self.surrogate, folder)
+        super().save_model(output_dir, _internal_call)
 
     def _save_rng_state(self, output_dir: str) -> None:
         # As random states, what each process has recorded is needed to go on as if nothing had happened.
@@ -269,6 +274,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         if self._is_recording:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             self.recorder.save(Path(output_dir) / self._recording_name)
+        self.accelerator.wait_for_everyone()  # after this a checkpoint counts as whole
 
 
 class ReLossTrainer(_SurrogateLoss, Trainer):
@@ -309,6 +315,17 @@ class ReLossSeq2SeqTrainer(_SurrogateLoss, Seq2SeqTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach().mean()
         return loss, generated, labels
+
+
+def _watched(metric: Any) -> Metric:
+    """The metric that a given surrogate is watched for."""
+    try:
+        return load_metric(metric)
+    except ValueError as error:
+        raise ValueError(
+            "With a given surrogate, metric= is what its alignment is watched for: a name, a function or a Metric, and "
+            f"no key of compute_metrics. {error}"
+        ) from None
 
 
 def _check(args: TrainingArguments, learns: bool, metric: Any) -> None:

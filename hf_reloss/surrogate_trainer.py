@@ -148,7 +148,7 @@ class SurrogateTrainer(Trainer):
         Takes and returns what `Trainer.train` does; True resumes from the last checkpoint that was written to its end.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir) or True
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         measured = self.evaluate()
         surrogate = self.accelerator.unwrap_model(self.model)
@@ -181,8 +181,8 @@ class SurrogateTrainer(Trainer):
 
     def create_model_card(
         self,
-        license: str | None = None,
         language: str | list[str] | None = None,
+        license: str | None = None,
         finetuned_from: str | list[str] | None = None,
         dataset: str | list[str] | None = None,
         **not_for_surrogates: Any,
@@ -191,7 +191,7 @@ class SurrogateTrainer(Trainer):
         if self.is_world_process_zero():
             surrogate = self.accelerator.unwrap_model(self.model)
             data = {"license": license, "language": language, "base_model": finetuned_from, "datasets": dataset}
-            write_page(surrogate, self.args.output_dir, self.args.hub_model_id, **data)
+            write_page(surrogate, self.args.output_dir, self.hub_model_id or self.args.hub_model_id, **data)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -202,7 +202,10 @@ class SurrogateTrainer(Trainer):
 
     def training_step(self, model, inputs, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._part = self._coming.popleft() if self._coming else None
-        return super().training_step(model, inputs, *args, **kwargs)
+        try:
+            return super().training_step(model, inputs, *args, **kwargs)
+        finally:
+            self._part = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         surrogate = self.accelerator.unwrap_model(model)
@@ -215,9 +218,10 @@ class SurrogateTrainer(Trainer):
             slopes, rho, rows, share = self._part
             correlated = (slopes * losses).sum()
             correlated = correlated + (rho - correlated).detach()  # its gradient, and the value of the whole step
-            penalty = self._penalty(surrogate, Evidence(*(tensor[:rows] for tensor in evidence))) if rows else 0.0
+            own = Evidence(*(tensor[:rows] for tensor in evidence))
+            penalty = self._penalty(surrogate, own) if rows else losses.new_zeros(())
         self._progress["rho"].append(rho.detach())
-        self._progress["penalty"].append(torch.as_tensor(penalty).detach())
+        self._progress["penalty"].append(penalty.detach())
         loss = self.objective.gradient_penalty * share * penalty - correlated
         return (loss, {"losses": losses}) if return_outputs else loss
 

@@ -15,11 +15,11 @@ from .surrogates.base import Evidence, Surrogate
 
 logger = logging.get_logger(__name__)
 
-MOST_PREDICTIONS = 4_096
-"""How many predictions of an evaluation, in each process, the alignment is measured on at most."""
+MOST_PREDICTIONS, MOST_BYTES = 4_096, 2**26
+"""How many predictions of an evaluation, in all processes together, the alignment is measured on at most."""
 
 FEWEST_PREDICTIONS = 80
-NUM_GROUPS, LARGEST_GROUP = 256, 128
+NUM_GROUPS, LARGEST_GROUP = 128, 128
 
 DRIFTED = 0.5
 """The alignment below which a surrogate is no good as a loss, as `SurrogateTrainingArguments.min_alignment` has it."""
@@ -43,7 +43,7 @@ class WatchesRun:
 
         Args:
             loss: the sum.
-            parts: by name, `model` or `surrogate`.
+            parts: by name, `model` or `surrogate`, weighed as in the sum over micro-batches and processes.
             evidence: that of the surrogate.
 
         Raises:
@@ -53,7 +53,8 @@ class WatchesRun:
         for name, part in parts.items():
             total, number = noted.get(name, (0.0, 0))
             noted[name] = (total + part.detach(), number + 1)
-        self._evidence_range = None if evidence is None else evidence.outputs.detach().aminmax()
+        has_range = evidence is not None and evidence.outputs.numel()
+        self._evidence_range = evidence.outputs.detach().aminmax() if has_range else None
         if not loss.isfinite():
             values = ", ".join(f"{part.item():.4g} by the {name}" for name, part in parts.items())
             raise FloatingPointError(f"The loss is {loss.item()} ({values}) {self._circumstances()}")
@@ -61,7 +62,7 @@ class WatchesRun:
     def _circumstances(self) -> str:
         surrogate, span = self.surrogate, getattr(self, "_evidence_range", None)
         told = f"at step {self.state.global_step + 1}"
-        if surrogate is not None and span is not None and span.min.numel():
+        if surrogate is not None and span is not None:
             config = surrogate.config
             told += (
                 f", of the surrogate {config.origin or type(surrogate).__name__} ({config.architecture!r}, for "
@@ -83,17 +84,18 @@ class WatchesRun:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             for name, (total, number) in self.__dict__.pop("_noted", {}).items():
-                logs[f"loss/{name}"] = float(total) / number
+                logs[f"loss/{name}"] = float(self.accelerator.reduce(total / number, "mean"))
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
         watches = self.surrogate is not None and self.watched_metric is not None
-        self._heard = heard = PredictionRecorder(MOST_PREDICTIONS) if watches else None
+        most = MOST_PREDICTIONS // self.args.world_size
+        self._heard = heard = PredictionRecorder(most) if watches and most > 1 else None
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
             self._heard = None
-        if watches:
+        if heard is not None:
             alignment = self._alignment(heard)
             if alignment is not None:
                 output.metrics[f"{metric_key_prefix}_alignment"] = alignment
@@ -101,8 +103,19 @@ class WatchesRun:
 
     def _hear(self, outputs: Any, labels: torch.Tensor, inputs: dict[str, Any]) -> None:
         """Takes in a batch of an evaluation."""
-        if getattr(self, "_heard", None) is not None:
-            self._heard.add(outputs, labels, self.state.global_step / max(self.state.max_steps, 1), inputs)
+        heard = getattr(self, "_heard", None)
+        if heard is None:
+            return
+        first = not len(heard)
+        try:
+            heard.add(outputs, labels, self.state.global_step / max(self.state.max_steps, 1), inputs)
+        except ValueError as error:  # such as of answers without the text that they are of
+            self._heard = None
+            logger.warning(f"The alignment with {self.watched_metric.name} is not measured: {error}")
+            return
+        if first and len(heard):
+            size = sum(column[0].nbytes for column in heard.rows().values())
+            heard.max_predictions = max(2, min(heard.max_predictions, MOST_BYTES // self.args.world_size // size))
 
     def _alignment(self, heard: PredictionRecorder) -> float | None:
         """The alignment over groups of what was heard in all processes; None if it cannot be measured."""
@@ -116,8 +129,8 @@ class WatchesRun:
             predictions = recorded_dataset(kind, columns, tokenizer=self._decoding(kind), metric=metric)
             size = min(LARGEST_GROUP, max(2, number // 10))
             groups = draw_groups(predictions, metric, num_groups=NUM_GROUPS, group_size=size)
-        except (ImportError, TypeError, ValueError) as error:
-            logger.warning(f"The alignment with {metric.name} could not be measured: {error}")
+        except Exception as error:  # also of a metric that is somebody's own: an evaluation is not lost to this
+            logger.warning(f"The alignment with {metric.name} could not be measured: {error!r}")
             return None
         losses = []
         with torch.no_grad():
@@ -126,10 +139,11 @@ class WatchesRun:
                 batch = {name: column.to(self.args.device) for name, column in batch.items()}
                 losses.append(surrogate(surrogate.evidence(batch, batch["labels"])).cpu())
         alignment = spearman(-torch.cat(losses).double(), groups.scores.double()).item()
-        if alignment < DRIFTED:
+        # Elsewhere no labels are replaced, so the groups of one evaluation differ by chance alone.
+        if kind.task == "classification" and alignment < DRIFTED:
             logger.warning(
-                f"The surrogate's rank correlation with {metric.name} is {alignment:.3f} on these predictions (when it "
-                f"was learned: {(surrogate.config.record or {}).get('alignment', float('nan')):.3f}): it has drifted "
-                "from the metric. Learn it again from predictions like these, with surrogate='auto' and refresh_steps."
+                f"The surrogate's rank correlation with {metric.name} is {alignment:.3f} on these predictions: it has "
+                "drifted from the metric. Learn it again from predictions like these, with surrogate='auto' and "
+                "refresh_steps."
             )
         return alignment

@@ -1,9 +1,12 @@
+import pytest
+
 from hf_reloss.checkpoints import last_whole_checkpoint
 
 
 def test_the_last_one_that_was_written_to_its_end(tmp_path):
-    assert last_whole_checkpoint(tmp_path / "nothing") is None
-    assert last_whole_checkpoint(tmp_path) is None
+    for folder in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(ValueError, match="no checkpoint"):
+            last_whole_checkpoint(folder)
     states = {"checkpoint-9": "{}", "checkpoint-10": "{}", "checkpoint-11": '{"epoch": 1', "checkpoint-x": "{}"}
     for name, state in states.items():
         (tmp_path / name).mkdir()

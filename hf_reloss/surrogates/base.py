@@ -376,11 +376,12 @@ class Surrogate(PreTrainedModel):
                 f"{SurrogateConfig.model_type!r}. Pass a folder written by a surrogate, or its Hub id."
             )
         config, unused = SurrogateConfig.from_pretrained(str(here or where), return_unused_kwargs=True, **kwargs)
-        commit = extract_commit_hash(path, None)
+        commit = None if here or Path(where).is_dir() else extract_commit_hash(path, None)
         if commit is not None:  # the weights are to be of the same one
             place["revision"] = commit
         if here or commit:
-            config.origin = f"{where}@{commit or f'hf_reloss-{__version__}'}"
+            name = "/".join(filter(None, (where, kwargs.get("subfolder"))))
+            config.origin = f"{name}@{commit or f'hf_reloss-{__version__}'}"
         return config, unused | place
 
 
