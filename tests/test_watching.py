@@ -106,3 +106,37 @@ def test_a_metric_is_known_by_its_signature(name, options):
 @pytest.mark.parametrize("signature", [None, "", "nonsense|k:v", "f1|average:nonsense", "sacrebleu|sacrebleu:0.0.1"])
 def test_other_signatures_are_of_no_metric(signature):
     assert metric_of(signature) is None
+
+
+def test_it_is_measured_in_a_resumed_run_too(tmp_path):
+    options = {"metric": "accuracy", "surrogate_warmup": 30, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    whole = make_trainer(tmp_path, **options)
+    whole.train()
+    resumed = make_trainer(tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-60"))
+    assert logged(resumed, "eval_alignment") == logged(whole, "eval_alignment")
+    assert len(logged(whole, "eval_alignment")) == 4
+
+
+def test_a_key_of_compute_metrics_is_no_metric_to_watch_for(tmp_path):
+    with pytest.raises(ValueError, match="no key of compute_metrics"):
+        make_trainer(tmp_path, surrogate=SurrogateForClassification.for_metric("accuracy"), metric="my_key")
+
+
+def test_a_metric_that_fails_costs_a_warning_not_the_evaluation(tmp_path, caplog):
+    def failing(predictions, references):
+        raise ZeroDivisionError("no use")
+
+    trainer = make_trainer(tmp_path, surrogate=SurrogateForClassification.for_metric("accuracy"), metric=failing)
+    with caplog.at_level(logging.WARNING, logger="hf_reloss"):
+        assert "eval_accuracy" in trainer.evaluate()
+    assert "could not be measured" in caplog.text
+
+
+def test_a_batch_in_which_nothing_counts_is_passed_over(tmp_path):
+    surrogate = SurrogateForClassification.for_metric("accuracy")
+    trainer = make_trainer(tmp_path, surrogate=surrogate, model_loss_share=0.5, per_device_train_batch_size=2)
+    for row in trainer.train_dataset[::2] + trainer.train_dataset[1:60:2]:
+        row["labels"] = torch.tensor(-100)
+    trainer.train()
+    assert all(weight.isfinite().all() for weight in trainer.model.state_dict().values())

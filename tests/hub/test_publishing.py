@@ -1,6 +1,7 @@
 """Publishing, finding and loading surrogates: the real client, in processes of their own, against a loopback Hub."""
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.torch import load
 
 from hf_reloss import SurrogateConfig, SurrogateForClassification
@@ -143,3 +144,32 @@ def test_a_section_that_was_taken_out_stays_away(folder):
     write_page(surrogate, folder)
     assert "Citation" not in page.read_text()
     assert "It has not been learned" in page.read_text()
+
+
+def test_what_was_another_surrogates_does_not_stay(tmp_path):
+    first = SurrogateForClassification.for_metric("accuracy")
+    first.save_pretrained(tmp_path, card_data={"tags": ["medical"]})  # nothing is known of it, and there is no picture
+    second = SurrogateForClassification.for_metric("f1", average="macro")
+    second.config.metric = "f1|average:macro"
+    second.config.record = {
+        "alignment": 0.9, "alignment_cross_entropy": 0.8,
+        "held_out": {key: [0.1, 0.2] for key in ("score", "loss", "cross_entropy")},
+    }  # fmt: skip
+    first.config.metric = "accuracy"
+    first.save_pretrained(tmp_path)
+    tags = ModelCard.load(tmp_path / "README.md").data.tags
+    assert tags == ["reloss", "accuracy", "reloss-classification", "medical"]
+    second.save_pretrained(tmp_path)
+    page = ModelCard.load(tmp_path / "README.md")
+    assert page.data.tags == ["reloss", "f1", "reloss-classification", "medical"]
+    assert "](alignment.png)" in page.text
+
+
+def test_a_network_that_is_not_there_is_told_of(folder, client, hub):
+    hub.shutdown()
+    hub.server_close()
+    for command in (("push", str(folder), "me/it"), ("list",)):
+        run = client("reloss", *command)
+        assert run.returncode == 1
+        assert run.stdout.startswith("error: ")
+        assert "Traceback" not in run.stdout + run.stderr

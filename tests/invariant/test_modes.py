@@ -7,7 +7,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_reloss import AutoSurrogate, ReLossTrainer
+from hf_reloss import AutoSurrogate, PredictionRecorder, ReLossTrainer
 
 from ..conftest import TinyClassifier, tiny_rows
 
@@ -27,7 +27,7 @@ def sentences() -> datasets.Dataset:
     return datasets.Dataset.from_dict({"input_ids": ids.tolist(), "labels": (ids[:, 0] % 4).tolist()})
 
 
-def trained(folder, model: nn.Module, data, plain: bool = False, **options) -> dict[str, torch.Tensor]:
+def trained(folder, model: nn.Module, data, plain: bool = False, recorder=None, **options) -> dict[str, torch.Tensor]:
     """The weights after some steps on a surrogate: by ReLossTrainer, or by Trainer and a plain function."""
     args = TrainingArguments(
         str(folder), max_steps=8, per_device_train_batch_size=16, learning_rate=1e-2, save_strategy="no",
@@ -40,7 +40,8 @@ def trained(folder, model: nn.Module, data, plain: bool = False, **options) -> d
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: loss(outputs, labels),
         )  # fmt: skip
     else:
-        trainer = ReLossTrainer(model, args, train_dataset=data, surrogate=loss)
+        callbacks = [] if recorder is None else [recorder]
+        trainer = ReLossTrainer(model, args, train_dataset=data, surrogate=loss, callbacks=callbacks)
     trainer.train()
     return {name.removeprefix("_orig_mod."): weight for name, weight in trainer.model.state_dict().items()}
 
@@ -109,4 +110,6 @@ def test_a_model_need_not_know_of_labels(tmp_path):
     unlabelled = Unlabelled()
     unlabelled.load_state_dict(model.state_dict())
     expected = trained(tmp_path, model, tiny_rows(64))
-    assert_close(expected, trained(tmp_path, unlabelled, tiny_rows(64), label_names=["labels"]))
+    recorder = PredictionRecorder(label_names=["labels"])
+    assert_close(expected, trained(tmp_path, unlabelled, tiny_rows(64), recorder=recorder, label_names=["labels"]))
+    assert len(recorder) == 8 * 16
