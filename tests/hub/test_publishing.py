@@ -165,6 +165,21 @@ def test_what_was_another_surrogates_does_not_stay(tmp_path):
     assert "](alignment.png)" in page.text
 
 
+def test_what_was_loaded_before_is_loaded_without_a_server(folder, client, hub, tmp_path):
+    said(client("reloss", "push", str(folder), "me/it", "--revision", "trial"))
+    code = """
+    import sys
+    from hf_reloss import AutoSurrogate
+    options = {"revision": "trial", "cache_dir": sys.argv[1], "local_files_only": sys.argv[2] == "local"}
+    print(AutoSurrogate.from_pretrained("me/it", **options).config.origin)
+    """
+    origin = said(client(code, str(tmp_path / "mine"), "", cache="one"))
+    assert origin == f"me/it@{hub.repos['me/it'].branches['trial']}"
+    hub.shutdown()
+    hub.server_close()
+    assert said(client(code, str(tmp_path / "mine"), "local", cache="two")) == origin
+
+
 def test_a_network_that_is_not_there_is_told_of(folder, client, hub):
     hub.shutdown()
     hub.server_close()
