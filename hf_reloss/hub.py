@@ -141,7 +141,7 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, *HfHubHTTPError.__bases__) as error:
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) not in str(error) else ""
         raise OSError(f"{what}: {error}{cause}") from error
 
 

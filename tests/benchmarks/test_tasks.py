@@ -45,7 +45,7 @@ def test_a_run_of_the_benchmark_learns(fashion_mnist, monkeypatch):
     task = fashion_mnist("validation")
     task.train.images, task.train.labels = task.train.images[:2_000], task.train.labels[:2_000]
     task.evaluation.images, task.evaluation.labels = task.evaluation.images[:1_000], task.evaluation.labels[:1_000]
-    task.recipe["num_train_epochs"] = 2
+    task.recipe = task.recipe | {"num_train_epochs": 2}
     twin = SurrogateForClassification(SurrogateConfig())
     scores = [quality.train_and_score(task, 0, ReLossTrainer, surrogate=twin) for _ in range(2)]
     assert scores[0] == scores[1]  # a seed fixes a run
