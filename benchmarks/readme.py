@@ -124,8 +124,12 @@ def speed(device: str) -> str:
         elif "ratio" in row:
             rows.append(f"| {what} | {row['ours_ms']:.2f} ms | {row['theirs_ms']:.2f} ms | {row['ratio']:.2f}× |")
         else:
-            rows.append(f"| {what} | {1e3 * row['seconds']:.0f} ms | | |")
+            rows.append(f"| {what} | {_time(row['seconds'])} | | |")
     return "\n".join(rows)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.0f} ms"
 
 
 def scaling(device: str) -> str:
@@ -148,11 +152,12 @@ def gathered(device: str) -> str:
 
 def recording(device: str) -> str:
     """A table of what drawing groups from a large recording takes."""
-    found = json.loads((RESULTS / f"scaling_{device}.json").read_text())["recording"]
-    rows = [_row(("predictions on disk", "size", "read", "time", "memory")), _row(["---"] * 5)]
+    rows = json.loads((RESULTS / f"speed_{device}.json").read_text())["rows"]
+    (found,) = [row for row in rows.values() if "predictions_read" in row]
+    lines = [_row(("predictions on disk", "size", "read", "time", "memory")), _row(["---"] * 5)]
     sizes = (f"{found['disk_mb']:,.0f} MB", f"{found['predictions_read']:,}")
     cells = (f"{found['predictions']:,}", *sizes, f"{found['seconds']:.1f} s", f"{found['memory_mb']:,.0f} MB")
-    return "\n".join([*rows, _row(cells)])
+    return "\n".join([*lines, _row(cells)])
 
 
 TABLES = {table.__name__: table for table in (quality, transfer, alignment, speed, scaling, gathered, recording)}

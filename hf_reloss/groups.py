@@ -1,13 +1,19 @@
 """Predictions drawn into groups, which are what a metric scores and a surrogate is trained on."""
 
+import random
+
 import datasets
+import numpy as np
+import pyarrow
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import gather_object
 
 from .metrics.base import IGNORED_LABEL, Metric, add_up
 from .recording import TEXTS, statistics_column
 
 MOST_PREDICTIONS = 2**18
-"""How many predictions are read at most."""
+"""How many predictions of a recording are read at most."""
 
 
 class PredictionGroups(torch.utils.data.Dataset):
@@ -47,6 +53,25 @@ class PredictionGroups(torch.utils.data.Dataset):
         return {name: column[0] for name, column in self.__getitems__([chosen]).items()}
 
 
+def sampled(predictions: datasets.Dataset, seed: int = 0) -> datasets.Dataset:
+    """The predictions or, of more than 262,144, a random sample of that size: as many as groups have by default.
+
+    Nothing else is read from a recording that lies on disk, and each process reads its part of the sample, in which
+    all have the same in the end. So all have to call it.
+
+    Args:
+        predictions: as `record_predictions` gives them, the same in all processes.
+        seed: the same seed draws the same sample, however many processes there are.
+    """
+    if len(predictions) <= MOST_PREDICTIONS:
+        return predictions
+    processes = PartialState()
+    chosen = sorted(random.Random(seed).sample(range(len(predictions)), MOST_PREDICTIONS))
+    own = np.array_split(chosen, processes.num_processes)[processes.process_index]
+    parts = gather_object([predictions.select(own).with_format("arrow")[:]])
+    return datasets.Dataset(pyarrow.concat_tables(parts), info=predictions.info)
+
+
 def draw_groups(
     predictions: datasets.Dataset,
     metric: Metric,
@@ -62,9 +87,6 @@ def draw_groups(
     one label each, it has a share of its labels of its own, between 0 and `corruption`, replaced by random classes.
     Otherwise the metric's statistics are added up if they were recorded; if not, it scores texts or, of class indices,
     arrays [N, T] in which -100 stands where nothing counts, as a Trainer's compute_metrics gets them.
-
-    Of more than 262,144 predictions, so many as the groups have by default, a random sample of that size is drawn from:
-    nothing else is read from a recording that lies on disk.
 
     Args:
         predictions: as `record_predictions` gives them.
@@ -90,9 +112,6 @@ def draw_groups(
             "record more of them, or lower group_size."
         )
     generator = torch.Generator().manual_seed(seed)
-    if len(predictions) > MOST_PREDICTIONS:
-        sample = torch.randperm(len(predictions), generator=generator)[:MOST_PREDICTIONS]
-        predictions = predictions.select(sample.sort().values.numpy())
     stage = predictions.with_format("torch")["stage"][:]
     width = torch.rand(num_groups, 1, generator=generator)
     start = torch.rand(num_groups, 1, generator=generator) * (1 - width)

@@ -117,17 +117,12 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         self._wanted_metric = metric
         self._first_step = 0
         if learns:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError(
-                    "surrogate='auto' learns the surrogate within the run, where FSDP and DeepSpeed would divide it: "
-                    "learn it in a run without them, or with DistributedDataParallel, and pass its folder."
-                )
             if self.compute_metrics is None or not isinstance(metric, str):
                 self._wanted_metric = load_metric(metric)
             self._start_recording()
-            self.add_callback(SwitchCallback(self))
         else:
             self.watched_metric = metric_of(surrogate.config.metric) if metric is None else _watched(metric)
+        self.add_callback(SwitchCallback(self))
 
     @property
     def warmup_steps(self) -> int:

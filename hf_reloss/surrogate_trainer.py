@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from .checkpoints import last_whole_checkpoint
 from .gathering import gathered
 from .global_batches import is_filled_up, own_rows
-from .groups import draw_groups
+from .groups import draw_groups, sampled
 from .hub import write_page
 from .metrics import Metric, load_metric
 from .objectives import RelationalObjective
@@ -83,7 +83,8 @@ class SurrogateTrainer(Trainer):
     Args:
         model: the surrogate.
         args: `SurrogateTrainingArguments`.
-        train_dataset: predictions, from `record_predictions` or a `PredictionRecorder`.
+        train_dataset: predictions, from `record_predictions` or a `PredictionRecorder`. Of more than 262,144, which may
+            lie on disk, a random sample of so many is read, a part of it in each process.
         eval_dataset: held-out predictions; by default a share of `train_dataset`.
         metric: a `Metric`, or what `load_metric` takes.
         trainer_options: passed to Trainer (`callbacks`, `optimizers`).
@@ -119,9 +120,12 @@ class SurrogateTrainer(Trainer):
             )
         self.metric = load_metric(metric)
         model.requires_grad_(True)  # one that has served as a loss was frozen for it
+        train_dataset = sampled(train_dataset, args.seed)
         if eval_dataset is None:
             parts = train_dataset.train_test_split(args.held_out, seed=args.seed)
             train_dataset, eval_dataset = parts["train"], parts["test"]
+        else:
+            eval_dataset = sampled(eval_dataset, args.seed)
         self.num_predictions, self.models = len(train_dataset), whose(train_dataset)
         weight = model.network.gradient_penalty if args.gradient_penalty is None else args.gradient_penalty
         self.objective = RelationalObjective(weight)

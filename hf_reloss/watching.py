@@ -1,10 +1,13 @@
 """What is watched while a run goes on: the parts of the loss, that they are finite, and the surrogate's alignment."""
 
+import sys
+from logging import INFO
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import nn
+from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from .groups import draw_groups
@@ -37,6 +40,13 @@ class WatchesRun:
 
     surrogate: Surrogate | None
     watched_metric: Metric | None = None
+
+    def _tell(self, event: str) -> None:
+        """Says in a line what has happened: into the log or, if that is quiet, above the progress bar."""
+        if logger.isEnabledFor(INFO):
+            logger.info(event)
+        elif self.is_world_process_zero() and not self.args.disable_tqdm:
+            tqdm.write(event, file=sys.stderr)
 
     def _watch(self, loss: torch.Tensor, parts: dict[str, torch.Tensor], evidence: Evidence | None) -> None:
         """Takes note of a training loss.

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from hf_reloss import load_metric
-from hf_reloss.groups import draw_groups
+from hf_reloss.groups import draw_groups, sampled
+from hf_reloss.recording import whose
 
 from .conftest import synthetic_predictions
 
@@ -95,10 +96,17 @@ def test_of_a_large_recording_on_disk_a_sample_is_all_that_is_read(tmp_path, mon
     monkeypatch.setattr("hf_reloss.groups.MOST_PREDICTIONS", 300)
     synthetic_predictions(5_000).save_to_disk(tmp_path / "recording")
     on_disk = datasets.load_from_disk(tmp_path / "recording")
-    groups = draw(on_disk, group_size=16)
-    assert 250 < len(groups.columns["logits"]) <= 300
-    late = torch.isin(groups.columns["logits"], on_disk.with_format("torch")[2500:]["logits"]).all(-1)
-    assert 0.35 < late.float().mean() < 0.65  # of early and late training alike
-    again = draw(on_disk, group_size=16)
-    assert torch.equal(groups.scores, again.scores)
-    assert not torch.equal(groups.scores, draw(on_disk, group_size=16, seed=4).scores)
+    sample = sampled(on_disk, seed=3)
+    assert len(sample) == 300
+    assert sample.features == on_disk.features
+    assert whose(sample) == whose(on_disk)
+    stages = torch.tensor(sample["stage"][:])
+    assert 0.35 < (stages > 0.5).float().mean() < 0.65  # of early and late training alike
+    assert (stages.diff() > 0).all()  # each once
+    assert torch.isin(stages, torch.tensor(on_disk["stage"][:])).all()
+    assert sampled(on_disk, seed=3)["stage"][:] == sample["stage"][:]
+    assert sampled(on_disk, seed=4)["stage"][:] != sample["stage"][:]
+
+
+def test_a_small_recording_is_read_as_it_is(predictions):
+    assert sampled(predictions) is predictions

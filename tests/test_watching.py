@@ -1,7 +1,9 @@
 import logging
+import re
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_reloss import AutoSurrogate, SurrogateForClassification, load_metric
 from hf_reloss.metrics import metric_of
@@ -25,6 +27,65 @@ def test_the_parts_of_the_loss_are_logged_apart(tmp_path):
     alone.train()
     assert not logged(alone, "loss/model")
     assert logged(alone, "loss/surrogate") == pytest.approx(logged(alone, "loss"), abs=1e-5)
+
+
+def lines(text: str, word: str) -> list[str]:
+    """Those of what was told, between progress bars, in which a word is."""
+    return [line.strip() for line in re.split(r"[\r\n]", text) if word in line]
+
+
+LEARNS = {"surrogate": "auto", "metric": "accuracy", "surrogate_warmup": 40, "refresh_steps": 60}
+LEARNS |= {"num_train_epochs": 5}
+
+
+def test_each_event_is_told_in_a_line_above_the_progress_bar(tmp_path, capsys):
+    make_trainer(tmp_path, disable_tqdm=False, **LEARNS).train()
+    told = capsys.readouterr().err
+    learning, again = lines(told, "learning a surrogate")
+    assert "The warm-up is over at step 40: learning a surrogate of accuracy from 320 predictions." in learning
+    assert "60 steps more are recorded at step 100: learning a surrogate of accuracy from 480" in again
+    switched = (
+        r"Switched at step (\d+) to the surrogate for accuracy: its alignment on held-out groups is 0\.\d+, against"
+    )
+    assert re.findall(switched + r" 0\.\d+ for cross entropy", told) == ["40", "100"]
+    assert len(lines(told, "surrogate:  ")) > 5  # the bar of the learning itself
+    make_trainer(tmp_path, **LEARNS).train()
+    assert not lines(capsys.readouterr().err, "Switched")
+
+
+def test_each_event_is_told_in_the_log_if_that_is_wanted(tmp_path, caplog, capsys):
+    with caplog.at_level(logging.INFO, logger="hf_reloss"):
+        make_trainer(tmp_path, disable_tqdm=False, **LEARNS).train()
+    assert [record.message.partition(" to ")[0] for record in caplog.records if "Switched" in record.message] == [
+        "Switched at step 40", "Switched at step 100",
+    ]  # fmt: skip
+    assert not lines(capsys.readouterr().err, "Switched at step 40 to")
+
+
+def test_the_end_of_the_warm_up_of_a_given_surrogate_is_told_of(tmp_path, capsys):
+    surrogate = AutoSurrogate.from_pretrained("reloss/accuracy")
+    make_trainer(tmp_path, disable_tqdm=False, surrogate=surrogate, surrogate_warmup=30).train()
+    told = capsys.readouterr().err
+    assert lines(told, "The model's own loss is the loss until step 30")
+    (switched,) = lines(told, "The warm-up is over")
+    assert "switched at step 30 to reloss/accuracy@" in switched
+
+
+def test_the_parts_of_the_loss_and_the_alignments_reach_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    trainer = make_trainer(
+        tmp_path / "run", report_to="tensorboard", eval_strategy="epoch", model_loss_share=0.25, **LEARNS
+    )
+    trainer.train()
+    board = EventAccumulator(str(next((tmp_path / "board").rglob("events.*")).parent)).Reload()
+    tags = {tag: {event.step: event.value for event in board.Scalars(tag)} for tag in board.Tags()["scalars"]}
+    assert min(tags["train/loss/surrogate"]) == 45  # the first that is logged after the switch
+    assert min(tags["train/loss/model"]) == 5
+    assert set(tags["train/surrogate_alignment"]) == {40, 100}
+    assert set(tags["eval/alignment"]) == {60, 90, 120, 150}
+    step, loss = 45, tags["train/loss"][45]
+    parts = 0.75 * tags["train/loss/surrogate"][step] + 0.25 * tags["train/loss/model"][step]
+    assert loss == pytest.approx(parts, abs=1e-4)
 
 
 class Diverging(TinyClassifier):

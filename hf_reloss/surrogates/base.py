@@ -14,6 +14,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import extract_commit_hash
 
 from .. import __version__
+from ..isolation import undivided
 from ..metrics import Metric
 from ..metrics.base import IGNORED_LABEL
 from .config import SurrogateConfig
@@ -327,7 +328,8 @@ class Surrogate(PreTrainedModel):
             "ignore_mismatched_sizes": True,
         }
         try:
-            surrogate, info = super().from_pretrained(here or where, *args, config=config, **kwargs)
+            with undivided():
+                surrogate, info = super().from_pretrained(here or where, *args, config=config, **kwargs)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         except SafetensorError as error:

@@ -18,6 +18,7 @@ from hf_reloss import (
     SurrogateForTokens,
     SurrogateTrainer,
     SurrogateTrainingArguments,
+    groups,
     load_metric,
 )
 
@@ -86,6 +87,12 @@ def surrogate(folder: Path, metric: str = "accuracy") -> None:
 def counts(folder: Path) -> None:
     """The same with a surrogate whose loss is a group's."""
     surrogate(folder, metric="matthews_correlation")
+
+
+def large(folder: Path) -> None:
+    """The same, of a recording of which a sample is read, a part of it in each process."""
+    groups.MOST_PREDICTIONS = 500
+    surrogate(folder)
 
 
 def seq2seq(folder: Path, surrogate: str = "given") -> None:
@@ -165,7 +172,7 @@ def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_proces
 
 if __name__ == "__main__":
     programs = {
-        program.__name__: program for program in (reloss, surrogate, counts, seq2seq, seq2seq_auto, auto, victim)
+        program.__name__: program for program in (reloss, surrogate, counts, large, seq2seq, seq2seq_auto, auto, victim)
     }
     programs[sys.argv[1]](Path(sys.argv[2]))
     os._exit(0)  # all is written, and taking down gloo's threads with the interpreter may hang

@@ -6,9 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import Trainer, TrainingArguments
 
-from hf_reloss import AutoSurrogate
+from hf_reloss import AutoSurrogate, ReLossTrainer
 from hf_reloss.objectives import RelationalObjective
+
+from ..conftest import TinyClassifier, tiny_rows
 
 CARDS = sorted(folder.name for folder in (Path(__file__).parents[2] / "hub_cards").iterdir())
 
@@ -37,6 +40,41 @@ def test_gradients_are_finite_in_half_precision(name, dtype, scale):
     for leaf in leaves:
         assert leaf.grad.dtype == dtype
         assert leaf.grad.isfinite().all()
+
+
+def scaled(trainer_class: type[Trainer], folder: Path, **options) -> tuple[dict[str, torch.Tensor], float]:
+    """Weights of a run in float16 with a gradient scaler, whose first steps overflow, and the scale at its end.
+
+    Accelerate makes a scaler on a GPU only, so it is handed one.
+    """
+    torch.manual_seed(0)
+    args = TrainingArguments(
+        str(folder), max_steps=30, per_device_train_batch_size=16, learning_rate=0.05, save_strategy="no",
+        disable_tqdm=True, use_cpu=True, seed=3, logging_steps=1,
+    )  # fmt: skip
+    trainer = trainer_class(TinyClassifier(), args, train_dataset=tiny_rows(160), **options)
+    trainer.accelerator.state._mixed_precision, trainer.accelerator.native_amp = "fp16", True
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=1_000)
+    trainer.train()
+    return trainer.model.state_dict(), trainer.accelerator.scaler.get_scale()
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro-f1"])
+def test_a_gradient_scaler_finds_its_scale_and_the_run_its_way(tmp_path, name):
+    loss = AutoSurrogate.from_pretrained(f"reloss/{name}").freeze()
+    weights, scale = scaled(ReLossTrainer, tmp_path, surrogate=loss)
+    assert scale < 2.0**24  # steps were left out
+    assert all(weight.isfinite().all() for weight in weights.values())
+    expected, same = scaled(
+        Trainer, tmp_path, compute_loss_func=lambda outputs, labels, num_items_in_batch=None: loss(outputs, labels)
+    )
+    assert scale == same
+    for key, weight in expected.items():
+        torch.testing.assert_close(weights[key], weight)
+    rows = {key: torch.stack([row[key] for row in tiny_rows(200, seed=1)]) for key in ("features", "labels")}
+    trained = TinyClassifier()
+    trained.load_state_dict(weights)
+    assert (trained(rows["features"]).logits.argmax(-1) == rows["labels"]).float().mean() > 0.8
 
 
 @pytest.mark.parametrize("name", CARDS)
