@@ -3,9 +3,10 @@
     HF_RELOSS_DATA=... python benchmarks/speed.py
 
 Each pair is timed in turns, A B A B ..., in one process and on one thread; a ratio is the median of the ratios of the
-turns. Writes benchmarks/results/speed_DEVICE.json and prints a table. With `--device cuda`, on a machine with a GPU, training
-steps are those of BERT-base and ResNet-50 in bfloat16, under one process and one for each GPU. Soft ranks are also
-compared with torchsort's where that is installed: pip install --no-build-isolation torchsort.
+turns. Writes benchmarks/results/speed_DEVICE.json and prints a table. On a machine with a GPU, `--device cuda` takes
+training steps of BERT-base and ResNet-50 in bfloat16, under one process and one for each GPU, into
+speed_cuda.json, with the device's name. Soft ranks are also compared with torchsort's where that is installed: pip
+install --no-build-isolation torchsort.
 """
 
 import argparse
