@@ -8,7 +8,10 @@ import wrapt
 __version__ = "0.1.0"
 
 _MODULES = {
+    "adaptive": ["AdaptiveLossTrainer"],
+    "controller": ["LossController", "LossControllerConfig"],
     "hub": ["list_surrogates"],
+    "losses": ["hand_made_loss", "hand_made_losses"],
     "metrics": ["Metric", "load_metric"],
     "ranking": ["hard_rank", "soft_rank", "spearman"],
     "recording": ["PredictionRecorder", "record_predictions"],
@@ -31,7 +34,10 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from .adaptive import AdaptiveLossTrainer
+    from .controller import LossController, LossControllerConfig
     from .hub import list_surrogates
+    from .losses import hand_made_loss, hand_made_losses
     from .metrics import Metric, load_metric
     from .ranking import hard_rank, soft_rank, spearman
     from .recording import PredictionRecorder, record_predictions

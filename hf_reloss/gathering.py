@@ -44,6 +44,9 @@ def _processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name until torch 2.13
+
+
 class _Gathered(torch.autograd.Function):
     """All processes' values [m, ...], one after the other.
 
@@ -53,7 +56,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
         found = values.new_empty(dist.get_world_size() * len(values), *values.shape[1:])
-        dist.all_gather_into_tensor(found, values.contiguous())
+        _all_gather(found, values.contiguous())
         return found
 
     @staticmethod

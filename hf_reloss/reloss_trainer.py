@@ -16,13 +16,16 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.trainer_utils import has_length
 from transformers.utils import PushToHubMixin, logging
 
 from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
 from .checkpoints import last_whole_checkpoint
+from .controller import LossController
 from .gathering import gathered_evidence
 from .global_batches import GlobalBatches, counted
 from .hub import write_loss
+from .losses import hand_made_loss, hand_made_losses
 from .metrics import Metric, load_metric, metric_of
 from .recording import PredictionRecorder, batch_labels, unwrapped, writes_text
 from .surrogates.auto import AutoSurrogate
@@ -49,6 +52,9 @@ class ReLossTrainingArguments(TrainingArguments):
     max_recorded_predictions: int = field(
         default=20_000, metadata={"help": "With 'auto': the most predictions that each process keeps in memory."}
     )
+    adapt_steps: int = field(
+        default=200, metadata={"help": "With 'ala': steps from one action of the loss's controller to the next, K."}
+    )
     refresh_steps: int | None = field(
         default=None,
         metadata={"help": "With 'auto': learn the surrogate again after so many steps, from what was recorded since."},
@@ -73,7 +79,9 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     Args:
         model, args, trainer_options: as for the Trainer; `args` may be `ReLossTrainingArguments` or
             `ReLossSeq2SeqTrainingArguments`. Texts are decoded with the tokenizer, `processing_class`.
-        surrogate: a `Surrogate` (which is frozen), a folder or Hub id of one, or `"auto"`: the first stretch of a run
+        surrogate: a `Surrogate` (which is frozen), a folder or Hub id of one, the name of a hand-made loss (see
+            `hf_reloss.losses.hand_made_losses`; those that weigh classes count the labels of `train_dataset`), or
+            `"ala"` (see `AdaptiveLossTrainer`), or `"auto"`: the first stretch of a run
             is on the model's own loss, its predictions are recorded, a surrogate is learned from them, and the rest is
             trained on that. It is saved in the folder `surrogate` of every checkpoint and of the final model. Each call
             of `train` learns its own.
@@ -88,6 +96,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
 
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
     loss_is_scaled_for_ga = False
+    adaptation: Any = None
+    """What changes the loss while it is trained on, `AdaptsLoss`, if something does."""
     _default_arguments: ClassVar[type[TrainingArguments]]
 
     def __init__(
@@ -101,17 +111,22 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     ):
         args = args or self._default_arguments(output_dir="tmp_trainer")
         learns = isinstance(surrogate, str) and surrogate == "auto"
+        adapts = isinstance(surrogate, LossController) or surrogate == "ala"
         _check(args, learns, metric)
-        if isinstance(surrogate, str | Path) and not learns:
+        if isinstance(surrogate, str) and surrogate in hand_made_losses():
+            wants = hand_made_losses()[surrogate].wants_frequencies
+            labels = _training_labels(trainer_options.get("train_dataset"), args.label_names) if wants else None
+            surrogate = hand_made_loss(surrogate, labels)
+        elif isinstance(surrogate, str | Path) and not (learns or adapts):
             surrogate = AutoSurrogate.from_pretrained(surrogate)
-        if not learns and not isinstance(surrogate, Surrogate):
+        if not (learns or adapts) and not isinstance(surrogate, Surrogate):
             raise ValueError(
                 "surrogate= wants a Surrogate, a folder or Hub id of one, or 'auto', but got "
                 f"{type(surrogate).__name__}. Any other function is passed to Trainer as compute_loss_func=."
             )
         super().__init__(model, args, *trainer_args, **trainer_options)
         self.model_accepts_loss_kwargs = False  # nothing is normalised by the number of items
-        self.surrogate: Surrogate | None = None if learns else self._placed(surrogate)
+        self.surrogate: Surrogate | None = None if learns or adapts else self._placed(surrogate)
         self.recorder: PredictionRecorder | None = None
         self.metric: Metric | None = None
         self._wanted_metric = metric
@@ -120,6 +135,14 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             if self.compute_metrics is None or not isinstance(metric, str):
                 self._wanted_metric = load_metric(metric)
             self._start_recording()
+        elif adapts:
+            from .adaptive import AdaptsLoss
+
+            self.watched_metric = _watched("accuracy" if metric is None else metric)
+            controller = None if surrogate == "ala" else surrogate
+            steps = _option(args, "adapt_steps")
+            self.adaptation = AdaptsLoss(self, controller, self.watched_metric, self.eval_dataset, steps)
+            self.add_callback(self.adaptation)
         else:
             self.watched_metric = metric_of(surrogate.config.metric) if metric is None else _watched(metric)
         self.add_callback(SwitchCallback(self))
@@ -148,12 +171,18 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             if isinstance(resume_from_checkpoint, str | Path):
                 self._resume_recording(Path(resume_from_checkpoint))
         elif isinstance(resume_from_checkpoint, str | Path):
+            if self.adaptation is not None:
+                self.adaptation.load(Path(resume_from_checkpoint))
             self._resume_surrogate(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _resume_surrogate(self, checkpoint: Path) -> None:
         """Goes on with the weights that a checkpoint was trained on, whatever its repository holds by now."""
-        folder, origin = checkpoint / SURROGATE_FOLDER, self.surrogate.config.origin
+        folder = checkpoint / SURROGATE_FOLDER
+        if self.adaptation is not None:
+            self.surrogate = self._placed(AutoSurrogate.from_pretrained(folder))
+            return
+        origin = self.surrogate.config.origin
         if origin is None or not folder.is_dir():
             return
         former = AutoSurrogate.from_pretrained(folder)
@@ -261,6 +290,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         if self.surrogate is not None and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir) / SURROGATE_FOLDER
             PreTrainedModel.save_pretrained(self.surrogate, folder)
+            if self.adaptation is not None:
+                self.adaptation.controller.save_pretrained(folder.with_name("controller"))
         super().save_model(output_dir, _internal_call)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -269,6 +300,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         if self._is_recording:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             self.recorder.save(Path(output_dir) / self._recording_name)
+        if self.adaptation is not None and self.args.should_save:
+            self.adaptation.save(Path(output_dir))
         self.accelerator.wait_for_everyone()  # after this a checkpoint counts as whole
 
 
@@ -310,6 +343,19 @@ class ReLossSeq2SeqTrainer(_SurrogateLoss, Seq2SeqTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach().mean()
         return loss, generated, labels
+
+
+def _training_labels(dataset: Any, names: list[str] | None) -> torch.Tensor | None:
+    """The labels [n] of a data set, under one of the names that collators know; None if there are none."""
+    names = [*(names or ()), "labels", "label", "label_ids"]
+    if dataset is None or not has_length(dataset) or not len(dataset):
+        return None
+    name = next((name for name in names if name in (getattr(dataset, "column_names", None) or dataset[0])), None)
+    if name is None:
+        return None
+    if hasattr(dataset, "column_names"):
+        return torch.as_tensor(dataset.with_format(None)[name][:])
+    return torch.stack([torch.as_tensor(dataset[index][name]) for index in range(len(dataset))])
 
 
 def _watched(metric: Any) -> Metric:

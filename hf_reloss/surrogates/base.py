@@ -155,6 +155,10 @@ class Surrogate(PreTrainedModel):
         super().__init__(config)
         networks = {network.architecture: network for network in self.networks}
         if config.architecture not in networks:
+            from ..losses import hand_made_losses
+
+            networks |= hand_made_losses(self.task)
+        if config.architecture not in networks:
             choices = " or ".join(map(repr, networks))
             raise ValueError(
                 f"Unknown architecture {config.architecture!r} for {self.task}: choose {choices}.{config.advice}"

@@ -15,8 +15,9 @@ class SurrogateConfig(PreTrainedConfig):
         task: the kind of evidence, which is the module of `hf_reloss.surrogates` that reads it: `"classification"`,
             `"tokens"`, `"spans"` or `"keypoints"`.
         architecture: the network from evidence to loss, by default the first of its task, which is monotone by
-            construction. Of classification: `"margin"`, `"counts"` (monotone, too) or `"paper"` (Huang et al. 2022). Of
-            tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of keypoints: `"hits"` or `"paper"`.
+            construction. Of classification: `"margin"`, `"counts"` (monotone, too), `"paper"` (Huang et al. 2022), or
+            a hand-made loss (`hf_reloss.losses`). Of tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of
+            keypoints: `"hits"` or `"paper"`.
         scores: of `"counts"`: the metrics of counts per class whose soft twins are mixed, each name with its options,
             as `load_metric` takes them; of `"hits"`: `"pck"` or `"oks"` with its options.
         num_knots: of `"margin"`, `"counts"`, `"overlap"` and `"hits"`: intervals of the learned monotone spline.
@@ -29,6 +30,7 @@ class SurrogateConfig(PreTrainedConfig):
             learned share; 0 to 4.
         level: of `"ngrams"`: whether soft precisions are those of the `"group"`, as of BLEU, or of each `"sentence"`.
         credit: of `"overlap"`: of an answer that is partly right: `"f1"`, that of its tokens, or none, `"exact"`.
+        loss_options: of a hand-made loss: its options, such as `{"gamma": 2.0}`.
         hidden_size: of `"paper"`: width of its layers; of keypoints it is 8.
         sigma: of keypoints: standard deviation of the Gaussians that heatmaps are usually trained on, in their pixels;
             by default a 32nd of their longer side, at least 1.
@@ -56,6 +58,7 @@ class SurrogateConfig(PreTrainedConfig):
     sigma: float | None = None
     anchor: float = 2.0
     num_pixels: int = 3072
+    loss_options: dict[str, Any] | None = None
     metric: str | None = None
     record: dict[str, Any] | None = None
     origin: str | None = None

@@ -66,6 +66,24 @@ def reloss(folder: Path) -> None:
     finish(trainer, folder, {"measured": measured, **{f"gradient.{n}": g for n, g in spy.seen.items()}})
 
 
+def adaptive(folder: Path) -> None:
+    """ReLossTrainer with a loss that is adapted: batches of 8 in all, validation data that do not fill the last one."""
+    torch.manual_seed(0)
+    spy = FirstGradients()
+    args = ReLossTrainingArguments(
+        str(folder / "run"), per_device_train_batch_size=8 // PROCESSES, num_train_epochs=4, learning_rate=0.01,
+        adapt_steps=5, save_strategy="no", disable_tqdm=True, use_cpu=True, seed=3, ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    trainer = ReLossTrainer(
+        TinyClassifier(), args, train_dataset=tiny_rows(80), eval_dataset=tiny_rows(37, seed=1), surrogate="ala",
+        metric="accuracy", callbacks=[spy],
+    )  # fmt: skip
+    trainer.train()
+    learned = {f"policy.{name}": weight for name, weight in trainer.adaptation.controller.state_dict().items()}
+    learned |= {"correlations": trainer.adaptation.correlations, "rewards": torch.tensor(trainer.adaptation.rewards)}
+    finish(trainer, folder, learned | {f"gradient.{n}": g for n, g in spy.seen.items()})
+
+
 def surrogate(folder: Path, metric: str = "accuracy") -> None:
     """SurrogateTrainer: 32 groups in all, ranked together."""
     torch.manual_seed(0)
@@ -172,7 +190,8 @@ def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_proces
 
 if __name__ == "__main__":
     programs = {
-        program.__name__: program for program in (reloss, surrogate, counts, large, seq2seq, seq2seq_auto, auto, victim)
+        program.__name__: program
+        for program in (reloss, adaptive, surrogate, counts, large, seq2seq, seq2seq_auto, auto, victim)
     }
     programs[sys.argv[1]](Path(sys.argv[2]))
     os._exit(0)  # all is written, and taking down gloo's threads with the interpreter may hang

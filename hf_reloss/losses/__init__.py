@@ -1,0 +1,71 @@
+"""Hand-made losses, to compare with: each a file, and a surrogate of which nothing is learned.
+
+So each of them computes in float32, sees the micro-batch of all processes where it is a group's, is watched, saved and
+loaded as what is learned is: `ReLossTrainer(..., surrogate="focal")`.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .base import HandMadeLoss
+
+
+def hand_made_losses(task: str = "classification") -> dict[str, type[HandMadeLoss]]:
+    """Those for a task, by name: each module of this package defines one."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        for kind in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if (
+                isinstance(kind, type)
+                and issubclass(kind, HandMadeLoss)
+                and vars(kind).get("architecture") == module.name
+            ):
+                found[module.name] = kind
+    return {name: kind for name, kind in found.items() if kind.task == task}
+
+
+def hand_made_loss(name: str, labels: torch.Tensor | Sequence[int] | None = None, **options: Any):
+    """A loss by its name, as a `Surrogate`.
+
+    Args:
+        name: one of `hand_made_losses()`.
+        labels: [n] int64, those of the training data, of which some take the frequencies of the classes; -100 does not
+            count.
+        options: of the loss, such as `gamma=2.0` of `"focal"`; see its class.
+
+    Raises:
+        ValueError: for an unknown name or option, or where a loss wants labels and there are none.
+
+    Example:
+        >>> loss = hand_made_loss("focal", gamma=0.0)  # which is cross-entropy
+        >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+        tensor(0.1269)
+    """
+    from ..surrogates.classification import SurrogateForClassification
+    from ..surrogates.config import SurrogateConfig
+
+    losses = hand_made_losses()
+    if name not in losses:
+        raise ValueError(f"There is no hand-made loss {name!r}: choose one of {', '.join(losses)}.")
+    if losses[name].wants_frequencies and "frequencies" not in options:
+        options["frequencies"] = class_frequencies(name, labels)
+    return SurrogateForClassification(SurrogateConfig(architecture=name, loss_options=options))
+
+
+def class_frequencies(name: str, labels: torch.Tensor | Sequence[int] | None) -> list[float]:
+    """The share of each class, [C], among labels [n], for the loss of a name."""
+    if labels is None:
+        raise ValueError(f"The loss {name!r} weighs classes by how frequent they are: pass it the labels= trained on.")
+    labels = torch.as_tensor(labels)
+    counts = torch.bincount(labels[labels >= 0])
+    if len(counts) < 2 or not counts.all():
+        missing = (counts == 0).nonzero().flatten().tolist()
+        raise ValueError(
+            f"The loss {name!r} divides by the frequencies of the classes, but of the classes 0 to {len(counts) - 1} "
+            f"{missing or 'others'} have no label in the training data: merge or drop them, or pass frequencies=."
+        )
+    return (counts / counts.sum()).tolist()

@@ -1,0 +1,18 @@
+"""Cross-entropy in which all classes weigh the same."""
+
+import torch
+
+from ..surrogates.base import Evidence
+from .base import HandMadeLoss, cross_entropies
+
+
+class ClassWeights(HandMadeLoss):
+    """-log p(y) / (C f_y), with f_y the frequency of the label's class: 1 on average over the training data."""
+
+    architecture = "class_weights"
+    wants_frequencies = True
+
+    def losses(self, evidence: Evidence) -> torch.Tensor:
+        frequencies = self.checked(evidence)
+        weights = 1 / (len(frequencies) * frequencies)
+        return weights[evidence.labels] * cross_entropies(evidence.outputs, evidence.labels)

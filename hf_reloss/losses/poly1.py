@@ -1,0 +1,19 @@
+"""Poly-1 (Leng et al. 2022, arXiv:2204.12511, equation 5)."""
+
+from typing import ClassVar
+
+import torch
+
+from ..surrogates.base import Evidence
+from .base import HandMadeLoss, cross_entropies
+
+
+class Poly1(HandMadeLoss):
+    """-log p + ε (1 - p): cross-entropy with more weight on the first term of its series."""
+
+    architecture = "poly1"
+    options: ClassVar[dict[str, float]] = {"epsilon": 1.0}
+
+    def losses(self, evidence: Evidence) -> torch.Tensor:
+        losses = cross_entropies(evidence.outputs, evidence.labels)
+        return losses - self.epsilon * torch.expm1(-losses)

@@ -1,0 +1,153 @@
+"""Training on a loss that a controller adapts."""
+
+import logging
+
+import pytest
+import torch
+
+from hf_reloss import AdaptiveLossTrainer, AutoSurrogate, LossController, ReLossTrainer, ReLossTrainingArguments
+
+from .conftest import TinyClassifier, tiny_rows
+
+
+def make_trainer(folder, kind=AdaptiveLossTrainer, model=None, train=None, validation=None, **options):
+    settings = {name: options.pop(name) for name in ("surrogate", "metric", "validation_dataset") if name in options}
+    torch.manual_seed(0)
+    args = ReLossTrainingArguments(
+        str(folder), **{
+            "max_steps": 120, "adapt_steps": 10, "per_device_train_batch_size": 16, "learning_rate": 0.02,
+            "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "seed": 3, **options,
+        },
+    )  # fmt: skip
+    return kind(
+        model or TinyClassifier(dropout=0.1), args, train_dataset=train or tiny_rows(300),
+        eval_dataset=tiny_rows(150, seed=1) if validation is None else validation, **{"metric": "accuracy"} | settings,
+    )  # fmt: skip
+
+
+def accuracy(trainer, rows) -> float:
+    data = {key: torch.stack([row[key] for row in rows]) for key in ("features", "labels")}
+    with torch.no_grad():
+        return (trainer.model.eval()(data["features"]).logits.argmax(-1) == data["labels"]).float().mean().item()
+
+
+def test_a_model_learns_on_it_and_the_loss_is_adapted(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    assert accuracy(trainer, tiny_rows(300, seed=2)) > 0.75
+    steps = [step for step, _ in trainer.adaptation.history]
+    assert steps == list(range(0, 121, 10))
+    for (_, before), (_, after) in zip(trainer.adaptation.history, trainer.adaptation.history[1:], strict=False):
+        assert torch.equal(after, after.T)
+        assert ((after - before).abs() < 0.1001).all()
+        assert not torch.equal(before, after)
+    assert torch.equal(trainer.adaptation.history[0][1], torch.eye(4))
+    assert torch.equal(trainer.adaptation.correlations, trainer.adaptation.history[-1][1])
+    rewards = [log["adaptation/reward"] for log in trainer.state.log_history if "adaptation/reward" in log]
+    assert rewards == trainer.adaptation.rewards
+    assert len(rewards) == 11
+    assert rewards[0] == 1  # from what an untrained model gets
+
+
+def test_the_reward_is_the_sign_of_the_errors_fall(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.adaptation.on_train_begin(trainer.args, trainer.state, trainer.control)
+    rewards = []
+    for errors in ([0.5, 0.5], [0.4, 0.5], [0.2, 0.6], [0.6, 0.2], [0.6, 0.2]):
+        trainer.adaptation.errors = errors
+        trainer.adaptation._act(10, 0.5)
+        rewards = trainer.adaptation.rewards
+    # Discounted by 0.9: 0.5, 0.453, 0.411, 0.389, 0.389.
+    assert rewards == [1.0, 1.0, 1.0, 0.0]
+    trainer.adaptation.errors = [0.3, 0.5]
+    trainer.adaptation._act(10, 0.5)
+    assert trainer.adaptation.rewards[-1] == -1.0
+
+
+@pytest.mark.parametrize("checkpoint", [40, 95])
+def test_a_run_that_is_resumed_is_one_that_was_not_broken(tmp_path, checkpoint):
+    unbroken = make_trainer(tmp_path / "unbroken", save_strategy="steps", save_steps=checkpoint)
+    unbroken.train()
+    resumed = make_trainer(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "unbroken" / f"checkpoint-{checkpoint}"))
+    for name, weight in unbroken.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+    assert torch.equal(unbroken.adaptation.correlations, resumed.adaptation.correlations)
+    assert unbroken.adaptation.rewards == resumed.adaptation.rewards
+    for one, two in zip(
+        unbroken.adaptation.controller.parameters(), resumed.adaptation.controller.parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
+
+
+def test_a_checkpoint_of_another_loss_is_refused(tmp_path):
+    make_trainer(
+        tmp_path, kind=ReLossTrainer, surrogate="focal", save_strategy="steps", save_steps=60, max_steps=60
+    ).train()
+    with pytest.raises(ValueError, match="was not trained on surrogate='ala'"):
+        make_trainer(tmp_path / "other").train(resume_from_checkpoint=str(tmp_path / "checkpoint-60"))
+
+
+def test_a_controller_goes_on_with_another_model(tmp_path):
+    first = make_trainer(tmp_path)
+    first.train()
+    first.save_model(str(tmp_path / "saved"))
+    assert AutoSurrogate.from_pretrained(tmp_path / "saved" / "surrogate").config.architecture == "class_correlation"
+    controller = LossController.from_pretrained(tmp_path / "saved" / "controller")
+    second = make_trainer(
+        tmp_path / "second", kind=ReLossTrainer, surrogate=controller, model=TinyClassifier(classes=3),
+        train=tiny_rows(200, classes=3), validation=tiny_rows(90, classes=3, seed=1),
+    )  # fmt: skip
+    second.train()
+    assert second.adaptation.correlations.shape == (3, 3)
+    assert second.adaptation.controller is controller
+
+
+def test_any_trainer_takes_it_by_name_and_any_metric_rewards_it(tmp_path):
+    by_name = make_trainer(tmp_path, kind=ReLossTrainer, surrogate="ala")
+    by_name.train()
+    own = make_trainer(tmp_path)
+    own.train()
+    assert torch.equal(by_name.adaptation.correlations, own.adaptation.correlations)
+    other = make_trainer(tmp_path, metric="matthews_correlation")
+    other.train()
+    assert len(other.adaptation.rewards) == 11
+
+
+def test_the_validation_data_may_be_other_than_what_is_evaluated(tmp_path):
+    trainer = make_trainer(tmp_path, validation_dataset=tiny_rows(60, seed=5), validation=tiny_rows(100, seed=1))
+    assert len(trainer.adaptation.dataset) == 60
+    assert len(trainer.eval_dataset) == 100
+
+
+def test_a_reward_that_is_constant_is_told_of(tmp_path, caplog):
+    rows = tiny_rows(80, seed=1)
+    with caplog.at_level(logging.WARNING, logger="hf_reloss"):
+        trainer = make_trainer(tmp_path, validation=rows, metric=lambda predictions, references: 0.5)
+        trainer.train()
+    assert not any(trainer.adaptation.rewards)
+    assert caplog.text.count("there is nothing to adapt it by") == 1
+    assert accuracy(trainer, tiny_rows(300, seed=2)) > 0.75
+
+
+def test_validation_data_without_a_class_is_told_of_and_works(tmp_path, caplog):
+    rows = [row for row in tiny_rows(150, seed=1) if row["labels"] != 2]
+    with caplog.at_level(logging.WARNING, logger="hf_reloss"):
+        trainer = make_trainer(tmp_path, validation=rows)
+        trainer.train()
+    assert caplog.text.count("no example of the classes [2]") == 1
+    assert all(reading.isfinite().all() for reading in trainer.adaptation.readings)
+    assert accuracy(trainer, tiny_rows(300, seed=2)) > 0.7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation": {"one": []}}, "pass eval_dataset="),
+        ({"adapt_steps": 3}, "at least 5"),
+        ({"metric": "no metric"}, "no metric"),
+    ],
+)
+def test_what_is_missing_is_told(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, **options)
