@@ -44,6 +44,7 @@ class LearnsSurrogate:
     surrogate: Surrogate | None
     recorder: PredictionRecorder | None
     metric: Metric | None
+    _approximates: bool = False
 
     def learn_surrogate(self) -> Surrogate:
         """Learns the surrogate from what has been recorded, on all processes together, and goes on with it.
@@ -60,10 +61,12 @@ class LearnsSurrogate:
         )
         folder = Path(args.output_dir) / "_surrogate"  # with _, so that push_to_hub leaves it out while it is there
         with undisturbed(), self._cleared(folder):
+            to_learn, how = self._to_learn(kind)
             learner = SurrogateTrainer(
-                kind.for_metric(self.metric),
+                to_learn,
                 SurrogateTrainingArguments(
                     output_dir=str(folder),
+                    **how,
                     # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
                     group_size=max(
                         FEWEST_PREDICTIONS // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10)
@@ -111,6 +114,17 @@ class LearnsSurrogate:
             logger.warning(f"At step {self.state.global_step} the surrogate stays as it was: {error}")
             return self.surrogate
 
+    def _to_learn(self, kind: type[Surrogate]) -> tuple[Surrogate, dict[str, Any]]:
+        """The surrogate that is to be learned, and how: ranks, or values in turn with the model."""
+        if not self._approximates:
+            return kind.for_metric(self.metric), {}
+        config = SurrogateConfig(task=kind.task, architecture="set")
+        if self.surrogate is None:
+            return kind(config), {"objective": "approximation"}
+        former = kind(config)
+        former.load_state_dict(self.surrogate.state_dict())
+        return former, {"objective": "approximation", "num_train_epochs": 2}
+
     @property
     def _is_recording(self) -> bool:
         """Whether predictions are taken note of: until a surrogate is learned or, if it is to be again, always."""
@@ -118,7 +132,8 @@ class LearnsSurrogate:
 
     @property
     def _refresh_steps(self) -> int | None:
-        return getattr(self.args, "refresh_steps", None)
+        steps = getattr(self.args, "refresh_steps", None)
+        return max(1, self.warmup_steps) if steps is None and self._approximates else steps
 
     def _start_recording(self) -> None:
         self.surrogate, self.metric, self._first_step = None, None, 0

@@ -1,7 +1,12 @@
-"""What a surrogate is trained on."""
+"""What a surrogate is trained on.
+
+An objective has a `gain`, of the losses [m] and scores [m] of all groups of a step, which is to be maximised and is
+logged under the name `logged`, and the weight `gradient_penalty` of what holds the surrogate's gradients.
+"""
 
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -26,10 +31,15 @@ class RelationalObjective:
         method, steepness, distribution: of the soft ranks, see `soft_rank`.
     """
 
+    logged: ClassVar[str] = "rho"
     gradient_penalty: float
     method: str = "diffsort"
     steepness: float = 5.0
     distribution: str = "logistic_phi"
+
+    def gain(self, losses: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`correlation`."""
+        return self.correlation(losses, scores)
 
     def correlation(self, losses: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """ρ of m groups.
@@ -56,3 +66,25 @@ class RelationalObjective:
             wanted: r, [...] or one for all.
         """
         return (norms - wanted).square().mean()
+
+
+@dataclass(frozen=True)
+class ApproximationObjective:
+    """(M - (-L))², to be minimised: the negated loss L is to be the metric's score M itself.
+
+    Grabocka et al. 2019, Learning Surrogate Losses, arXiv:1905.10108, equation 5.
+    """
+
+    logged: ClassVar[str] = "negative_squared_error"
+    gradient_penalty: float = 0.0
+
+    def gain(self, losses: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Minus the mean squared error, a scalar, of losses [m] and scores [m]."""
+        return -(losses.float() + scores).square().mean()
+
+    def penalty(self, norms: torch.Tensor, wanted: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """As of `RelationalObjective`, for a weight that is not 0."""
+        return (norms - wanted).square().mean()
+
+
+OBJECTIVES = {"relational": RelationalObjective, "approximation": ApproximationObjective}

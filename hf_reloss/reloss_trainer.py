@@ -79,12 +79,16 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     Args:
         model, args, trainer_options: as for the Trainer; `args` may be `ReLossTrainingArguments` or
             `ReLossSeq2SeqTrainingArguments`. Texts are decoded with the tokenizer, `processing_class`.
-        surrogate: a `Surrogate` (which is frozen), a folder or Hub id of one, the name of a hand-made loss (see
-            `hf_reloss.losses.hand_made_losses`; those that weigh classes count the labels of `train_dataset`), or
-            `"ala"` (see `AdaptiveLossTrainer`), or `"auto"`: the first stretch of a run
-            is on the model's own loss, its predictions are recorded, a surrogate is learned from them, and the rest is
-            trained on that. It is saved in the folder `surrogate` of every checkpoint and of the final model. Each call
-            of `train` learns its own.
+        surrogate: the loss. A `Surrogate` (which is frozen), a folder or Hub id of one, or one of these words:
+            `"auto"`: the first stretch of a run is on the model's own loss, its predictions are recorded, a surrogate
+            is learned from them, and the rest is trained on that. It is saved in the folder `surrogate` of every
+            checkpoint and of the final model. Each call of `train` learns its own.
+            `"approximation"`: likewise, but what is learned is a network of sets that regresses the metric, in turn
+            with the model (Grabocka et al. 2019): again after every `refresh_steps`, by default as many as the first
+            stretch has.
+            `"ala"`: a controller adapts it, see `AdaptiveLossTrainer`.
+            The name of a hand-made loss, see `hf_reloss.losses`; those that weigh classes count the labels of
+            `train_dataset`.
         metric: what `"auto"` learns: a key of what `compute_metrics` returns, a name or whatever else `load_metric`
             takes. Of a name that `compute_metrics` gives too, the user's own function counts. Of a given surrogate: the
             metric that it is watched for, by default its own.
@@ -110,7 +114,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         **trainer_options: Any,
     ):
         args = args or self._default_arguments(output_dir="tmp_trainer")
-        learns = isinstance(surrogate, str) and surrogate == "auto"
+        self._approximates = surrogate == "approximation"
+        learns = self._approximates or surrogate == "auto"
         adapts = isinstance(surrogate, LossController) or surrogate == "ala"
         _check(args, learns, metric)
         if isinstance(surrogate, str) and surrogate in hand_made_losses():

@@ -15,7 +15,7 @@ from .global_batches import is_filled_up, own_rows
 from .groups import draw_groups, sampled
 from .hub import write_page
 from .metrics import Metric, load_metric
-from .objectives import RelationalObjective
+from .objectives import OBJECTIVES
 from .ranking import spearman
 from .recording import whose
 from .surrogates.base import Evidence, Surrogate
@@ -63,6 +63,9 @@ class SurrogateTrainingArguments(TrainingArguments):
         default=0.2, metadata={"help": "Share of the predictions held out for alignment, if no eval_dataset is given."}
     )
     corruption: float = field(default=1.0, metadata={"help": "Largest share of a group's labels that is replaced."})
+    objective: str = field(
+        default="relational", metadata={"help": "What is learned: relational (ranks) or approximation (values)."}
+    )
     gradient_penalty: float | None = field(
         default=None, metadata={"help": "Weight of the gradient penalty; by default the surrogate's own."}
     )
@@ -74,9 +77,10 @@ class SurrogateTrainingArguments(TrainingArguments):
 class SurrogateTrainer(Trainer):
     """Trains a surrogate of any task to rank groups of predictions as a metric does.
 
-    It logs `rho` (the soft rank correlation of a batch) and `penalty`; its evaluation gives, on held-out groups,
-    `eval_alignment` (Spearman's correlation of the negated loss with the metric) and that of the loss that the task is
-    usually trained on (`eval_alignment_cross_entropy`), and both on evidence in the form in which surrogates are
+    It logs `rho` (the soft rank correlation of a batch; with the objective `"approximation"`, which regresses the
+    metric, `negative_squared_error`) and `penalty`; its evaluation gives, on held-out groups, `eval_alignment`
+    (Spearman's correlation of the negated loss with the metric) and that of the loss that the task is usually trained
+    on (`eval_alignment_cross_entropy`), and both on evidence in the form in which surrogates are
     learned, where what the metric does not see is alike (`..._canonical`). Under several processes all groups of a step
     are ranked together. Everything else is Trainer's: checkpoints, resuming, logging, `push_to_hub`.
 
@@ -127,9 +131,11 @@ class SurrogateTrainer(Trainer):
         else:
             eval_dataset = sampled(eval_dataset, args.seed)
         self.num_predictions, self.models = len(train_dataset), whose(train_dataset)
-        weight = model.network.gradient_penalty if args.gradient_penalty is None else args.gradient_penalty
-        self.objective = RelationalObjective(weight)
-        self._progress: dict[str, list[torch.Tensor]] = {"rho": [], "penalty": []}
+        if args.objective not in OBJECTIVES:
+            raise ValueError(f"objective={args.objective!r} is not one of {', '.join(OBJECTIVES)}.")
+        usual = model.network.gradient_penalty if args.objective == "relational" else 0.0
+        self.objective = OBJECTIVES[args.objective](usual if args.gradient_penalty is None else args.gradient_penalty)
+        self._progress: dict[str, list[torch.Tensor]] = {self.objective.logged: [], "penalty": []}
         self._held_out: dict[str, list[float]] = {}
         self._coming: deque[tuple[Any, ...]] = deque()
         self._part: tuple[Any, ...] | None = None
@@ -216,31 +222,33 @@ class SurrogateTrainer(Trainer):
         evidence = surrogate.network.canonical(surrogate.evidence(inputs, inputs["labels"]))
         losses = model(evidence)
         if self._part is None:
-            rho = self.objective.correlation(gathered(losses), gathered(inputs["score"]))
-            penalty, share, correlated = self._penalty(surrogate, evidence), 1.0, rho
+            whole = self.objective.gain(gathered(losses), gathered(inputs["score"]))
+            penalty, share, gain = self._penalty(surrogate, evidence), 1.0, whole
         else:
-            slopes, rho, rows, share = self._part
-            correlated = (slopes * losses).sum()
-            correlated = correlated + (rho - correlated).detach()  # its gradient, and the value of the whole step
+            slopes, whole, rows, share = self._part
+            gain = (slopes * losses).sum()
+            gain = gain + (whole - gain).detach()  # its gradient, and the value of the whole step
             own = Evidence(*(tensor[:rows] for tensor in evidence))
             penalty = self._penalty(surrogate, own) if rows else losses.new_zeros(())
-        self._progress["rho"].append(rho.detach())
+        self._progress[self.objective.logged].append(whole.detach())
         self._progress["penalty"].append(penalty.detach())
-        loss = self.objective.gradient_penalty * share * penalty - correlated
+        loss = self.objective.gradient_penalty * share * penalty - gain
         return (loss, {"losses": losses}) if return_outputs else loss
 
     def _penalty(self, surrogate: Surrogate, evidence: Evidence) -> torch.Tensor:
+        if not self.objective.gradient_penalty:
+            return evidence.outputs.new_zeros(())
         return self.objective.penalty(*surrogate.network.gradient_norms(evidence))
 
     @torch.no_grad()
     def _parts_of_step(self, batches: list[dict[str, torch.Tensor]]) -> list[tuple[Any, ...]]:
         """Of the micro-batches of a step, whose groups are ranked all together, what each adds to the gradient.
 
-        Their losses are taken first, without gradients; that of the correlation with respect to them is then a sum.
+        Their losses are taken first, without gradients; that of the gain with respect to them is then a sum.
 
         Returns:
-            Of each micro-batch: the slopes of ρ [m] over its losses, times micro-batches and processes, over which a
-            Trainer takes means; ρ; how many groups do not fill it up; and its weight by their number.
+            Of each micro-batch: the slopes of the gain [m] over its losses, times micro-batches and processes, over
+            which a Trainer takes means; the gain; how many groups do not fill it up; and its weight by their number.
         """
         processes, number = self.args.world_size, len(batches)
         rows = [len(batch["score"]) for batch in batches]
@@ -254,12 +262,12 @@ class SurrogateTrainer(Trainer):
         sizes = [len(part) for part in losses]
         losses, counts = torch.cat(losses).requires_grad_(), torch.cat(count) > 0
         with torch.enable_grad():
-            rho = self.objective.correlation(losses[counts], torch.cat(scores)[counts])
-        slopes = torch.autograd.grad(rho, losses)[0] if rho.requires_grad else torch.zeros_like(losses)
+            whole = self.objective.gain(losses[counts], torch.cat(scores)[counts])
+        slopes = torch.autograd.grad(whole, losses)[0] if whole.requires_grad else torch.zeros_like(losses)
         own_slopes = (part.chunk(processes)[self.args.process_index] for part in slopes.split(sizes))
         total = counts.sum().item()
         return [
-            (part * (number * processes), rho.detach(), own, own * number * processes / total)
+            (part * (number * processes), whole.detach(), own, own * number * processes / total)
             for part, own in zip(own_slopes, rows, strict=True)
         ]
 

@@ -140,10 +140,45 @@ class PaperNetwork(SurrogateNetwork):
         return self.loss(self.logits_fcs(probability[..., None])).squeeze(-1).abs()
 
 
+class SetNetwork(SurrogateNetwork):
+    """A network of sets, which knows nothing of metrics (Grabocka et al. 2019, arXiv:1905.10108, equation 8).
+
+    Of each class, the pairs of its probability and of whether it is due go through a network, are averaged over the
+    group, and go through another; the mean over the classes that are due goes through a third. Of two classes the
+    second, the positive one, says all. Its value is what the objective `"approximation"` makes of it: minus the metric.
+    """
+
+    architecture = "set"
+    curve_of = None
+
+    def __init__(self, config: SurrogateConfig):
+        super().__init__()
+        width = min(config.hidden_size, 32)
+        self.of_examples = nn.Sequential(nn.Linear(2, width), nn.ELU(), nn.Linear(width, width), nn.ELU())
+        self.of_classes = nn.Sequential(nn.Linear(width, width), nn.ELU(), nn.Linear(width, width), nn.ELU())
+        self.of_group = nn.Sequential(nn.Linear(width, width), nn.ELU(), nn.Linear(width, 1))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):  # as it usually starts, groups hardly differ after six layers
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, evidence: Evidence) -> torch.Tensor:
+        counts = evidence.counts[..., None]
+        due = F.one_hot(evidence.labels, evidence.outputs.shape[-1]) * counts
+        pairs = torch.stack([evidence.outputs.softmax(-1), due.to(evidence.outputs)], dim=-1)
+        number = counts.sum(-2).clamp(min=1)[..., None]
+        of_classes = self.of_classes((self.of_examples(pairs) * counts[..., None]).sum(-3) / number)
+        present = (due.sum(-2) > 0)[..., None]
+        if due.shape[-1] == 2:
+            present = torch.tensor([[False], [True]], device=due.device).expand_as(present)
+        mean = (of_classes * present).sum(-2) / present.sum(-2).clamp(min=1)
+        return self.of_group(mean).squeeze(-1) * evidence.counts.any(-1)
+
+
 class SurrogateForClassification(Surrogate):
     """A learned loss for classification.
 
-    Three architectures:
+    Four architectures, beside the hand-made losses (`hf_reloss.losses`):
 
     - `"margin"`, the soft twin of accuracy: the mean over the group of softplus(-g(m)) + κ‖z - z̄‖, with g a strictly
       increasing spline and m the margin of the label's logit over the log-sum-exp of the others: a prediction further
@@ -156,6 +191,7 @@ class SurrogateForClassification(Surrogate):
       (`ScoreMixture`). To this comes the same pull. Its value is a group's: the batch that it is given.
     - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning) from p(label) to |·|. It is not
       monotone: check its alignment.
+    - `"set"`: a network of sets, for the objective `"approximation"` of Grabocka et al. 2019. Nor is it monotone.
 
     The first two are learned on predictions of one scale, that at which a right prediction rests at the start of the
     first.
@@ -171,7 +207,7 @@ class SurrogateForClassification(Surrogate):
     read_columns = ("logits",)
     scored = ("logits", "labels")
     original_loss = "cross_entropy"
-    networks = (MarginNetwork, CountNetwork, PaperNetwork)
+    networks = (MarginNetwork, CountNetwork, PaperNetwork, SetNetwork)
 
     @classmethod
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:
