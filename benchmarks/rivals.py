@@ -1,0 +1,173 @@
+"""All ways to train for a metric, compared with equal tuning: losses × paired seeds, each loss at its own learning rate.
+
+    HF_RELOSS_DATA=... python benchmarks/rivals.py fashion_mnist --seeds 5
+
+Each loss gets the same small grid of learning rates, half, once and twice that of the task's recipe, two seeds on
+validation data, and keeps the best; then it runs on test data. Group losses and those that are learned in the run start
+after the same first stretch on cross-entropy. Adaptive loss alignment takes the last tenth of the training data for
+validation and does without it. Results are stored after each run in benchmarks/results/rivals_TASK.json, and runs found
+there are not repeated.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from quality import LEARNED, RESULTS, environment, learn_surrogates, train_and_score
+from rich.console import Console
+from tasks import TASKS
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from hf_reloss import AdaptiveLossTrainer, AutoSurrogate, ReLossTrainer, hand_made_losses
+from hf_reloss.comparison import comparison_table, paired_difference
+
+FACTORS = (0.5, 1.0, 2.0)
+"""Of the recipe's learning rate."""
+
+TUNING_SEEDS = (100, 101)
+"""None of those that are compared."""
+
+ACTIONS = 40
+"""Of the controller in a run: the paper's runs are longer, and its 200 steps from action to action are too many here."""
+
+FOR_ACCURACY = (
+    *("cross_entropy", "label_smoothing", "focal", "poly1", "soft_f1", "lovasz", "auc_margin", "smooth_ap"),
+    *("ala", "approximation", "twin", "reloss", "auto"),
+)
+FOR_F1 = ("cross_entropy", "class_weights", "logit_adjustment", *FOR_ACCURACY[1:])
+
+
+def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: str) -> float:
+    """What the task measures first, in points, of one run in a process of its own."""
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    task = TASKS[name](split)
+    recipe: dict[str, Any] = {"learning_rate": factor * task.recipe["learning_rate"]}
+    if loss == "cross_entropy":
+        return _first(train_and_score(task, seed, recipe=recipe))
+    if loss in ("auto", "approximation"):
+        options = {"surrogate": loss, "metric": task.metric}
+    elif loss == "ala":
+        recipe |= {"adapt_steps": max(5, _steps(task) // ACTIONS), "surrogate_warmup": 0}
+        everything = range(len(task.train))
+        last = round(0.9 * len(everything))
+        validation = torch.utils.data.Subset(task.train, everything[last:])
+        task.train = torch.utils.data.Subset(task.train, everything[:last])
+        options = {"metric": task.metric, "validation_dataset": validation}
+        return _first(train_and_score(task, seed, AdaptiveLossTrainer, recipe=recipe, **options))
+    elif loss in LEARNED:
+        options = {"surrogate": AutoSurrogate.from_pretrained(Path(surrogates) / loss)}
+        recipe["surrogate_warmup"] = _warmup(task, options["surrogate"].network.is_of_groups())
+    else:
+        options = {"surrogate": loss}
+        recipe["surrogate_warmup"] = _warmup(task, hand_made_losses()[loss].is_of_groups())
+    return _first(train_and_score(task, seed, ReLossTrainer, recipe=recipe, **options))
+
+
+def _warmup(task: Any, of_groups: bool) -> float:
+    """Share of the run on cross-entropy: group losses are flat where everything is wrong."""
+    return (task.warmup or 0.1) if of_groups else 0.0
+
+
+def _steps(task: Any) -> int:
+    recipe = task.recipe
+    return int(len(task.train) / recipe["per_device_train_batch_size"] * recipe["num_train_epochs"])
+
+
+def _first(measured: dict[str, float]) -> float:
+    return next(iter(measured.values()))
+
+
+class Runs:
+    """Runs that are done once, two at a time, and stored as they end."""
+
+    def __init__(self, path: Path, name: str, workers: int):
+        self.path, self.name, self.workers = path, name, workers
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        self.done: dict[str, dict[str, float]] = stored.get("runs", {"validation": {}, "test": {}})
+        self.surrogates: dict[str, Any] = stored.get("surrogates", {})
+
+    def do(self, split: str, jobs: list[tuple[str, int, float]]) -> None:
+        """Runs of (loss, seed, factor)."""
+        jobs = [job for job in jobs if _key(*job) not in self.done[split]]
+        needed = [loss for loss in LEARNED if loss in {job[0] for job in jobs}]
+        with tempfile.TemporaryDirectory() as folder:
+            if needed:
+                self.surrogates |= learn_surrogates(self.name, split, needed, folder)
+            with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
+                waiting = {pool.submit(run, self.name, split, *job, folder): job for job in jobs}
+                for finished in tqdm(as_completed(waiting), total=len(waiting), desc=f"{self.name}, {split}"):
+                    if finished.exception() is not None:
+                        pool.shutdown(cancel_futures=True)
+                    self.done[split][_key(*waiting[finished])] = finished.result()
+                    self.store({})
+
+    def best(self, loss: str) -> float:
+        """The factor that is best on validation data."""
+        means = {
+            factor: statistics.fmean(self.done["validation"][_key(loss, seed, factor)] for seed in TUNING_SEEDS)
+            for factor in FACTORS
+        }
+        return max(means, key=means.__getitem__)
+
+    def store(self, result: dict[str, Any]) -> None:
+        runs = {split: dict(sorted(of_split.items())) for split, of_split in self.done.items()}
+        stored = {
+            "task": self.name,
+            "command": f"python benchmarks/rivals.py {self.name}",
+            "environment": environment(),
+            "surrogates": self.surrogates,
+            **result,
+            "runs": runs,
+        }
+        self.path.write_text(json.dumps(stored, indent=2) + "\n")
+
+
+def _key(loss: str, seed: int, factor: float) -> str:
+    return f"{loss} {seed} {factor}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--losses", nargs="+", help="by default all that fit the task's metric")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
+    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
+    parser.add_argument("--output", type=Path, help="by default benchmarks/results/rivals_TASK.json")
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    task = TASKS[options.task]("validation")
+    losses = options.losses or (FOR_ACCURACY if task.metric.name == "accuracy" else FOR_F1)
+    runs = Runs(options.output or RESULTS / f"rivals_{options.task}.json", options.task, options.workers)
+    runs.do("validation", [(loss, seed, factor) for seed in TUNING_SEEDS for loss in losses for factor in FACTORS])
+    factors = {loss: runs.best(loss) for loss in losses}
+    runs.do("test", [(loss, seed, factors[loss]) for seed in range(options.seeds) for loss in losses])
+    scores = {
+        loss: {seed: runs.done["test"][_key(loss, seed, factor)] for seed in range(options.seeds)}
+        for loss, factor in factors.items()
+    }
+    over = {
+        baseline: {
+            loss: paired_difference(scores[loss], scores[baseline])._asdict() for loss in losses if loss != baseline
+        }
+        for baseline in ("cross_entropy", "twin")
+        if baseline in scores
+    }
+    rates = {loss: factor * task.recipe["learning_rate"] for loss, factor in factors.items()}
+    measure = next(iter(task.measures))
+    runs.store({"measure": measure, "learning_rates": rates, "scores": scores, "over": over})
+    title = f"{options.task}, each at its best learning rate"
+    Console().print(comparison_table(scores, "cross_entropy", title=title, metric=measure))
+
+
+if __name__ == "__main__":
+    main()
