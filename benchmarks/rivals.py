@@ -1,15 +1,16 @@
-"""All ways to train for a metric, compared with equal tuning: losses × paired seeds, each loss at its own learning rate.
+"""All ways to train for a metric, compared with equal tuning: losses × paired seeds, each at its own learning rate.
 
     HF_RELOSS_DATA=... python benchmarks/rivals.py fashion_mnist --seeds 5
 
 Each loss gets the same small grid of learning rates, half, once and twice that of the task's recipe, two seeds on
 validation data, and keeps the best; then it runs on test data. Group losses and those that are learned in the run start
 after the same first stretch on cross-entropy. Adaptive loss alignment takes the last tenth of the training data for
-validation and does without it. Results are stored after each run in benchmarks/results/rivals_TASK.json, and runs found
-there are not repeated.
+validation and does without it; its controller has learned in runs of other seeds before, as surrogates have. Results
+are stored after each run in benchmarks/results/rivals_TASK.json, and runs found there are not repeated.
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import statistics
@@ -21,11 +22,19 @@ from typing import Any
 import torch
 from quality import LEARNED, RESULTS, environment, learn_surrogates, train_and_score
 from rich.console import Console
+from task import Task
 from tasks import TASKS
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_reloss import AdaptiveLossTrainer, AutoSurrogate, ReLossTrainer, hand_made_losses
+from hf_reloss import (
+    AdaptiveLossTrainer,
+    AutoSurrogate,
+    LossController,
+    LossControllerConfig,
+    ReLossTrainer,
+    hand_made_losses,
+)
 from hf_reloss.comparison import comparison_table, paired_difference
 
 FACTORS = (0.5, 1.0, 2.0)
@@ -34,8 +43,14 @@ FACTORS = (0.5, 1.0, 2.0)
 TUNING_SEEDS = (100, 101)
 """None of those that are compared."""
 
+STEP_SIZE = 0.05
+"""β, half of the paper's: its random steps at the start would by themselves spoil a run that is as short as these."""
+
 ACTIONS = 40
-"""Of the controller in a run: the paper's runs are longer, and its 200 steps from action to action are too many here."""
+"""Of the controller in a run: the paper's 200 steps from action to action would leave a handful here."""
+
+CHILDREN = tuple(range(2_000, 2_006))
+"""Seeds of the runs in which the controller learns, one after the other, before any that is compared."""
 
 FOR_ACCURACY = (
     *("cross_entropy", "label_smoothing", "focal", "poly1", "soft_f1", "lovasz", "auc_margin", "smooth_ap"),
@@ -56,13 +71,8 @@ def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: 
     if loss in ("auto", "approximation"):
         options = {"surrogate": loss, "metric": task.metric}
     elif loss == "ala":
-        recipe |= {"adapt_steps": max(5, _steps(task) // ACTIONS), "surrogate_warmup": 0}
-        everything = range(len(task.train))
-        last = round(0.9 * len(everything))
-        validation = torch.utils.data.Subset(task.train, everything[last:])
-        task.train = torch.utils.data.Subset(task.train, everything[:last])
-        options = {"metric": task.metric, "validation_dataset": validation}
-        return _first(train_and_score(task, seed, AdaptiveLossTrainer, recipe=recipe, **options))
+        controller = LossController.from_pretrained(Path(surrogates) / "ala")
+        return _first(train_adaptively(task, seed, controller, recipe))
     elif loss in LEARNED:
         options = {"surrogate": AutoSurrogate.from_pretrained(Path(surrogates) / loss)}
         recipe["surrogate_warmup"] = _warmup(task, options["surrogate"].network.is_of_groups())
@@ -72,12 +82,31 @@ def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: 
     return _first(train_and_score(task, seed, ReLossTrainer, recipe=recipe, **options))
 
 
-def _warmup(task: Any, of_groups: bool) -> float:
+def train_adaptively(task: Task, seed: int, controller: LossController, recipe: dict[str, Any]) -> dict[str, float]:
+    """What the task measures after a run on a loss that a controller adapts, by the last tenth of the training data."""
+    last = round(0.9 * len(task.train))
+    validation = torch.utils.data.Subset(task.train, range(last, len(task.train)))
+    shorter = dataclasses.replace(task, train=torch.utils.data.Subset(task.train, range(last)))
+    recipe = {"adapt_steps": max(5, _steps(task) // ACTIONS), "surrogate_warmup": 0.0} | recipe
+    options = {"surrogate": controller, "metric": task.metric, "validation_dataset": validation}
+    return train_and_score(shorter, seed, AdaptiveLossTrainer, recipe=recipe, **options)
+
+
+def learn_controller(task: Task, folder: Path) -> dict[str, Any]:
+    """A controller that has learned in some runs, saved; and how those came out."""
+    torch.manual_seed(CHILDREN[0])
+    controller = LossController(LossControllerConfig(step_size=STEP_SIZE))
+    runs = [_first(train_adaptively(task, seed, controller, {})) for seed in tqdm(CHILDREN, desc="controller")]
+    controller.save_pretrained(folder / "ala")
+    return {"runs": runs, "step_size": STEP_SIZE}
+
+
+def _warmup(task: Task, of_groups: bool) -> float:
     """Share of the run on cross-entropy: group losses are flat where everything is wrong."""
     return (task.warmup or 0.1) if of_groups else 0.0
 
 
-def _steps(task: Any) -> int:
+def _steps(task: Task) -> int:
     recipe = task.recipe
     return int(len(task.train) / recipe["per_device_train_batch_size"] * recipe["num_train_epochs"])
 
@@ -100,6 +129,9 @@ class Runs:
         jobs = [job for job in jobs if _key(*job) not in self.done[split]]
         needed = [loss for loss in LEARNED if loss in {job[0] for job in jobs}]
         with tempfile.TemporaryDirectory() as folder:
+            if any(job[0] == "ala" for job in jobs):
+                torch.set_num_threads(1)
+                self.surrogates["ala"] = learn_controller(TASKS[self.name](split), Path(folder))
             if needed:
                 self.surrogates |= learn_surrogates(self.name, split, needed, folder)
             with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:

@@ -28,6 +28,33 @@ def demo(
 
 
 @app.command()
+def compare(
+    task: Annotated[str, typer.Argument(help="A Python file with model(), train_dataset, eval_dataset; or: digits.")],
+    losses: Annotated[str, typer.Option(help="Names, separated by commas; cross-entropy always runs.")] = (
+        "label_smoothing,focal,reloss,ala,approximation"
+    ),
+    metric: Annotated[str, typer.Option(help="What is reported, and learned.")] = "accuracy",
+    metric_options: Annotated[str, typer.Option(help='As JSON, such as {"average": "macro"}.')] = "{}",
+    seeds: Annotated[int, typer.Option(min=2, help="Paired training runs of each loss.")] = 5,
+    output: Annotated[
+        Path, typer.Option(help="The folder for numbers and picture; what is there is not run again.")
+    ] = (Path("comparison")),
+) -> None:
+    """Race losses on your own model and data, with paired seeds and intervals."""
+    import json
+
+    from .compare import compare as race
+    from .compare import load_task
+    from .metrics import load_metric
+
+    _be_quiet()
+    chosen = _or_exit(lambda: load_metric(metric, **json.loads(metric_options)))
+    names = [name.strip() for name in losses.split(",") if name.strip()]
+    loaded = _or_exit(load_task, task)
+    _or_exit(lambda: race(loaded, names, chosen, seeds=seeds, output=output, console=console))
+
+
+@app.command()
 def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id of a repository on the Hub.")]) -> None:
     """Show what a surrogate was learned for, how well it is aligned, and its curve."""
     from .surrogates.auto import AutoSurrogate

@@ -17,8 +17,12 @@ class PairedDifference(NamedTuple):
     high: float
     pairs: int
 
+    def to(self, digits: int) -> str:
+        """Mean and interval, with so many digits."""
+        return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return self.to(2)
 
 
 def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]) -> PairedDifference:
@@ -47,15 +51,17 @@ def comparison_table(
     title: str,
     metric: str,
     alignments: Mapping[str, float] | None = None,
+    digits: int = 2,
 ) -> Table:
     """A table of losses: mean score, paired difference to the baseline, seeds ahead, alignment.
 
     Args:
-        results: loss to seed to score, in points.
+        results: loss to seed to score.
         baseline: the loss that the others are compared with.
         title: above the table.
         metric: heading of the scores.
         alignments: loss to held-out alignment, where it is known.
+        digits: after the point.
     """
     table = Table(title=title)
     for heading in ("loss", metric, f"over {baseline.replace('_', ' ')} [95 %]", "seeds ahead"):
@@ -63,14 +69,52 @@ def comparison_table(
     if alignments:
         table.add_column("alignment", justify="right")
     for loss, scores in results.items():
-        row = [loss.replace("_", " "), f"{statistics.fmean(scores.values()):.2f}"]
+        row = [loss.replace("_", " "), f"{statistics.fmean(scores.values()):.{digits}f}"]
         if loss == baseline:
             row += ["", ""]
         else:
             ahead = sum(score > results[baseline][seed] for seed, score in scores.items() if seed in results[baseline])
             difference = paired_difference(scores, results[baseline])
-            row += [str(difference), f"{ahead} of {difference.pairs}"]
+            row += [difference.to(digits), f"{ahead} of {difference.pairs}"]
         if alignments:
             row.append(f"{alignments[loss]:.3f}" if loss in alignments else "")
         table.add_row(*row)
     return table
+
+
+def verdict(results: Mapping[str, Mapping[int, float]], baseline: str, *, higher_is_better: bool = True) -> str:
+    """What paired runs support, in a sentence: which losses are better or worse than the baseline, and which neither.
+
+    A loss is better, or worse, if the 95 % interval of its paired difference leaves out 0. With many losses one of them
+    may do so by chance, which the sentence says.
+
+    Args:
+        results: loss to seed to score.
+        baseline: the loss that the others are compared with.
+        higher_is_better: whether a higher score is better.
+    """
+    named: dict[str, list[str]] = {"better": [], "worse": [], "neither": []}
+    gains = {loss: paired_difference(scores, results[baseline]) for loss, scores in results.items() if loss != baseline}
+    for loss, gain in sorted(gains.items(), key=lambda item: -item[1].mean if higher_is_better else item[1].mean):
+        up, down = gain.low > 0, gain.high < 0
+        kind = "neither" if not (up or down) else "better" if up == higher_is_better else "worse"
+        told = loss.replace("_", " ")
+        named[kind].append(told if kind == "neither" else f"{told} ({gain.to(4)})")
+    usual, pairs = baseline.replace("_", " "), max((gain.pairs for gain in gains.values()), default=0)
+    parts = [
+        f"{_listed(losses)} {'is' if len(losses) == 1 else 'are'} {kind} than {usual}"
+        for kind, losses in named.items()
+        if losses and kind != "neither"
+    ]
+    if named["neither"]:
+        parts.append(
+            f"of {_listed(named['neither'])} {pairs} seeds do not say whether they are better or worse than {usual}"
+        )
+    sentence = "; ".join(parts) or "There is nothing to compare"
+    if len(gains) > 1 and (named["better"] or named["worse"]):
+        sentence += f" (of {len(gains)} comparisons at 95 % each, one may be so by chance)"
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -13,6 +13,34 @@ from .surrogates.base import Surrogate
 OURS, USUAL, FAINT = "#c4441c", "#3f5a73", "#b9c0c6"
 
 
+def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], baseline: str, *, metric: str) -> None:
+    """Draws the paired differences of losses to a baseline: each seed's, the mean, and its 95 % interval.
+
+    Args:
+        path: of the picture.
+        results: loss to seed to score.
+        baseline: the loss that the others are compared with.
+        metric: what the scores are of.
+    """
+    gains = {loss: paired_difference(scores, results[baseline]) for loss, scores in results.items() if loss != baseline}
+    order = sorted(gains, key=lambda loss: gains[loss].mean)
+    figure = Figure(figsize=(7.5, 1.4 + 0.42 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=USUAL, lw=1)
+    for place, loss in enumerate(order):
+        gain, own = gains[loss], results[loss]
+        color = USUAL if gain.low <= 0 <= gain.high else OURS
+        seeds = [own[seed] - results[baseline][seed] for seed in own.keys() & results[baseline].keys()]
+        axes.plot(seeds, [place] * len(seeds), "o", color=FAINT, mec="white", ms=5, zorder=3)
+        axes.plot([gain.low, gain.high], [place, place], color=color, lw=2.2, zorder=2)
+        axes.plot(gain.mean, place, "o", color=color, ms=7, zorder=4)
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.set_yticks(range(len(order)), [loss.replace("_", " ") for loss in order])
+    axes.set_xlabel(f"{metric}, over {baseline.replace('_', ' ')}: each seed, mean and 95 % interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
 def plot_comparison(
     path: str | Path,
     baseline: Mapping[int, float],

@@ -1,0 +1,218 @@
+"""Ways to train for a metric, raced on one's own model and data: what `reloss compare` does."""
+
+import json
+import runpy
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+
+from .adaptive import AdaptiveLossTrainer
+from .comparison import comparison_table, paired_difference, verdict
+from .demo import DigitClassifier, digits
+from .losses import hand_made_losses
+from .metrics import Metric, load_metric
+from .plots import plot_gains
+from .recording import PredictionRecorder
+from .reloss_trainer import ReLossTrainer, ReLossTrainingArguments
+from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments
+from .surrogates.auto import AutoSurrogate
+from .surrogates.base import Surrogate
+from .surrogates.classification import SurrogateForClassification
+
+BASELINE = "cross_entropy"
+RECORDING_SEED = 1_000
+LEARNED = ("reloss", "auto", "approximation", "ala")
+
+
+@dataclass
+class ComparedTask:
+    """What is trained.
+
+    Attributes:
+        model: makes a fresh model.
+        train_dataset, eval_dataset: as for a Trainer, of one label per example.
+        arguments: of `TrainingArguments`.
+        trainer_options: further ones of Trainer, such as `data_collator` and `processing_class`.
+    """
+
+    model: Callable[[], nn.Module]
+    train_dataset: Any
+    eval_dataset: Any
+    arguments: dict[str, Any] = field(default_factory=dict)
+    trainer_options: dict[str, Any] = field(default_factory=dict)
+
+
+def load_task(where: str) -> ComparedTask:
+    """A task: `"digits"`, or a Python file that defines what `ComparedTask` has, under these names.
+
+    Raises:
+        ValueError: if something that it needs is not defined there.
+    """
+    if where == "digits":
+        train, test = digits()
+        arguments = {"num_train_epochs": 20, "per_device_train_batch_size": 32, "learning_rate": 1e-2}
+        return ComparedTask(DigitClassifier, train, test, arguments)
+    if not Path(where).is_file():
+        raise ValueError(f"{where} is no task that comes along (digits) and no file: pass a Python file.")
+    defined = runpy.run_path(where)
+    names = ("model", "train_dataset", "eval_dataset")
+    missing = [name for name in names if name not in defined]
+    if missing or not callable(defined["model"]):
+        raise ValueError(
+            f"{where} has to define {', '.join(names)}, where model() makes a fresh model"
+            + (f", but lacks {', '.join(missing)}." if missing else ".")
+        )
+    return ComparedTask(
+        *(defined[name] for name in names), defined.get("arguments", {}), defined.get("trainer_options", {})
+    )
+
+
+def compare(
+    task: ComparedTask,
+    losses: Sequence[str],
+    metric: Metric | Any,
+    *,
+    seeds: int,
+    output: Path,
+    console: Console | None = None,
+) -> dict[str, dict[int, float]]:
+    """Trains on each loss with the same seeds, and writes results.json, a picture and what the evidence supports.
+
+    Runs of a seed share the initial weights and the order of the data. What is found in the output's results.json is
+    not run again, so a comparison that was stopped goes on, and more losses or seeds can be added.
+
+    Args:
+        task: model and data.
+        losses: `cross_entropy` (or `ce`, always run), `reloss` (a surrogate that is learned from a run with a seed of
+            its own), `auto`, `approximation`, `ala` (which takes a tenth of the training data for validation), names of
+            hand-made losses, folders or Hub ids of surrogates.
+        metric: what `load_metric` takes, of logits and labels.
+        seeds: so many, from 0 on.
+        output: a folder; made if need be.
+        console: where table and progress are shown.
+
+    Returns:
+        Loss to seed to score on `eval_dataset`.
+
+    Raises:
+        ValueError: for an unknown loss, or results of another metric in the folder.
+    """
+    metric, console = load_metric(metric), console or Console()
+    losses = list(dict.fromkeys([BASELINE, *(BASELINE if loss == "ce" else loss for loss in losses)]))
+    for loss in losses:
+        if loss not in LEARNED and loss not in hand_made_losses():
+            AutoSurrogate.from_pretrained(loss)  # what is not there should fail now
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "results.json"
+    stored = json.loads(path.read_text()) if path.exists() else {"metric": metric.signature, "scores": {}}
+    if stored["metric"] != metric.signature:
+        raise ValueError(
+            f"{path} holds results of {stored['metric']}, not of {metric.signature}: choose another folder."
+        )
+    scores = {loss: {int(seed): value for seed, value in of_loss.items()} for loss, of_loss in stored["scores"].items()}
+    jobs = [(loss, seed) for seed in range(seeds) for loss in losses if seed not in scores.get(loss, {})]
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
+
+    def shown() -> Group:
+        ran = {loss: scores[loss] for loss in losses if scores.get(loss)}
+        if BASELINE not in ran:
+            return Group(bar)
+        return Group(_table(ran, metric), bar)
+
+    with Live(console=console, get_renderable=shown, refresh_per_second=4):
+        progress = bar.add_task("training", total=len(jobs))
+        learned: Surrogate | None = None
+        for loss, seed in jobs:
+            if loss == "reloss" and learned is None:
+                bar.update(progress, description="learning a surrogate")
+                learned = _learned(task, metric, output)
+            bar.update(progress, description=f"{loss}, seed {seed}")
+            scores.setdefault(loss, {})[seed] = _score(task, loss, metric, seed, learned)
+            stored["scores"] = scores
+            path.write_text(json.dumps(stored, indent=2) + "\n")
+            bar.update(progress, advance=1, description="training")
+    ran = {loss: scores[loss] for loss in losses}
+    stored["over_cross_entropy"] = {
+        loss: paired_difference(ran[loss], ran[BASELINE])._asdict() for loss in losses if loss != BASELINE
+    }
+    stored["verdict"] = verdict(ran, BASELINE, higher_is_better=metric.higher_is_better)
+    path.write_text(json.dumps(stored, indent=2) + "\n")
+    console.print(f"\n{stored['verdict']}", soft_wrap=True)
+    if len(losses) > 1 and seeds > 1:
+        plot_gains(output / "comparison.png", ran, BASELINE, metric=metric.name)
+        console.print(f"Picture: {output / 'comparison.png'}   Numbers: {path}")
+    return ran
+
+
+def _table(scores: dict[str, dict[int, float]], metric: Metric):
+    return comparison_table(scores, BASELINE, title="paired seeds", metric=metric.name, digits=4)
+
+
+def _score(task: ComparedTask, loss: str, metric: Metric, seed: int, learned: Surrogate | None) -> float:
+    """The metric on the evaluation data after a run."""
+    if loss == BASELINE:
+        return _measured(_train(task, seed), task, metric)
+    if loss in ("auto", "approximation"):
+        return _measured(_train(task, seed, ReLossTrainer, surrogate=loss, metric=metric), task, metric)
+    if loss == "ala":
+        order = torch.randperm(len(task.train_dataset), generator=torch.Generator().manual_seed(0)).tolist()
+        tenth = max(1, len(order) // 10)
+        parts = [_part(task.train_dataset, rows) for rows in (sorted(order[tenth:]), sorted(order[:tenth]))]
+        rest = ComparedTask(task.model, parts[0], task.eval_dataset, task.arguments, task.trainer_options)
+        trainer = _train(rest, seed, AdaptiveLossTrainer, metric=metric, validation_dataset=parts[1])
+        return _measured(trainer, task, metric)
+    surrogate = learned if loss == "reloss" else loss
+    return _measured(_train(task, seed, ReLossTrainer, surrogate=surrogate), task, metric)
+
+
+def _train(task: ComparedTask, seed: int, kind: type[Trainer] = Trainer, **options: Any) -> Trainer:
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "report_to": "none"}
+        arguments = ReLossTrainingArguments if issubclass(kind, ReLossTrainer) else TrainingArguments
+        usual = {"dataloader_pin_memory": torch.cuda.is_available()}
+        args = arguments(folder, **usual | task.arguments | quiet | {"seed": seed})
+        set_seed(seed)
+        trainer = kind(
+            model=task.model(), args=args, train_dataset=task.train_dataset, eval_dataset=task.eval_dataset,
+            **task.trainer_options, **options,
+        )  # fmt: skip
+        trainer.pop_callback(PrinterCallback)
+        trainer.train()
+    return trainer
+
+
+def _measured(trainer: Trainer, task: ComparedTask, metric: Metric) -> float:
+    found = trainer.predict(task.eval_dataset)
+    logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+    return metric.compute(logits, found.label_ids)
+
+
+def _learned(task: ComparedTask, metric: Metric, output: Path) -> Surrogate:
+    """A surrogate, from the predictions of a run on what it is at its start; saved, and found again."""
+    folder = output / "surrogate"
+    if (folder / "config.json").exists():
+        return AutoSurrogate.from_pretrained(folder)
+    surrogate, recorder = SurrogateForClassification.for_metric(metric), PredictionRecorder()
+    _train(task, RECORDING_SEED, ReLossTrainer, surrogate=surrogate, callbacks=[recorder])
+    with tempfile.TemporaryDirectory() as checkpoints:
+        args = SurrogateTrainingArguments(checkpoints, disable_tqdm=True, logging_strategy="no", report_to="none")
+        trainer = SurrogateTrainer(surrogate, args, train_dataset=recorder.dataset(), metric=metric)
+        trainer.pop_callback(PrinterCallback)
+        trainer.train()
+    surrogate.save_pretrained(folder)
+    return surrogate
+
+
+def _part(dataset: Any, rows: list[int]) -> Any:
+    return dataset.select(rows) if hasattr(dataset, "select") else torch.utils.data.Subset(dataset, rows)
