@@ -18,6 +18,12 @@ NAMES = {
     "class_weights": "class weights",
     "logit_adjustment": "logit adjustment",
     "soft_f1": "soft F1",
+    "lovasz": "Lovász-softmax",
+    "poly1": "poly-1",
+    "auc_margin": "AUC margin",
+    "smooth_ap": "smooth AP",
+    "ala": "adaptive loss alignment",
+    "approximation": "learned approximation",
     "bag_of_ngrams": "bag of n-grams (BoN-L1)",
     "bag_of_ngrams_reloss": "half BoN-L1, half ReLoss",
     "reloss": "**ReLoss**, learned on one run, used on the others",
@@ -75,6 +81,22 @@ def quality(name: str) -> str:
         if len(cells) > 1:
             half = loss.rpartition("_")[2]  # of a loss that is half a surrogate's, the surrogate
             rows.append(_row([*cells, alignments.get(loss, alignments.get(half, ""))]))
+    return "\n".join(rows)
+
+
+def rivals(name: str) -> str:
+    """A table of all ways to train for a metric, each at the learning rate that was best for it on validation data."""
+    result = json.loads((RESULTS / f"rivals_{name}.json").read_text())
+    measure = MEASURES[result["measure"]]
+    rows = [_row(("loss", "learning rate", measure, "over cross-entropy [95 %]", "over the twin [95 %]"))]
+    rows.append(_row(["---"] * 5))
+    scores = result["scores"]
+    for loss in sorted(scores, key=lambda loss: -statistics.fmean(scores[loss].values())):
+        gains = [result["over"][baseline].get(loss) for baseline in ("cross_entropy", "twin")]
+        told = (f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "" for gain in gains)
+        named = NAMES.get(loss, loss.replace("_", " "))
+        mean = f"{statistics.fmean(scores[loss].values()):.2f}"
+        rows.append(_row((named, f"{result['learning_rates'][loss]:g}", mean, *told)))
     return "\n".join(rows)
 
 
@@ -160,7 +182,9 @@ def recording(device: str) -> str:
     return "\n".join([*lines, _row(cells)])
 
 
-TABLES = {table.__name__: table for table in (quality, transfer, alignment, speed, scaling, gathered, recording)}
+TABLES = {
+    table.__name__: table for table in (quality, rivals, transfer, alignment, speed, scaling, gathered, recording)
+}
 
 
 def filled(text: str) -> str:

@@ -43,9 +43,6 @@ FACTORS = (0.5, 1.0, 2.0)
 TUNING_SEEDS = (100, 101)
 """None of those that are compared."""
 
-STEP_SIZE = 0.05
-"""β, half of the paper's: its random steps at the start would by themselves spoil a run that is as short as these."""
-
 ACTIONS = 40
 """Of the controller in a run: the paper's 200 steps from action to action would leave a handful here."""
 
@@ -95,10 +92,10 @@ def train_adaptively(task: Task, seed: int, controller: LossController, recipe: 
 def learn_controller(task: Task, folder: Path) -> dict[str, Any]:
     """A controller that has learned in some runs, saved; and how those came out."""
     torch.manual_seed(CHILDREN[0])
-    controller = LossController(LossControllerConfig(step_size=STEP_SIZE))
+    controller = LossController(LossControllerConfig())
     runs = [_first(train_adaptively(task, seed, controller, {})) for seed in tqdm(CHILDREN, desc="controller")]
     controller.save_pretrained(folder / "ala")
-    return {"runs": runs, "step_size": STEP_SIZE}
+    return {"runs": runs, "step_size": controller.config.step_size}
 
 
 def _warmup(task: Task, of_groups: bool) -> float:

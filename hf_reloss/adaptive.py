@@ -215,6 +215,5 @@ class AdaptiveLossTrainer(ReLossTrainer):
         validation_dataset: Any = None,
         **options: Any,
     ):
+        self._validation_dataset = validation_dataset
         super().__init__(*args, surrogate=surrogate, **options)
-        if validation_dataset is not None:
-            self.adaptation.dataset = _sample(validation_dataset)

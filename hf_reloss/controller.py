@@ -25,7 +25,9 @@ class LossControllerConfig(PreTrainedConfig):
     Args:
         history: how many validation statistics of the past a state holds.
         hidden_size: width of the two layers of the policy.
-        step_size: β, by which an action changes a correlation.
+        step_size: β, by which an action changes a correlation. The paper has 0.1, in runs of many more steps. With C
+            classes a loss is a sigmoid of C correlations times log p, of which confident models make large numbers:
+            with 0.1, and with 0.01, it was soon flat, and the model fell to chance (see docs/method.md).
         discount: γ, by which older errors of an episode count less.
         learning_rate: of the policy.
         memory: how many episodes are learned from again.
@@ -36,7 +38,7 @@ class LossControllerConfig(PreTrainedConfig):
 
     history: int = 10
     hidden_size: int = 32
-    step_size: float = 0.1
+    step_size: float = 0.002
     discount: float = 0.9
     learning_rate: float = 1e-3
     memory: int = 16

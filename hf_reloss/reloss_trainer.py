@@ -100,6 +100,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
 
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
     loss_is_scaled_for_ga = False
+    _validation_dataset: Any = None
     adaptation: Any = None
     """What changes the loss while it is trained on, `AdaptsLoss`, if something does."""
     _default_arguments: ClassVar[type[TrainingArguments]]
@@ -146,7 +147,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             self.watched_metric = _watched("accuracy" if metric is None else metric)
             controller = None if surrogate == "ala" else surrogate
             steps = _option(args, "adapt_steps")
-            self.adaptation = AdaptsLoss(self, controller, self.watched_metric, self.eval_dataset, steps)
+            validation = self.eval_dataset if self._validation_dataset is None else self._validation_dataset
+            self.adaptation = AdaptsLoss(self, controller, self.watched_metric, validation, steps)
             self.add_callback(self.adaptation)
         else:
             self.watched_metric = metric_of(surrogate.config.metric) if metric is None else _watched(metric)

@@ -47,7 +47,7 @@ def test_the_error_of_an_episode_counts_late_readings_most():
 @settings(max_examples=30, deadline=None)
 @given(classes=st.integers(2, 12), seed=st.integers(0, 99))
 def test_correlations_stay_symmetric_and_change_by_the_step(classes, seed):
-    controller = LossController(LossControllerConfig())
+    controller = LossController(LossControllerConfig(step_size=0.1))
     generator = torch.Generator().manual_seed(seed)
     phi = torch.eye(classes)
     for _ in range(3):
@@ -133,11 +133,14 @@ def run(learning: PolicyLearning, generator: torch.Generator, learns: bool, step
 
 def test_the_controller_solves_a_problem_whose_right_correlations_are_known():
     """Φ_01 has to be raised where it is lower than 1.2, and lowered where it is higher."""
-    learning, generator = PolicyLearning(LossController(LossControllerConfig())), torch.Generator().manual_seed(0)
+    learning, generator = (
+        PolicyLearning(LossController(LossControllerConfig(step_size=0.1))),
+        torch.Generator().manual_seed(0),
+    )
     for _ in range(40):
         run(learning, generator, learns=True)
     assert sum(run(learning, generator, learns=False) for _ in range(20)) / 20 < 0.3
-    untrained = PolicyLearning(LossController(LossControllerConfig()))
+    untrained = PolicyLearning(LossController(LossControllerConfig(step_size=0.1)))
     assert sum(run(untrained, generator, learns=False) for _ in range(20)) / 20 > 0.8
 
 

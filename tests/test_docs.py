@@ -1,4 +1,4 @@
-"""What docs/metrics.md, docs/tasks.md and docs/hub.md say is so."""
+"""What docs/metrics.md, docs/tasks.md, docs/rivals.md and docs/hub.md say is so."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq
 
 import hf_reloss
-from hf_reloss import AutoSurrogate
+from hf_reloss import AutoSurrogate, hand_made_losses
 from hf_reloss.groups import draw_groups
 from hf_reloss.metrics import _known, load_metric
 
@@ -28,6 +28,14 @@ def test_it_names_all_metrics_and_no_others():
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     ours = {name for name, kind in _known().items() if kind.__module__.startswith("hf_reloss.")}
     assert named == ours
+
+
+def test_it_names_all_hand_made_losses_with_their_options():
+    table = (DOCS / "rivals.md").read_text().split("## Hand-made losses")[1].split("## ")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    named = {cells[1].strip(" `"): set(re.findall(r"`(\w+)", cells[3])) for cells in rows}
+    wants = {name: {"frequencies"} if loss.wants_frequencies else set() for name, loss in hand_made_losses().items()}
+    assert named == {name: set(loss.options) | wants[name] for name, loss in hand_made_losses().items()}
 
 
 def test_snippets_about_metrics_run():

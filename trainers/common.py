@@ -13,7 +13,7 @@ import datasets
 import torch
 from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, Trainer, TrainingArguments, set_seed
 
-from hf_reloss import Metric, ReLossTrainer, load_metric
+from hf_reloss import Metric, ReLossTrainer, hand_made_losses, load_metric
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,10 @@ class DataArguments(DatasetArguments):
     label_column: str = field(default="label", metadata={"help": "The column of labels: integers or strings."})
 
 
+RIVALS = ("ala", "approximation", *hand_made_losses())
+"""Other ways to train for a metric, for one label per example."""
+
+
 @dataclass
 class ModelArguments:
     """Which model to train, and on which loss."""
@@ -56,8 +60,12 @@ class ModelArguments:
         default=None,
         metadata={"help": "From scratch: changes to the configuration: num_hidden_layers=2,hidden_sizes=[16,32]"},
     )
-    loss: Literal["ce", "reloss"] = field(
-        default="reloss", metadata={"help": "ce: cross-entropy, with a plain Trainer. reloss: a learned surrogate."}
+    loss: Literal[("ce", "reloss", *RIVALS)] = field(
+        default="reloss",
+        metadata={
+            "help": "ce: the usual loss, with a plain Trainer. reloss: a learned surrogate. For classes also its "
+            "rivals: ala, approximation, or a hand-made loss such as focal."
+        },
     )
     surrogate: str = field(
         default="auto", metadata={"help": "Folder or Hub id of a surrogate, or auto: learn one in this very run."}
@@ -304,16 +312,17 @@ def trainer_of_loss(
     learned: type[ReLossTrainer] = ReLossTrainer,
     **options: Any,
 ) -> Trainer:
-    """The trainer for `--loss`: with a surrogate, which auto learns of `metric`, or on the usual loss.
+    """The trainer for `--loss`: with a surrogate, which auto learns of `metric`, on a rival, or on the usual loss.
 
     Args:
         usual, learned: the two kinds of trainers.
         options: of either.
     """
-    if model_args.loss != "reloss":
+    if model_args.loss not in ("reloss", *RIVALS):
         return usual(**options)
-    metric = metric if model_args.surrogate == "auto" else None
-    return learned(**options, surrogate=model_args.surrogate, metric=metric)
+    surrogate = model_args.surrogate if model_args.loss == "reloss" else model_args.loss
+    metric = metric if surrogate in ("auto", "approximation", "ala") else None
+    return learned(**options, surrogate=surrogate, metric=metric)
 
 
 def _logits_only(logits: Any, labels: torch.Tensor) -> torch.Tensor:

@@ -152,7 +152,7 @@ def test_text_auto_learns_a_surrogate_and_saves_it(folder, auto_run):
     assert auto_run["state"]["global_step"] == 24
     assert auto_run["eval_samples"] == 60
     assert logged(auto_run, "surrogate_alignment")[0] > 0.5
-    assert "Surrogate for accuracy learned from 160 predictions" in auto_run["printed"]
+    assert "learning a surrogate of accuracy from 160 predictions" in auto_run["printed"]
     assert AutoSurrogate.from_pretrained(folder / "auto" / "surrogate").config.metric == "accuracy"
     assert auto_run["eval_accuracy"] > 0.6
     config = json.loads((folder / "auto" / "config.json").read_text())
@@ -163,11 +163,23 @@ def test_resumed_run_ends_where_the_uninterrupted_one_did(folder, auto_run):
     flags = f"{TEXT} --surrogate_warmup 8 --num_train_epochs 2 --output_dir resumed"
     run = launch(folder, "text_classification.py", f"{flags} --resume_from_checkpoint auto/checkpoint-12")
     resumed = results_of(run, folder / "resumed")
-    assert "learned from" not in run.stdout  # it went on from the checkpoint, and not from the start
+    assert "learning a surrogate" not in run.stdout  # it went on from the checkpoint, and not from the start
     assert resumed["state"]["global_step"] == 24
     assert resumed["eval_loss"] == pytest.approx(auto_run["eval_loss"], rel=1e-5)
     for name in ("model.safetensors", "surrogate/model.safetensors"):
         torch.testing.assert_close(load_file(folder / "resumed" / name), load_file(folder / "auto" / name))
+
+
+@pytest.mark.parametrize("loss", ["ala", "class_weights"])
+def test_rivals_are_trained_on_by_the_same_flag(folder, loss):
+    data = "--dataset_name hub_like --text_column sentence --label_column code"
+    model = f"--model_type bert --config_overrides {BERT} --tokenizer_name bert"
+    flags = f"{TRAIN} {data} {model} --loss {loss} --adapt_steps 5 --max_steps 12 --output_dir {loss}"
+    results = results_of(launch(folder, "text_classification.py", flags), folder / loss)
+    assert results["state"]["global_step"] == 12
+    architecture = {"ala": "class_correlation"}.get(loss, loss)
+    assert json.loads((folder / loss / "surrogate" / "config.json").read_text())["architecture"] == architecture
+    assert (folder / loss / "controller").exists() == (loss == "ala")
 
 
 def test_text_from_scratch_on_cross_entropy_holds_out_validation_data(folder):
@@ -193,7 +205,7 @@ def test_two_processes_learn_one_surrogate(folder):
     results = results_of(run, folder / "two")
     assert results["state"]["global_step"] == 12  # 192 examples twice, 16 for each of two processes
     assert results["eval_samples"] == 60
-    assert run.stdout.count("learned from 160 predictions") == 1  # 4 steps, of both processes
+    assert run.stdout.count("learning a surrogate of accuracy from 160 predictions") == 1  # 4 steps, of both processes
     assert AutoSurrogate.from_pretrained(folder / "two" / "surrogate").config.metric.startswith("f1|labels:None")
     assert 0 <= results["eval_f1"] <= 1
 

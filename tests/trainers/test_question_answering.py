@@ -87,7 +87,7 @@ def test_on_cross_entropy(folder):
 def test_auto_learns_a_surrogate_of_f1(folder):
     flags = "--train_file train.jsonl.gz --validation_file dev.jsonl --surrogate_warmup 30"
     results = run(folder, flags, "auto")
-    assert "Surrogate for squad_f1 learned from" in results["printed"]
+    assert "learning a surrogate of squad_f1 from" in results["printed"]
     surrogate = AutoSurrogate.from_pretrained(folder / "auto" / "surrogate")
     assert isinstance(surrogate, SurrogateForSpans)
     assert surrogate.config.metric == "squad_f1"
