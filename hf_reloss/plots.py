@@ -1,6 +1,6 @@
 """Pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +38,48 @@ def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], bas
     axes.set_yticks(range(len(order)), [loss.replace("_", " ") for loss in order])
     axes.set_xlabel(f"{metric}, over {baseline.replace('_', ' ')}: each seed, mean and 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def plot_correlations(
+    path: str | Path,
+    history: Sequence[tuple[int, torch.Tensor]],
+    class_names: Sequence[str] | None = None,
+    *,
+    shown: int = 6,
+) -> None:
+    """Draws how the correlations Φ of adaptive loss alignment changed: those that did most, and all of them at the end.
+
+    Args:
+        path: of the picture.
+        history: Φ [C, C] with the step, as in `AdaptsLoss.history`.
+        class_names: in the order of the labels; by default their numbers.
+        shown: of how many pairs of classes a line is drawn.
+    """
+    steps, correlations = [step for step, _ in history], torch.stack([phi for _, phi in history])
+    classes = correlations.shape[-1]
+    names = [str(name) for name in (class_names if class_names is not None else range(classes))]
+    rows, columns = torch.triu_indices(classes, classes)
+    changes = (correlations - correlations[0])[:, rows, columns]
+    most = changes[-1].abs().argsort(descending=True, stable=True)[:shown].tolist()
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    lines, last = figure.subplots(1, 2)
+    for pair in most:
+        i, j = int(rows[pair]), int(columns[pair])
+        lines.plot(steps, changes[:, pair].numpy(), lw=1.8, label=names[i] if i == j else f"{names[i]} and {names[j]}")
+    lines.axhline(0, color=FAINT, lw=1, zorder=0)
+    lines.set_xlabel("step")
+    lines.set_ylabel("change of Φ")
+    lines.spines[["top", "right"]].set_visible(False)
+    lines.legend(frameon=False, fontsize=8)
+    change = correlations[-1] - correlations[0]
+    bound = max(float(change.abs().max()), 1e-9)
+    picture = last.imshow(change.numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound)
+    if classes <= 32:
+        last.set_xticks(range(classes), names, rotation=60, ha="right", fontsize=8)
+        last.set_yticks(range(classes), names, fontsize=8)
+    last.set_title("change of Φ at the end", fontsize=10)
+    figure.colorbar(picture, ax=last, shrink=0.85)
     figure.savefig(path, dpi=150)
 
 

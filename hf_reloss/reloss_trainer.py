@@ -19,6 +19,7 @@ from transformers import (
 from transformers.trainer_utils import has_length
 from transformers.utils import PushToHubMixin, logging
 
+from .adaptation import AdaptsLoss
 from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
 from .checkpoints import last_whole_checkpoint
 from .controller import LossController
@@ -101,8 +102,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
     loss_is_scaled_for_ga = False
     _validation_dataset: Any = None
-    adaptation: Any = None
-    """What changes the loss while it is trained on, `AdaptsLoss`, if something does."""
+    adaptation: AdaptsLoss | None = None
+    """What changes the loss while it is trained on, if something does."""
     _default_arguments: ClassVar[type[TrainingArguments]]
 
     def __init__(
@@ -118,7 +119,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         self._approximates = surrogate == "approximation"
         learns = self._approximates or surrogate == "auto"
         adapts = isinstance(surrogate, LossController) or surrogate == "ala"
-        _check(args, learns, metric)
+        _check(args, learns, adapts, metric)
         if isinstance(surrogate, str) and surrogate in hand_made_losses():
             wants = hand_made_losses()[surrogate].wants_frequencies
             labels = _training_labels(trainer_options.get("train_dataset"), args.label_names) if wants else None
@@ -142,9 +143,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
                 self._wanted_metric = load_metric(metric)
             self._start_recording()
         elif adapts:
-            from .adaptive import AdaptsLoss
-
-            self.watched_metric = _watched("accuracy" if metric is None else metric)
+            self.watched_metric = load_metric(metric)
             controller = None if surrogate == "ala" else surrogate
             steps = _option(args, "adapt_steps")
             validation = self.eval_dataset if self._validation_dataset is None else self._validation_dataset
@@ -376,7 +375,7 @@ def _watched(metric: Any) -> Metric:
         ) from None
 
 
-def _check(args: TrainingArguments, learns: bool, metric: Any) -> None:
+def _check(args: TrainingArguments, learns: bool, adapts: bool, metric: Any) -> None:
     """Refuses arguments that contradict each other."""
     if args.label_smoothing_factor and _option(args, "model_loss_share") == 0:
         raise ValueError(
@@ -387,6 +386,11 @@ def _check(args: TrainingArguments, learns: bool, metric: Any) -> None:
         raise ValueError(
             "surrogate='auto' learns a surrogate of the metric, so it wants one: metric= a key of what compute_metrics "
             "returns, or a name such as 'accuracy'."
+        )
+    if adapts and metric is None:
+        raise ValueError(
+            "surrogate='ala' rewards its controller by a metric, so it wants one: metric= a name, a function or a "
+            "Metric."
         )
     if learns and args.batch_eval_metrics:
         raise ValueError(

@@ -4,8 +4,11 @@ import logging
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from hf_reloss import AdaptiveLossTrainer, AutoSurrogate, LossController, ReLossTrainer, ReLossTrainingArguments
+from hf_reloss.plots import plot_correlations
 
 from .conftest import TinyClassifier, tiny_rows
 
@@ -62,6 +65,24 @@ def test_the_reward_is_the_sign_of_the_errors_fall(tmp_path):
     trainer.adaptation.errors = [0.3, 0.5]
     trainer.adaptation._act(10, 0.5)
     assert trainer.adaptation.rewards[-1] == -1.0
+
+
+def test_its_correlations_can_be_drawn(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    plot_correlations(tmp_path / "phi.png", trainer.adaptation.history, ["ant", "bee", "cow", "dog"])
+    picture = imread(tmp_path / "phi.png")
+    assert picture.shape[1] > 1000
+    assert picture.std() > 0.05
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    plot_correlations(tmp_path / "phi.png", trainer.adaptation.history, ["ant", "bee", "cow", "dog"], shown=3)
+    lines = drawn[0].axes[0].get_legend_handles_labels()
+    change = trainer.adaptation.history[-1][1] - torch.eye(4)
+    i, j = divmod(int(change.abs().triu().argmax()), 4)
+    names = ["ant", "bee", "cow", "dog"]
+    assert len(lines[1]) == 3
+    assert lines[1][0] == (names[i] if i == j else f"{names[i]} and {names[j]}")
 
 
 @pytest.mark.parametrize("checkpoint", [40, 95])
@@ -152,6 +173,7 @@ def test_validation_data_without_a_class_is_told_of_and_works(tmp_path, caplog):
         ({"validation": {"one": []}}, "pass eval_dataset="),
         ({"adapt_steps": 3}, "at least 5"),
         ({"metric": "no metric"}, "no metric"),
+        ({"metric": None}, "rewards its controller by a metric"),
     ],
 )
 def test_what_is_missing_is_told(tmp_path, options, message):

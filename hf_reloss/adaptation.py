@@ -1,0 +1,188 @@
+"""What adaptive loss alignment does in a run: validation data is read, and a controller changes the loss by it.
+
+Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignment, arXiv:1905.05895.
+"""
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from .controller import (
+    Episode,
+    LossController,
+    LossControllerConfig,
+    PolicyLearning,
+    confusions,
+    discounted,
+    pair_states,
+)
+from .losses import hand_made_loss
+from .metrics import Metric, load_metric
+from .metrics.base import IGNORED_LABEL
+from .recording import batch_labels
+from .surrogates.base import output_tensor
+
+logger = logging.get_logger(__name__)
+
+READINGS = 5
+"""How often the validation data is read for each action: from step to step would cost more than the training."""
+
+MOST_EXAMPLES = 2_000
+"""Of how many validation examples a reading is, at most."""
+
+STATE = "controller.pt"
+
+
+class AdaptsLoss(TrainerCallback):
+    """Reads validation data, rewards the controller by what its metric has gained, and lets it act on the loss.
+
+    Args:
+        trainer: whose loss it is.
+        controller: which acts; None for a fresh one, of the trainer's seed.
+        metric: of which the reward is: what `load_metric` takes.
+        dataset: the validation data, of which an evenly spaced sample is read if it is large.
+        every: K, steps from action to action.
+
+    Attributes:
+        history: Φ [C, C] after each action, with the step.
+        rewards: of the actions, in order.
+    """
+
+    def __init__(self, trainer: Any, controller: LossController | None, metric: Metric | Any, dataset: Any, every: int):
+        if dataset is None or isinstance(dataset, dict):
+            raise ValueError(
+                "surrogate='ala' adapts the loss by what the metric gains on validation data: pass eval_dataset=, or "
+                "validation_dataset= to AdaptiveLossTrainer where eval_dataset is what is reported."
+            )
+        if every < READINGS:
+            raise ValueError(f"adapt_steps={every} is the steps from action to action: at least {READINGS}.")
+        if controller is None:
+            with torch.random.fork_rng():
+                torch.manual_seed(trainer.args.seed)
+                controller = LossController(LossControllerConfig())
+        self.trainer, self.metric, self.every = trainer, load_metric(metric), every
+        self.dataset = _sample(dataset)
+        self.controller, self.learning = controller, PolicyLearning(controller)
+        self.generator = torch.Generator().manual_seed(trainer.args.seed)
+        self.readings: deque[torch.Tensor] = deque(maxlen=controller.config.history)
+        self.errors: list[float] = []
+        self.former_error: float | None = None
+        self.pending: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self.history: list[tuple[int, torch.Tensor]] = []
+        self.rewards: list[float] = []
+        self._told = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer.surrogate is None:
+            logits, labels = self._predictions()
+            self.trainer.surrogate = self.trainer._placed(hand_made_loss("class_correlation", classes=logits.shape[-1]))
+            self._take(logits, labels)
+            self.history = [(0, self.correlations.cpu().clone())]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % max(1, self.every // READINGS) == 0:
+            self._take(*self._predictions())
+        if state.global_step % self.every == 0:
+            self._act(state.global_step, state.global_step / state.max_steps)
+
+    @property
+    def correlations(self) -> torch.Tensor:
+        """Φ [C, C]."""
+        return self.trainer.surrogate.network.correlations
+
+    def _act(self, step: int, progress: float) -> None:
+        """Ends the episode of the last action with its reward, and begins the next one."""
+        error = float(discounted(torch.tensor(self.errors, dtype=torch.float64), self.controller.config.discount))
+        self.errors.clear()
+        if self.pending is not None:
+            reward = float((self.former_error > error) - (self.former_error < error))
+            self.rewards.append(reward)
+            self.learning.learn(Episode(*self.pending, reward))
+            logs_next = self.trainer.control.should_log  # which logging this would take back
+            self.trainer.log({"adaptation/reward": reward, "adaptation/error": error})
+            self.trainer.control.should_log = logs_next
+            if not self._told and len(self.rewards) >= 5 and not any(self.rewards):
+                self._told = True
+                logger.warning(
+                    f"The reward was 0 for {len(self.rewards)} actions: on the validation data {self.metric.name} "
+                    "stays what it is whatever the loss, so there is nothing to adapt it by. Choose a metric that "
+                    "moves, or more validation data."
+                )
+        self.former_error = error
+        readings = [self.readings[0]] * (self.readings.maxlen - len(self.readings)) + list(self.readings)
+        states = pair_states(torch.stack(readings), self.correlations.cpu(), progress)
+        actions, log_probabilities = self.controller.act(states, self.generator)
+        self.pending = states, actions, log_probabilities
+        changed = self.controller.change(self.correlations.cpu(), actions)
+        self.correlations.copy_(changed)
+        self.history.append((step, changed))
+
+    @torch.no_grad()
+    def _predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [n, C] and labels [n] of the validation data, the same in all processes."""
+        trainer = self.trainer
+        model, was_training, kept = trainer.model_wrapped, trainer.model.training, torch.get_rng_state()
+        model.eval()
+        found = []
+        for batch in trainer.get_eval_dataloader(self.dataset):
+            inputs = trainer._prepare_inputs(batch)
+            labels = batch_labels(trainer.model, inputs, trainer.label_names)
+            with trainer.compute_loss_context_manager():
+                logits = output_tensor(model(**inputs), "logits")
+            if labels is None or labels.dim() != 1 or logits.dim() != 2:
+                raise ValueError(
+                    "surrogate='ala' adapts a loss of one label per example: it wants logits [N, C] and labels [N], "
+                    f"but got {list(logits.shape)} and {None if labels is None else list(labels.shape)}."
+                )
+            found.append(trainer.accelerator.gather_for_metrics((logits.float(), labels)))
+        model.train(was_training)
+        torch.set_rng_state(kept)
+        logits, labels = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+        counts = labels != IGNORED_LABEL
+        return logits[counts], labels[counts]
+
+    def _take(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Takes note of a reading."""
+        if not logits.isfinite().all():
+            raise FloatingPointError("The logits of validation data are not finite: the model has diverged.")
+        found, missing = confusions(logits, labels)
+        if missing and not self.readings:
+            logger.warning(
+                f"The validation data has no example of the classes {missing}: in the controller's states they stand "
+                "as the mean of the others."
+            )
+        self.readings.append(found)
+        score = float(self.metric.compute(logits.numpy(), labels.numpy()))
+        self.errors.append(1 - score if self.metric.higher_is_better else score)
+
+    def save(self, folder: Path) -> None:
+        """Writes what is needed to go on into a checkpoint."""
+        state = {name: getattr(self, name) for name in ("errors", "former_error", "pending", "history", "rewards")}
+        state |= {"readings": list(self.readings), "generator": self.generator.get_state()}
+        torch.save(state | {"learning": self.learning.state_dict()}, folder / STATE)
+
+    def load(self, folder: Path) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            ValueError: if it has nothing of the kind.
+        """
+        if not (folder / STATE).is_file():
+            raise ValueError(f"{folder} has no {STATE}: it was not trained on surrogate='ala'.")
+        state = torch.load(folder / STATE, weights_only=True)
+        self.learning.load_state_dict(state.pop("learning"))
+        self.generator.set_state(state.pop("generator"))
+        self.readings = deque(state.pop("readings"), maxlen=self.readings.maxlen)
+        self.__dict__.update(state)
+
+
+def _sample(dataset: Any) -> Any:
+    """At most so many examples, evenly spaced."""
+    if not hasattr(dataset, "__len__") or len(dataset) <= MOST_EXAMPLES:
+        return dataset
+    chosen = torch.linspace(0, len(dataset) - 1, MOST_EXAMPLES).long().tolist()
+    return dataset.select(chosen) if hasattr(dataset, "select") else torch.utils.data.Subset(dataset, chosen)
