@@ -83,7 +83,7 @@ def test_a_file_that_defines_too_little_is_told(tmp_path, file, message):
 
 def test_a_loss_that_is_not_there_fails_before_anything_runs(tmp_path, task):
     with pytest.raises((OSError, ValueError)):
-        compare(load_task(str(task)), ["no/such-loss"], "accuracy", seeds=2, output=tmp_path / "out")
+        compare(load_task(str(task)), [str(tmp_path / "no_such_loss")], "accuracy", seeds=2, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -205,7 +205,7 @@ def test_two_processes_learn_one_surrogate(folder):
     results = results_of(run, folder / "two")
     assert results["state"]["global_step"] == 12  # 192 examples twice, 16 for each of two processes
     assert results["eval_samples"] == 60
-    assert run.stdout.count("learning a surrogate of accuracy from 160 predictions") == 1  # 4 steps, of both processes
+    assert run.stdout.count("learning a surrogate of f1 from 160 predictions") == 1  # 4 steps, of both processes
     assert AutoSurrogate.from_pretrained(folder / "two" / "surrogate").config.metric.startswith("f1|labels:None")
     assert 0 <= results["eval_f1"] <= 1
 
