@@ -27,7 +27,7 @@ class LossControllerConfig(PreTrainedConfig):
         hidden_size: width of the two layers of the policy.
         step_size: β, by which an action changes a correlation. The paper has 0.1, in runs of many more steps. With C
             classes a loss is a sigmoid of C correlations times log p, of which confident models make large numbers:
-            with 0.1, and with 0.01, it was soon flat, and the model fell to chance (see docs/method.md).
+            with 0.1, and with 0.01, it was soon flat, and models forgot (see docs/rivals.md).
         discount: γ, by which older errors of an episode count less.
         learning_rate: of the policy.
         memory: how many episodes are learned from again.
