@@ -48,8 +48,11 @@ class AdaptsLoss(TrainerCallback):
         every: K, steps from action to action.
 
     Attributes:
-        history: Φ [C, C] after each action, with the step.
-        rewards: of the actions, in order.
+        history: Φ [C, C] float32 after each action, with the step.
+        rewards: of the actions, in order: 1, 0 or -1.
+
+    Raises:
+        ValueError: without validation data, for a metric that is not known, or too few steps from action to action.
     """
 
     def __init__(self, trainer: Any, controller: LossController | None, metric: Metric | Any, dataset: Any, every: int):
@@ -180,9 +183,13 @@ class AdaptsLoss(TrainerCallback):
         self.__dict__.update(state)
 
 
+def part_of(dataset: Any, rows: list[int]) -> Any:
+    """Some examples of a map-style data set; of one of `datasets`, a data set of that kind."""
+    return dataset.select(rows) if hasattr(dataset, "select") else torch.utils.data.Subset(dataset, rows)
+
+
 def _sample(dataset: Any) -> Any:
     """At most so many examples, evenly spaced."""
     if not hasattr(dataset, "__len__") or len(dataset) <= MOST_EXAMPLES:
         return dataset
-    chosen = torch.linspace(0, len(dataset) - 1, MOST_EXAMPLES).long().tolist()
-    return dataset.select(chosen) if hasattr(dataset, "select") else torch.utils.data.Subset(dataset, chosen)
+    return part_of(dataset, torch.linspace(0, len(dataset) - 1, MOST_EXAMPLES).long().tolist())

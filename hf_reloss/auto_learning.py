@@ -118,12 +118,11 @@ class LearnsSurrogate:
         """The surrogate that is to be learned, and how: ranks, or values in turn with the model."""
         if not self._approximates:
             return kind.for_metric(self.metric), {}
-        config = SurrogateConfig(task=kind.task, architecture="set")
-        if self.surrogate is None:
-            return kind(config), {"objective": "approximation"}
-        former = kind(config)
-        former.load_state_dict(self.surrogate.state_dict())
-        return former, {"objective": "approximation", "num_train_epochs": 2}
+        network, settings = kind(SurrogateConfig(task=kind.task, architecture="set")), {"objective": "approximation"}
+        if self.surrogate is not None:  # it goes on from what it was
+            network.load_state_dict(self.surrogate.state_dict())
+            settings["num_train_epochs"] = 2
+        return network, settings
 
     @property
     def _is_recording(self) -> bool:

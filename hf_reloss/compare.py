@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
+from .adaptation import part_of
 from .adaptive import AdaptiveLossTrainer
 from .comparison import comparison_table, paired_difference, verdict
 from .demo import DigitClassifier, digits
@@ -168,7 +169,7 @@ def _score(task: ComparedTask, loss: str, metric: Metric, seed: int, learned: Su
     if loss == "ala":
         order = torch.randperm(len(task.train_dataset), generator=torch.Generator().manual_seed(0)).tolist()
         tenth = max(1, len(order) // 10)
-        parts = [_part(task.train_dataset, rows) for rows in (sorted(order[tenth:]), sorted(order[:tenth]))]
+        parts = [part_of(task.train_dataset, rows) for rows in (sorted(order[tenth:]), sorted(order[:tenth]))]
         rest = ComparedTask(task.model, parts[0], task.eval_dataset, task.arguments, task.trainer_options)
         trainer = _train(rest, seed, AdaptiveLossTrainer, metric=metric, validation_dataset=parts[1])
         return _measured(trainer, task, metric)
@@ -212,7 +213,3 @@ def _learned(task: ComparedTask, metric: Metric, output: Path) -> Surrogate:
         trainer.train()
     surrogate.save_pretrained(folder)
     return surrogate
-
-
-def _part(dataset: Any, rows: list[int]) -> Any:
-    return dataset.select(rows) if hasattr(dataset, "select") else torch.utils.data.Subset(dataset, rows)

@@ -14,7 +14,23 @@ from .ranking import soft_rank, spearman, standardize
 
 
 @dataclass(frozen=True)
-class RelationalObjective:
+class Objective:
+    """What objectives have in common: λ, the weight `gradient_penalty` of the penalty."""
+
+    gradient_penalty: float
+
+    def penalty(self, norms: torch.Tensor, wanted: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """mean (‖∇L‖₂ - r)², a scalar.
+
+        Args:
+            norms: [...], ‖∇L‖₂ of each prediction's own loss.
+            wanted: r, [...] or one for all.
+        """
+        return (norms - wanted).square().mean()
+
+
+@dataclass(frozen=True)
+class RelationalObjective(Objective):
     """-ρ(-L, M) + λ · mean (‖∇L‖₂ - r)², to be minimised (Huang et al. 2022, equations 5 to 8).
 
     ρ is Spearman's correlation between the negated losses L and the metric's scores M of the groups, on soft ranks. The
@@ -32,7 +48,6 @@ class RelationalObjective:
     """
 
     logged: ClassVar[str] = "rho"
-    gradient_penalty: float
     method: str = "diffsort"
     steepness: float = 5.0
     distribution: str = "logistic_phi"
@@ -58,18 +73,9 @@ class RelationalObjective:
             return losses.detach().sum() * 0.0
         return spearman(standardize(-losses.float()), scores, rank=rank)
 
-    def penalty(self, norms: torch.Tensor, wanted: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """mean (‖∇L‖₂ - r)², a scalar.
-
-        Args:
-            norms: [...], ‖∇L‖₂ of each prediction's own loss.
-            wanted: r, [...] or one for all.
-        """
-        return (norms - wanted).square().mean()
-
 
 @dataclass(frozen=True)
-class ApproximationObjective:
+class ApproximationObjective(Objective):
     """(M - (-L))², to be minimised: the negated loss L is to be the metric's score M itself.
 
     Grabocka et al. 2019, Learning Surrogate Losses, arXiv:1905.10108, equation 5.
@@ -81,10 +87,6 @@ class ApproximationObjective:
     def gain(self, losses: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Minus the mean squared error, a scalar, of losses [m] and scores [m]."""
         return -(losses.float() + scores).square().mean()
-
-    def penalty(self, norms: torch.Tensor, wanted: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """As of `RelationalObjective`, for a weight that is not 0."""
-        return (norms - wanted).square().mean()
 
 
 OBJECTIVES = {"relational": RelationalObjective, "approximation": ApproximationObjective}

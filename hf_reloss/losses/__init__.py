@@ -7,11 +7,14 @@ loaded as what is learned is: `ReLossTrainer(..., surrogate="focal")`.
 import importlib
 import pkgutil
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .base import HandMadeLoss
+
+if TYPE_CHECKING:
+    from ..surrogates.base import Surrogate
 
 
 def hand_made_losses(task: str = "classification") -> dict[str, type[HandMadeLoss]]:
@@ -28,7 +31,7 @@ def hand_made_losses(task: str = "classification") -> dict[str, type[HandMadeLos
     return {name: kind for name, kind in found.items() if kind.task == task}
 
 
-def hand_made_loss(name: str, labels: torch.Tensor | Sequence[int] | None = None, **options: Any):
+def hand_made_loss(name: str, labels: torch.Tensor | Sequence[int] | None = None, **options: Any) -> "Surrogate":
     """A loss by its name, as a `Surrogate`.
 
     Args:
