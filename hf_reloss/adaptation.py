@@ -11,16 +11,9 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from .controller import (
-    Episode,
-    LossController,
-    LossControllerConfig,
-    PolicyLearning,
-    confusions,
-    discounted,
-    pair_states,
-)
+from .controller import Episode, LossController, LossControllerConfig, PolicyLearning, discounted, parameter_states
 from .losses import hand_made_loss
+from .losses.base import AdjustableLoss
 from .metrics import Metric, load_metric
 from .metrics.base import IGNORED_LABEL
 from .recording import batch_labels
@@ -48,7 +41,8 @@ class AdaptsLoss(TrainerCallback):
         every: K, steps from action to action.
 
     Attributes:
-        history: Φ [C, C] float32 after each action, with the step.
+        history: the loss's parameters [P] float32 after each action, with the step; of class correlations the pairs
+            i ≤ j, Φ_ij times C - 1 where i ≠ j.
         rewards: of the actions, in order: 1, 0 or -1.
 
     Raises:
@@ -81,26 +75,30 @@ class AdaptsLoss(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.trainer.surrogate is None:
-            logits, labels = self._predictions()
-            self.trainer.surrogate = self.trainer._placed(hand_made_loss("class_correlation", classes=logits.shape[-1]))
-            self._take(logits, labels)
-            self.history = [(0, self.correlations.cpu().clone())]
+            outputs, labels = self._predictions()
+            loss = hand_made_loss("class_correlation", classes=outputs.shape[-1])
+            self.trainer.surrogate = self.trainer._placed(loss)
+            self._take(outputs, labels)
+            self.history = [(0, self.network.values().cpu())]
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % max(1, self.every // READINGS) == 0:
+        interval, first = max(1, self.every // READINGS), self.trainer.warmup_steps
+        seen = state.global_step > first - self.readings.maxlen * interval  # what a state can hold
+        if seen and state.global_step % interval == 0:
             self._take(*self._predictions())
         if state.global_step % self.every == 0:
-            self._act(state.global_step, state.global_step / state.max_steps)
+            if state.global_step >= first:
+                self._act(state.global_step, state.global_step / state.max_steps)
+            self.errors.clear()
 
     @property
-    def correlations(self) -> torch.Tensor:
-        """Φ [C, C]."""
-        return self.trainer.surrogate.network.correlations
+    def network(self) -> AdjustableLoss:
+        """The loss."""
+        return self.trainer.surrogate.network
 
     def _act(self, step: int, progress: float) -> None:
         """Ends the episode of the last action with its reward, and begins the next one."""
         error = float(discounted(torch.tensor(self.errors, dtype=torch.float64), self.controller.config.discount))
-        self.errors.clear()
         if self.pending is not None:
             reward = float((self.former_error > error) - (self.former_error < error))
             self.rewards.append(reward)
@@ -117,12 +115,11 @@ class AdaptsLoss(TrainerCallback):
                 )
         self.former_error = error
         readings = [self.readings[0]] * (self.readings.maxlen - len(self.readings)) + list(self.readings)
-        states = pair_states(torch.stack(readings), self.correlations.cpu(), progress)
+        states = parameter_states(torch.stack(readings), self.network.values().cpu(), progress)
         actions, log_probabilities = self.controller.act(states, self.generator)
         self.pending = states, actions, log_probabilities
-        changed = self.controller.change(self.correlations.cpu(), actions)
-        self.correlations.copy_(changed)
-        self.history.append((step, changed))
+        self.network.adjust(self.controller.changes(actions))
+        self.history.append((step, self.network.values().cpu()))
 
     @torch.no_grad()
     def _predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,13 +149,10 @@ class AdaptsLoss(TrainerCallback):
         """Takes note of a reading."""
         if not logits.isfinite().all():
             raise FloatingPointError("The logits of validation data are not finite: the model has diverged.")
-        found, missing = confusions(logits, labels)
-        if missing and not self.readings:
-            logger.warning(
-                f"The validation data has no example of the classes {missing}: in the controller's states they stand "
-                "as the mean of the others."
-            )
-        self.readings.append(found)
+        doubts = self.network.doubts(labels)
+        if doubts and not self.readings:
+            logger.warning(f"The loss is adapted by this validation data. {doubts}")
+        self.readings.append(self.network.statistics(logits, labels))
         score = float(self.metric.compute(logits.numpy(), labels.numpy()))
         self.errors.append(1 - score if self.metric.higher_is_better else score)
 

@@ -47,7 +47,8 @@ class ReLossTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Training on the model's own loss before the surrogate takes over: steps, or a share of all steps "
-            "if below 1. By default 0 with a given surrogate and 0.1 with 'auto', which records predictions meanwhile."
+            "if below 1. By default 0 with a given surrogate, 0.5 with 'ala', and 0.1 with 'auto', which records "
+            "predictions meanwhile."
         },
     )
     max_recorded_predictions: int = field(
@@ -158,7 +159,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         """Steps on the model's own loss before the surrogate takes over; with "auto" so many that it can be learned."""
         warmup = _option(self.args, "surrogate_warmup")
         if warmup is None:
-            warmup = 0.0 if self.recorder is None else 0.1
+            warmup = 0.1 if self.recorder is not None else 0.0 if self.adaptation is None else 0.5
         steps = int(warmup if warmup >= 1 else round(warmup * self.state.max_steps))
         if self.recorder is None:
             return steps

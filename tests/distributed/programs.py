@@ -80,7 +80,10 @@ def adaptive(folder: Path) -> None:
     )  # fmt: skip
     trainer.train()
     learned = {f"policy.{name}": weight for name, weight in trainer.adaptation.controller.state_dict().items()}
-    learned |= {"correlations": trainer.adaptation.correlations, "rewards": torch.tensor(trainer.adaptation.rewards)}
+    learned |= {
+        "correlations": trainer.adaptation.network.correlations,
+        "rewards": torch.tensor(trainer.adaptation.rewards),
+    }
     finish(trainer, folder, learned | {f"gradient.{n}": g for n, g in spy.seen.items()})
 
 
