@@ -178,7 +178,12 @@ def main() -> None:
     task = TASKS[options.task]("validation")
     losses = options.losses or (FOR_ACCURACY if task.metric.name == "accuracy" else FOR_F1)
     path = options.output or RESULTS / f"rivals_{options.task}.json"
-    runs = Runs(path, options.task, options.workers, {"bf16": True, "use_cpu": not torch.cuda.is_available()} if options.bf16 else {})
+    runs = Runs(
+        path,
+        options.task,
+        options.workers,
+        {"bf16": True, "use_cpu": not torch.cuda.is_available()} if options.bf16 else {},
+    )
     runs.do("validation", [(loss, seed, factor) for seed in TUNING_SEEDS for loss in losses for factor in FACTORS])
     factors = {loss: runs.best(loss) for loss in losses}
     runs.do("test", [(loss, seed, factors[loss]) for seed in range(options.seeds) for loss in losses])

@@ -11,7 +11,16 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from .controller import Episode, LossController, LossControllerConfig, PolicyLearning, discounted, parameter_states
+from .children import Children
+from .controller import (
+    Episode,
+    LossController,
+    LossControllerConfig,
+    PolicyLearning,
+    discounted,
+    parameter_states,
+    remembered,
+)
 from .losses import hand_made_loss
 from .losses.base import AdjustableLoss
 from .metrics import Metric, load_metric
@@ -39,17 +48,27 @@ class AdaptsLoss(TrainerCallback):
         metric: of which the reward is: what `load_metric` takes.
         dataset: the validation data, of which an evenly spaced sample is read if it is large.
         every: K, steps from action to action.
+        children: models in other processes that share the controller.
 
     Attributes:
         history: the loss's parameters [P] float32 after each action, with the step; of class correlations the pairs
             i ≤ j, Φ_ij times C - 1 where i ≠ j.
         rewards: of the actions, in order: 1, 0 or -1.
+        best_child: which of the children that share the controller has the lowest error in the end.
 
     Raises:
         ValueError: without validation data, for a metric that is not known, or too few steps from action to action.
     """
 
-    def __init__(self, trainer: Any, controller: LossController | None, metric: Metric | Any, dataset: Any, every: int):
+    def __init__(
+        self,
+        trainer: Any,
+        controller: LossController | None,
+        metric: Metric | Any,
+        dataset: Any,
+        every: int,
+        children: Children | None = None,
+    ):
         if dataset is None or isinstance(dataset, dict):
             raise ValueError(
                 "surrogate='ala' adapts the loss by what the metric gains on validation data: pass eval_dataset=, or "
@@ -62,6 +81,8 @@ class AdaptsLoss(TrainerCallback):
                 torch.manual_seed(trainer.args.seed)
                 controller = LossController(LossControllerConfig())
         self.trainer, self.metric, self.every = trainer, load_metric(metric), every
+        self.children = children or Children()
+        self.best_child = self.children.rank
         self.dataset = _sample(dataset)
         self.controller, self.learning = controller, PolicyLearning(controller)
         self.generator = torch.Generator().manual_seed(trainer.args.seed)
@@ -74,6 +95,7 @@ class AdaptsLoss(TrainerCallback):
         self._told = False
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.controller.load_state_dict(self.children.exchange(self.controller.state_dict())[0])
         if self.trainer.surrogate is None:
             outputs, labels = self._predictions()
             loss = hand_made_loss("class_correlation", classes=outputs.shape[-1])
@@ -91,6 +113,12 @@ class AdaptsLoss(TrainerCallback):
                 self._act(state.global_step, state.global_step / state.max_steps)
             self.errors.clear()
 
+    def on_train_end(self, args, state, control, **kwargs):
+        errors = self.children.exchange(self.former_error)
+        if len(errors) > 1 and None not in errors:
+            self.best_child = min(range(len(errors)), key=errors.__getitem__)
+            logger.info(f"Of the {len(errors)} children, {self.best_child} is the best, by an error of {min(errors)}.")
+
     @property
     def network(self) -> AdjustableLoss:
         """The loss."""
@@ -102,7 +130,8 @@ class AdaptsLoss(TrainerCallback):
         if self.pending is not None:
             reward = float((self.former_error > error) - (self.former_error < error))
             self.rewards.append(reward)
-            self.learning.learn(Episode(*self.pending, reward))
+            seen = self.children.exchange((*self.pending, reward))
+            self.learning.learn(*(Episode(*of_child) for of_child in seen))
             logs_next = self.trainer.control.should_log  # which logging this would take back
             self.trainer.log({"adaptation/reward": reward, "adaptation/error": error})
             self.trainer.control.should_log = logs_next
@@ -117,7 +146,7 @@ class AdaptsLoss(TrainerCallback):
         readings = [self.readings[0]] * (self.readings.maxlen - len(self.readings)) + list(self.readings)
         states = parameter_states(torch.stack(readings), self.network.values().cpu(), progress)
         actions, log_probabilities = self.controller.act(states, self.generator)
-        self.pending = states, actions, log_probabilities
+        self.pending = remembered(states, actions, log_probabilities)
         self.network.adjust(self.controller.changes(actions))
         self.history.append((step, self.network.values().cpu()))
 

@@ -3,6 +3,7 @@
 Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignment, arXiv:1905.05895, section 4.
 """
 
+import itertools
 from collections import deque
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 MOST_PARAMETERS = 2**16
-"""Of how many parameters an episode is remembered, at most: more are drawn from at random."""
+"""Of how many parameters an episode is, at most."""
 
 CLIP = 0.2
 """By which share an action may become more or less likely for what is remembered of it."""
@@ -27,7 +28,7 @@ class LossControllerConfig(PreTrainedConfig):
         step_size: β, by which an action changes a parameter.
         discount: γ, by which older errors of an episode count less.
         learning_rate: of the policy.
-        memory: how many episodes are learned from again.
+        memory: how many stages of the training, one episode of each child, are learned from again.
         record: how it was learned.
     """
 
@@ -55,12 +56,14 @@ class Episode(NamedTuple):
         actions: [P].
         log_probabilities: [P], log π of the actions when they were drawn.
         reward: 1, 0 or -1.
+        baseline: what the reward is compared with; None for the mean of those before.
     """
 
     states: torch.Tensor
     actions: torch.Tensor
     log_probabilities: torch.Tensor
     reward: float
+    baseline: float | None = None
 
 
 class LossController(PreTrainedModel):
@@ -110,8 +113,16 @@ class LossController(PreTrainedModel):
         return self.config.step_size * (actions - 1)
 
 
+def remembered(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What is learned from of tensors [P, ...]: of more than `MOST_PARAMETERS` so many, drawn at random."""
+    if len(parts[0]) <= MOST_PARAMETERS:
+        return parts
+    chosen = torch.randperm(len(parts[0]), generator=torch.Generator().manual_seed(0))[:MOST_PARAMETERS]
+    return tuple(part[chosen] for part in parts)
+
+
 class PolicyLearning:
-    """REINFORCE on one-step episodes, with a memory of past ones and a moving baseline.
+    """REINFORCE on one-step episodes, with a memory of past ones and a baseline.
 
     An episode is learned from again and again, so what is learned of it ends where the policy has made its actions
     `CLIP` more likely, or less, than when they were drawn (Schulman et al. 2017, arXiv:1707.06347, equation 7).
@@ -125,36 +136,41 @@ class PolicyLearning:
 
     def __init__(self, controller: LossController):
         self.controller, self.baseline = controller, 0.0
-        self.memory: deque[Episode] = deque(maxlen=controller.config.memory)
+        self.memory: deque[list[Episode]] = deque(maxlen=controller.config.memory)
         self.optimizer = torch.optim.Adam(controller.parameters(), controller.config.learning_rate)
 
-    def learn(self, episode: Episode) -> None:
-        """One step on -mean (r - b) π(a | s) / π_then(a | s), bounded, over the episodes in the memory with this one.
+    def learn(self, *siblings: Episode) -> None:
+        """One step on -mean (r - b) π(a | s) / π_then(a | s), bounded, over the episodes in the memory with these.
 
-        For an episode that is new, its gradient is that of REINFORCE, -(r - b) ∇log π(a | s). The baseline b, of the
-        rewards before, then moves to include this one.
+        For an episode that is new, its gradient is that of REINFORCE, -(r - b) ∇log π(a | s). The baseline b is the
+        moving mean of the rewards before, which then moves to include this one.
+
+        Args:
+            siblings: one episode, or those of several children at the same stage of their training. Then b is the mean
+                reward of the other children: what they all gain, because training goes on, says nothing of an action.
         """
-        if len(episode.actions) > MOST_PARAMETERS:
-            chosen = torch.randperm(len(episode.actions), generator=torch.Generator().manual_seed(0))[:MOST_PARAMETERS]
-            episode = Episode(*(part[chosen] for part in episode[:3]), episode.reward)
-        self.memory.append(episode)
+        mean = sum(episode.reward for episode in siblings) / len(siblings)
+        if (others := len(siblings) - 1) > 0:
+            siblings = [one._replace(baseline=(mean * (others + 1) - one.reward) / others) for one in siblings]
+        self.memory.append(list(siblings))
+        number = sum(map(len, self.memory))
         self.optimizer.zero_grad()
-        for past in self.memory:
-            advantage = past.reward - self.baseline
+        for past in itertools.chain(*self.memory):
+            advantage = past.reward - (self.baseline if past.baseline is None else past.baseline)
             log_probabilities = self.controller(past.states).log_softmax(-1)
             taken = log_probabilities.gather(-1, past.actions[:, None]).squeeze(-1)
             ratio = (taken - past.log_probabilities).exp()
             gain = torch.minimum(advantage * ratio, advantage * ratio.clamp(1 - CLIP, 1 + CLIP))
-            (-gain.mean() / len(self.memory)).backward()
+            (-gain.mean() / number).backward()
         self.optimizer.step()
-        self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * episode.reward
+        self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * mean
 
     def state_dict(self) -> dict:
         """All that is needed to go on: the policy, its optimizer, the memory and the baseline."""
         return {
             "policy": self.controller.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "memory": [tuple(episode) for episode in self.memory],
+            "memory": [[tuple(episode) for episode in siblings] for siblings in self.memory],
             "baseline": self.baseline,
         }
 
@@ -162,7 +178,8 @@ class PolicyLearning:
         """Goes on from a `state_dict`."""
         self.controller.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.memory = deque((Episode(*episode) for episode in state["memory"]), maxlen=self.memory.maxlen)
+        memory = ([Episode(*episode) for episode in siblings] for siblings in state["memory"])
+        self.memory = deque(memory, maxlen=self.memory.maxlen)
         self.baseline = state["baseline"]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_reloss import LossController, LossControllerConfig
-from hf_reloss.controller import Episode, PolicyLearning, discounted, parameter_states
+from hf_reloss.controller import Episode, PolicyLearning, discounted, parameter_states, remembered
 from hf_reloss.losses import hand_made_loss
 from hf_reloss.losses.class_correlation import confusions
 
@@ -98,6 +98,27 @@ def test_one_step_of_reinforce_is_that_of_a_hand_worked_case():
     assert probabilities[2] > 1 / 3 > probabilities[1]  # what was done more often than drawn is done more often
 
 
+def test_a_reward_counts_over_those_of_the_other_children():
+    """Of three, rewards 1, 1 and -1: over the others' means 0, 0 and 1, they are 1, 1 and -2."""
+    controller = LossController(LossControllerConfig())
+    learning = PolicyLearning(controller)
+    learning.baseline = 0.7  # which is not looked at
+    learning.learn(episode([2, 2], 1.0), episode([1, 1], 1.0), episode([0, 2], -1.0))
+    expected = torch.tensor([-1 / 3, -1 / 3, 2 / 3])  # of 1 · ∇log π(2), of 1 · ∇log π(1), and of -2 · ∇log π(0 or 2)
+    expected += torch.tensor([-1 / 3, 2 / 3, -1 / 3]) - 2 * torch.tensor([1 / 6, -1 / 3, 1 / 6])
+    torch.testing.assert_close(controller.policy[-1].bias.grad, -expected / 3)
+    assert learning.baseline == pytest.approx(0.9 * 0.7 + 0.1 / 3)
+
+
+def test_what_all_children_gain_teaches_nothing():
+    controller = LossController(LossControllerConfig())
+    before = controller.policy[-1].bias.clone()
+    learning = PolicyLearning(controller)
+    for _ in range(4):
+        learning.learn(*(episode([action] * 3, 1.0) for action in range(3)))
+    assert torch.equal(controller.policy[-1].bias, before)
+
+
 def test_a_punished_action_becomes_rarer():
     controller = LossController(LossControllerConfig())
     learning = PolicyLearning(controller)
@@ -173,5 +194,6 @@ def test_a_thousand_classes_take_some_hundred_megabytes():
     sizes = {"Φ": network.correlations.nbytes, "states": states.nbytes, "history": history.nbytes}
     assert {name: round(size / 1e6) for name, size in sizes.items()} == {"Φ": 4, "states": 48, "history": 40}
     learning = PolicyLearning(controller)
-    learning.learn(Episode(states, *controller.act(states), 1.0))
-    assert len(learning.memory[0].states) == 2**16  # of each episode, 6 MB are remembered
+    episode = remembered(states, *controller.act(states))
+    assert sum(part.nbytes for part in episode) < 8e6  # which is remembered of it
+    learning.learn(Episode(*episode, 1.0))
