@@ -4,15 +4,17 @@
 
 Each loss gets the same small grid of learning rates, half, once and twice that of the task's recipe, two seeds on
 validation data, and keeps the best; then it runs on test data. Group losses and those that are learned in the run start
-after the same first stretch on cross-entropy. Adaptive loss alignment takes the last tenth of the training data for
-validation and does without it; its controller has learned in runs of other seeds before, as surrogates have. Results
-are stored after each run in benchmarks/results/rivals_TASK.json, and runs found there are not repeated.
+after the same first stretch on cross-entropy. Adaptive loss alignment reads some of the validation data on which all
+are tuned, and starts after half of the run; its controller has learned in runs of other seeds before, as surrogates
+have, or, `ala_transferred`, on another task. Results are stored after each run in benchmarks/results/rivals_TASK.json,
+and runs found there are not repeated.
 """
 
 import argparse
-import dataclasses
 import json
 import multiprocessing
+import os
+import socket
 import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -35,6 +37,7 @@ from hf_reloss import (
     ReLossTrainer,
     hand_made_losses,
 )
+from hf_reloss.adaptation import part_of
 from hf_reloss.comparison import comparison_table, paired_difference
 
 FACTORS = (0.5, 1.0, 2.0)
@@ -46,12 +49,21 @@ TUNING_SEEDS = (100, 101)
 ACTIONS = 40
 """Of the controller in a run: the paper's 200 steps from action to action would leave a handful here."""
 
-CHILDREN = tuple(range(2_000, 2_006))
-"""Seeds of the runs in which the controller learns, one after the other, before any that is compared."""
+GENERATIONS = (2_000, 2_010, 2_020)
+"""Seeds of the runs in which the controller learns, before any that is compared."""
+
+CHILDREN = 2
+"""How many models share the controller in each of these."""
+
+READ = 1_000
+"""Of how many validation examples the controller reads, at most."""
+
+TRANSFERRED_FROM = "fashion_mnist"
+"""The task on which the controller of `ala_transferred` has learned."""
 
 FOR_ACCURACY = (
     *("cross_entropy", "label_smoothing", "focal", "poly1", "soft_f1", "lovasz", "auc_margin", "smooth_ap"),
-    *("ala", "approximation", "twin", "reloss", "auto"),
+    *("ala", "ala_transferred", "approximation", "twin", "reloss", "auto"),
 )
 FOR_F1 = ("cross_entropy", "class_weights", "logit_adjustment", *FOR_ACCURACY[1:])
 
@@ -67,9 +79,9 @@ def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: 
         return _first(train_and_score(task, seed, recipe=recipe))
     if loss in ("auto", "approximation"):
         options = {"surrogate": loss, "metric": task.metric}
-    elif loss == "ala":
-        controller = LossController.from_pretrained(Path(surrogates) / "ala")
-        return _first(train_adaptively(task, seed, controller, recipe))
+    elif loss.startswith("ala"):
+        controller = LossController.from_pretrained(Path(surrogates) / loss)
+        return _first(train_adaptively(name, split, seed, controller, recipe))
     elif loss in LEARNED:
         options = {"surrogate": AutoSurrogate.from_pretrained(Path(surrogates) / loss)}
         recipe["surrogate_warmup"] = _warmup(task, options["surrogate"].network.is_of_groups())
@@ -79,33 +91,48 @@ def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: 
     return _first(train_and_score(task, seed, ReLossTrainer, recipe=recipe, **options))
 
 
-def train_adaptively(task: Task, seed: int, controller: LossController, recipe: dict[str, Any]) -> dict[str, float]:
-    """What the task measures after a run on a loss that a controller adapts, by the last tenth of the training data."""
-    last = round(0.9 * len(task.train))
-    validation = torch.utils.data.Subset(task.train, range(last, len(task.train)))
-    shorter = dataclasses.replace(task, train=torch.utils.data.Subset(task.train, range(last)))
-    recipe = {"adapt_steps": max(5, _steps(task) // ACTIONS), "surrogate_warmup": 0.0} | recipe
-    options = {"surrogate": controller, "metric": task.metric, "validation_dataset": validation}
-    return train_and_score(shorter, seed, AdaptiveLossTrainer, recipe=recipe, **options)
+def train_adaptively(
+    name: str, split: str, seed: int, controller: LossController, recipe: dict[str, Any]
+) -> dict[str, float]:
+    """What a task measures after a run on a loss that a controller adapts, by some of the task's validation data."""
+    task = TASKS[name](split)
+    validation = TASKS[name]("validation").evaluation
+    rows = torch.linspace(0, len(validation) - 1, min(READ, len(validation))).long().tolist()
+    steps = int(len(task.train) / task.recipe["per_device_train_batch_size"] * task.recipe["num_train_epochs"])
+    recipe = {"adapt_steps": max(5, steps // ACTIONS)} | recipe
+    options = {"surrogate": controller, "metric": task.metric, "validation_dataset": part_of(validation, rows)}
+    return train_and_score(task, seed, AdaptiveLossTrainer, recipe=recipe, **options)
 
 
-def learn_controller(task: Task, folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
-    """A controller that has learned in some runs, saved; and how those came out."""
-    torch.manual_seed(CHILDREN[0])
+def learn_controller(name: str, folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """A controller that has learned in some runs, saved in a folder; and how those came out."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(_child, (port, name, folder, recipe), nprocs=CHILDREN, start_method="spawn")
+    runs = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(CHILDREN)]
+    return {"runs": runs, "step_size": LossControllerConfig().step_size}
+
+
+def _child(rank: int, port: int, name: str, folder: Path, recipe: dict[str, Any]) -> None:
+    """One of the models that share a controller while it learns."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(CHILDREN), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.manual_seed(GENERATIONS[0])
     controller = LossController(LossControllerConfig())
-    runs = [_first(train_adaptively(task, seed, controller, recipe)) for seed in tqdm(CHILDREN, desc="controller")]
-    controller.save_pretrained(folder / "ala")
-    return {"runs": runs, "step_size": controller.config.step_size}
+    recipe = recipe | {"adapt_children": True}
+    runs = [_first(train_adaptively(name, "validation", seed + rank, controller, recipe)) for seed in GENERATIONS]
+    (folder / f"{rank}.json").write_text(json.dumps(runs))
+    if rank == 0:
+        controller.save_pretrained(folder)
 
 
 def _warmup(task: Task, of_groups: bool) -> float:
     """Share of the run on cross-entropy: group losses are flat where everything is wrong."""
     return (task.warmup or 0.1) if of_groups else 0.0
-
-
-def _steps(task: Task) -> int:
-    recipe = task.recipe
-    return int(len(task.train) / recipe["per_device_train_batch_size"] * recipe["num_train_epochs"])
 
 
 def _first(measured: dict[str, float]) -> float:
@@ -126,9 +153,10 @@ class Runs:
         jobs = [job for job in jobs if _key(*job) not in self.done[split]]
         needed = [loss for loss in LEARNED if loss in {job[0] for job in jobs}]
         with tempfile.TemporaryDirectory() as folder:
-            if any(job[0] == "ala" for job in jobs):
-                torch.set_num_threads(1)
-                self.surrogates["ala"] = learn_controller(TASKS[self.name](split), Path(folder), self.recipe)
+            for loss, task in (("ala", self.name), ("ala_transferred", TRANSFERRED_FROM)):
+                if loss in {job[0] for job in jobs}:
+                    (Path(folder) / loss).mkdir()
+                    self.surrogates[loss] = {"task": task} | learn_controller(task, Path(folder) / loss, self.recipe)
             if needed:
                 self.surrogates |= learn_surrogates(self.name, split, needed, folder)
             with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
@@ -177,6 +205,7 @@ def main() -> None:
     logging.disable_progress_bar()
     task = TASKS[options.task]("validation")
     losses = options.losses or (FOR_ACCURACY if task.metric.name == "accuracy" else FOR_F1)
+    losses = [loss for loss in losses if loss != "ala_transferred" or options.task != TRANSFERRED_FROM]
     path = options.output or RESULTS / f"rivals_{options.task}.json"
     runs = Runs(
         path,

@@ -103,6 +103,10 @@ def data_folder() -> Path:
     return Path(os.environ["HF_RELOSS_DATA"])
 
 
+def bases_folder() -> Path:
+    return Path(os.environ.get("HF_RELOSS_BASES", Path(__file__).parent / "bases"))
+
+
 class LossTrainer(Trainer):
     """A Trainer with a hand-made loss, to which a model's `auxiliary_loss` is added.
 
@@ -128,7 +132,7 @@ class LossTrainer(Trainer):
 
 def base_folder(name: str, base: Base) -> Path:
     """The folder of a base, which is trained if it is not there: `stage_1.0` is the trained model."""
-    folder = Path(os.environ.get("HF_RELOSS_BASES", Path(__file__).parent / "bases")) / name
+    folder = bases_folder() / name
     if (folder / f"stage_{STAGES[-1]}" / "model.safetensors").exists():
         return folder
     set_seed(BASE_SEED)
