@@ -45,8 +45,9 @@ def expected_risk(log_probabilities: torch.Tensor, risks: torch.Tensor, alpha: f
 class Risk:
     """The risk of texts, of each alone: 0 for a perfect one, 1 for one of score 0.
 
-    That is 1 - metric, divided by 100 first where the metric is in points; an error rate is a risk already. BLEU of one
-    sentence is smoothed: `bleu` with `smooth=True`, `sacrebleu` with `use_effective_order=True`.
+    That is 1 - metric, which is divided by a perfect text's score first (100 of a metric in points); an error rate is a
+    risk already. BLEU of one sentence is smoothed: `bleu` with `smooth=True`, `sacrebleu` with
+    `use_effective_order=True`.
 
     Args:
         metric: what `load_metric` takes.
@@ -80,8 +81,8 @@ class Risk:
         pairs = list(zip(texts, references, strict=True))
         places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         scores = self._scores(*map(list, zip(*places, strict=True)))
-        risks = ((self.best - scores) / self.scale).nan_to_num(nan=1.0).float()
-        return risks[[places[pair] for pair in pairs]]
+        risks = ((self.best - scores) / self.scale).float()
+        return risks.masked_fill(~risks.isfinite(), 1.0)[[places[pair] for pair in pairs]]
 
     def _scores(self, texts: list[str], references: list[str]) -> torch.Tensor:
         if isinstance(self.metric, AdditiveMetric):
