@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput
 
 from .metrics import AdditiveMetric, Metric, load_metric
@@ -106,8 +107,9 @@ class MinimumRisk:
         with_reference: whether the reference is one more candidate.
 
     Raises:
-        ValueError: for a model that is no encoder-decoder from which samples can be drawn, without a tokenizer or a
-            metric of texts, or for fewer than two candidates or an alpha of 0 or less.
+        ValueError: for a model that is no encoder-decoder from which samples can be drawn, or is divided over the
+            processes, without a tokenizer or a metric of texts, or for fewer than two candidates or an alpha of 0 or
+            less.
     """
 
     def __init__(self, trainer: Any, metric: Metric | Any, candidates: int, alpha: float, with_reference: bool):
@@ -117,6 +119,11 @@ class MinimumRisk:
             raise ValueError(
                 "surrogate='minimum_risk' draws texts from an encoder-decoder that writes token by token, but this is "
                 f"{type(model).__name__}: take such a model, or another surrogate."
+            )
+        if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "surrogate='minimum_risk' draws texts from a model that is whole in each process, but FSDP or DeepSpeed's "
+                "ZeRO-3 divides it: use data parallel processes, or another surrogate."
             )
         if not hasattr(trainer.processing_class, "batch_decode"):
             raise ValueError(

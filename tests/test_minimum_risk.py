@@ -1,6 +1,7 @@
 """Training on the expected risk of what a model writes."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from huggingface_hub import ModelCard
 from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
-from hf_reloss.minimum_risk import Risk, expected_risk
+from hf_reloss.minimum_risk import MinimumRisk, Risk, expected_risk
 
 from .conftest import TinyClassifier
 from .test_text_trainers import WORDS, make_language_model, make_tokenizer, make_translator, sentences, translating
@@ -345,3 +346,9 @@ def test_models_that_cannot_write_and_tokenizers_that_are_not_there_are_told(tok
             ReLossTrainer(model, args, processing_class=tokenizer, **settings)
     with pytest.raises(ValueError, match="wants the tokenizer, processing_class="):
         ReLossTrainer(make_translator(), args, **settings)
+
+
+def test_a_model_that_is_divided_over_processes_is_refused(tokenizer):
+    divided = SimpleNamespace(model=make_translator(), processing_class=tokenizer, is_fsdp_enabled=True)
+    with pytest.raises(ValueError, match="FSDP or DeepSpeed's ZeRO-3 divides it"):
+        MinimumRisk(divided, "bleu", candidates=4, alpha=0.005, with_reference=True)
