@@ -122,8 +122,8 @@ class MinimumRisk:
             )
         if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
             raise ValueError(
-                "surrogate='minimum_risk' draws texts from a model that is whole in each process, but FSDP or DeepSpeed's "
-                "ZeRO-3 divides it: use data parallel processes, or another surrogate."
+                "surrogate='minimum_risk' draws texts from a model that is whole in each process, but FSDP or "
+                "DeepSpeed's ZeRO-3 divides it: use data parallel processes, or another surrogate."
             )
         if not hasattr(trainer.processing_class, "batch_decode"):
             raise ValueError(
