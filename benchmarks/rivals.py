@@ -56,13 +56,13 @@ FOR_ACCURACY = (
 FOR_F1 = ("cross_entropy", "class_weights", "logit_adjustment", *FOR_ACCURACY[1:])
 
 
-def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: str) -> float:
+def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: str, more: dict[str, Any]) -> float:
     """What the task measures first, in points, of one run in a process of its own."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     task = TASKS[name](split)
-    recipe: dict[str, Any] = {"learning_rate": factor * task.recipe["learning_rate"]}
+    recipe: dict[str, Any] = {"learning_rate": factor * task.recipe["learning_rate"]} | more
     if loss == "cross_entropy":
         return _first(train_and_score(task, seed, recipe=recipe))
     if loss in ("auto", "approximation"):
@@ -89,11 +89,11 @@ def train_adaptively(task: Task, seed: int, controller: LossController, recipe: 
     return train_and_score(shorter, seed, AdaptiveLossTrainer, recipe=recipe, **options)
 
 
-def learn_controller(task: Task, folder: Path) -> dict[str, Any]:
+def learn_controller(task: Task, folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """A controller that has learned in some runs, saved; and how those came out."""
     torch.manual_seed(CHILDREN[0])
     controller = LossController(LossControllerConfig())
-    runs = [_first(train_adaptively(task, seed, controller, {})) for seed in tqdm(CHILDREN, desc="controller")]
+    runs = [_first(train_adaptively(task, seed, controller, recipe)) for seed in tqdm(CHILDREN, desc="controller")]
     controller.save_pretrained(folder / "ala")
     return {"runs": runs, "step_size": controller.config.step_size}
 
@@ -115,8 +115,8 @@ def _first(measured: dict[str, float]) -> float:
 class Runs:
     """Runs that are done once, two at a time, and stored as they end."""
 
-    def __init__(self, path: Path, name: str, workers: int):
-        self.path, self.name, self.workers = path, name, workers
+    def __init__(self, path: Path, name: str, workers: int, recipe: dict[str, Any]):
+        self.path, self.name, self.workers, self.recipe = path, name, workers, recipe
         stored = json.loads(path.read_text()) if path.exists() else {}
         self.done: dict[str, dict[str, float]] = stored.get("runs", {"validation": {}, "test": {}})
         self.surrogates: dict[str, Any] = stored.get("surrogates", {})
@@ -128,11 +128,11 @@ class Runs:
         with tempfile.TemporaryDirectory() as folder:
             if any(job[0] == "ala" for job in jobs):
                 torch.set_num_threads(1)
-                self.surrogates["ala"] = learn_controller(TASKS[self.name](split), Path(folder))
+                self.surrogates["ala"] = learn_controller(TASKS[self.name](split), Path(folder), self.recipe)
             if needed:
                 self.surrogates |= learn_surrogates(self.name, split, needed, folder)
             with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
-                waiting = {pool.submit(run, self.name, split, *job, folder): job for job in jobs}
+                waiting = {pool.submit(run, self.name, split, *job, folder, self.recipe): job for job in jobs}
                 for finished in tqdm(as_completed(waiting), total=len(waiting), desc=f"{self.name}, {split}"):
                     if finished.exception() is not None:
                         pool.shutdown(cancel_futures=True)
@@ -151,7 +151,7 @@ class Runs:
         runs = {split: dict(sorted(of_split.items())) for split, of_split in self.done.items()}
         stored = {
             "task": self.name,
-            "command": f"python benchmarks/rivals.py {self.name}",
+            "command": f"python benchmarks/rivals.py {self.name}" + " --bf16" * bool(self.recipe),
             "environment": environment(),
             "surrogates": self.surrogates,
             **result,
@@ -170,13 +170,20 @@ def main() -> None:
     parser.add_argument("--losses", nargs="+", help="by default all that fit the task's metric")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
+    parser.add_argument("--bf16", action="store_true", help="models compute in bfloat16: half the time, on most CPUs")
     parser.add_argument("--output", type=Path, help="by default benchmarks/results/rivals_TASK.json")
     options = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     task = TASKS[options.task]("validation")
     losses = options.losses or (FOR_ACCURACY if task.metric.name == "accuracy" else FOR_F1)
-    runs = Runs(options.output or RESULTS / f"rivals_{options.task}.json", options.task, options.workers)
+    path = options.output or RESULTS / f"rivals_{options.task}.json"
+    runs = Runs(
+        path,
+        options.task,
+        options.workers,
+        {"bf16": True, "use_cpu": not torch.cuda.is_available()} if options.bf16 else {},
+    )
     runs.do("validation", [(loss, seed, factor) for seed in TUNING_SEEDS for loss in losses for factor in FACTORS])
     factors = {loss: runs.best(loss) for loss in losses}
     runs.do("test", [(loss, seed, factors[loss]) for seed in range(options.seeds) for loss in losses])

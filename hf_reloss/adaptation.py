@@ -11,16 +11,18 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from .children import Children
 from .controller import (
     Episode,
     LossController,
     LossControllerConfig,
     PolicyLearning,
-    confusions,
     discounted,
-    pair_states,
+    parameter_states,
+    remembered,
 )
 from .losses import hand_made_loss
+from .losses.base import AdjustableLoss
 from .metrics import Metric, load_metric
 from .metrics.base import IGNORED_LABEL
 from .recording import batch_labels
@@ -46,16 +48,27 @@ class AdaptsLoss(TrainerCallback):
         metric: of which the reward is: what `load_metric` takes.
         dataset: the validation data, of which an evenly spaced sample is read if it is large.
         every: K, steps from action to action.
+        children: models in other processes that share the controller.
 
     Attributes:
-        history: Φ [C, C] float32 after each action, with the step.
+        history: the loss's parameters [P] float32 after each action, with the step; of class correlations the pairs
+            i ≤ j, Φ_ij times C - 1 where i ≠ j.
         rewards: of the actions, in order: 1, 0 or -1.
+        best_child: which of the children that share the controller has the lowest error in the end.
 
     Raises:
         ValueError: without validation data, for a metric that is not known, or too few steps from action to action.
     """
 
-    def __init__(self, trainer: Any, controller: LossController | None, metric: Metric | Any, dataset: Any, every: int):
+    def __init__(
+        self,
+        trainer: Any,
+        controller: LossController | None,
+        metric: Metric | Any,
+        dataset: Any,
+        every: int,
+        children: Children | None = None,
+    ):
         if dataset is None or isinstance(dataset, dict):
             raise ValueError(
                 "surrogate='ala' adapts the loss by what the metric gains on validation data: pass eval_dataset=, or "
@@ -68,6 +81,8 @@ class AdaptsLoss(TrainerCallback):
                 torch.manual_seed(trainer.args.seed)
                 controller = LossController(LossControllerConfig())
         self.trainer, self.metric, self.every = trainer, load_metric(metric), every
+        self.children = children or Children()
+        self.best_child = self.children.rank
         self.dataset = _sample(dataset)
         self.controller, self.learning = controller, PolicyLearning(controller)
         self.generator = torch.Generator().manual_seed(trainer.args.seed)
@@ -80,31 +95,43 @@ class AdaptsLoss(TrainerCallback):
         self._told = False
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.controller.load_state_dict(self.children.exchange(self.controller.state_dict())[0])
         if self.trainer.surrogate is None:
-            logits, labels = self._predictions()
-            self.trainer.surrogate = self.trainer._placed(hand_made_loss("class_correlation", classes=logits.shape[-1]))
-            self._take(logits, labels)
-            self.history = [(0, self.correlations.cpu().clone())]
+            outputs, labels = self._predictions()
+            loss = hand_made_loss("class_correlation", classes=outputs.shape[-1])
+            self.trainer.surrogate = self.trainer._placed(loss)
+            self._take(outputs, labels)
+            self.history = [(0, self.network.values().cpu())]
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % max(1, self.every // READINGS) == 0:
+        interval, first = max(1, self.every // READINGS), self.trainer.warmup_steps
+        seen = state.global_step > first - self.readings.maxlen * interval  # what a state can hold
+        if seen and state.global_step % interval == 0:
             self._take(*self._predictions())
         if state.global_step % self.every == 0:
-            self._act(state.global_step, state.global_step / state.max_steps)
+            if state.global_step >= first:
+                self._act(state.global_step, state.global_step / state.max_steps)
+            self.errors.clear()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        errors = self.children.exchange(self.former_error)
+        if len(errors) > 1 and None not in errors:
+            self.best_child = min(range(len(errors)), key=errors.__getitem__)
+            logger.info(f"Of the {len(errors)} children, {self.best_child} is the best, by an error of {min(errors)}.")
 
     @property
-    def correlations(self) -> torch.Tensor:
-        """Φ [C, C]."""
-        return self.trainer.surrogate.network.correlations
+    def network(self) -> AdjustableLoss:
+        """The loss."""
+        return self.trainer.surrogate.network
 
     def _act(self, step: int, progress: float) -> None:
         """Ends the episode of the last action with its reward, and begins the next one."""
         error = float(discounted(torch.tensor(self.errors, dtype=torch.float64), self.controller.config.discount))
-        self.errors.clear()
         if self.pending is not None:
             reward = float((self.former_error > error) - (self.former_error < error))
             self.rewards.append(reward)
-            self.learning.learn(Episode(*self.pending, reward))
+            seen = self.children.exchange((*self.pending, reward))
+            self.learning.learn(*(Episode(*of_child) for of_child in seen))
             logs_next = self.trainer.control.should_log  # which logging this would take back
             self.trainer.log({"adaptation/reward": reward, "adaptation/error": error})
             self.trainer.control.should_log = logs_next
@@ -117,12 +144,11 @@ class AdaptsLoss(TrainerCallback):
                 )
         self.former_error = error
         readings = [self.readings[0]] * (self.readings.maxlen - len(self.readings)) + list(self.readings)
-        states = pair_states(torch.stack(readings), self.correlations.cpu(), progress)
+        states = parameter_states(torch.stack(readings), self.network.values().cpu(), progress)
         actions, log_probabilities = self.controller.act(states, self.generator)
-        self.pending = states, actions, log_probabilities
-        changed = self.controller.change(self.correlations.cpu(), actions)
-        self.correlations.copy_(changed)
-        self.history.append((step, changed))
+        self.pending = remembered(states, actions, log_probabilities)
+        self.network.adjust(self.controller.changes(actions))
+        self.history.append((step, self.network.values().cpu()))
 
     @torch.no_grad()
     def _predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,13 +178,10 @@ class AdaptsLoss(TrainerCallback):
         """Takes note of a reading."""
         if not logits.isfinite().all():
             raise FloatingPointError("The logits of validation data are not finite: the model has diverged.")
-        found, missing = confusions(logits, labels)
-        if missing and not self.readings:
-            logger.warning(
-                f"The validation data has no example of the classes {missing}: in the controller's states they stand "
-                "as the mean of the others."
-            )
-        self.readings.append(found)
+        doubts = self.network.doubts(labels)
+        if doubts and not self.readings:
+            logger.warning(f"The loss is adapted by this validation data. {doubts}")
+        self.readings.append(self.network.statistics(logits, labels))
         score = float(self.metric.compute(logits.numpy(), labels.numpy()))
         self.errors.append(1 - score if self.metric.higher_is_better else score)
 

@@ -3,6 +3,7 @@
 Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignment, arXiv:1905.05895, section 4.
 """
 
+import itertools
 from collections import deque
 from typing import NamedTuple
 
@@ -11,9 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
-MOST_PAIRS = 2**16
-"""Of how many pairs of classes an episode is remembered, at most: more are drawn from at random."""
-
+MOST_PARAMETERS = 2**16
+"""Of how many parameters an episode is, at most."""
 
 CLIP = 0.2
 """By which share an action may become more or less likely for what is remembered of it."""
@@ -25,12 +25,10 @@ class LossControllerConfig(PreTrainedConfig):
     Args:
         history: how many validation statistics of the past a state holds.
         hidden_size: width of the two layers of the policy.
-        step_size: β, by which an action changes a correlation. The paper has 0.1, in runs of many more steps. With C
-            classes a loss is a sigmoid of C correlations times log p, of which confident models make large numbers:
-            with 0.1, and with 0.01, it was soon flat, and models forgot (see docs/rivals.md).
+        step_size: β, by which an action changes a parameter.
         discount: γ, by which older errors of an episode count less.
         learning_rate: of the policy.
-        memory: how many episodes are learned from again.
+        memory: how many stages of the training, one episode of each child, are learned from again.
         record: how it was learned.
     """
 
@@ -38,7 +36,7 @@ class LossControllerConfig(PreTrainedConfig):
 
     history: int = 10
     hidden_size: int = 32
-    step_size: float = 0.002
+    step_size: float = 0.1
     discount: float = 0.9
     learning_rate: float = 1e-3
     memory: int = 16
@@ -46,28 +44,30 @@ class LossControllerConfig(PreTrainedConfig):
 
     @property
     def state_size(self) -> int:
-        """Numbers in a state: the histories of C_ij and C_ji, their two relative changes, Φ_ij and the progress."""
+        """Numbers in a state: two statistics' histories, their relative changes, the value and the progress."""
         return 2 * self.history + 4
 
 
 class Episode(NamedTuple):
-    """One action, for all pairs of classes alike, and what came of it.
+    """One action for each parameter, as each pair of classes has, and what came of them.
 
     Attributes:
         states: [P, S].
         actions: [P].
         log_probabilities: [P], log π of the actions when they were drawn.
         reward: 1, 0 or -1.
+        baseline: what the reward is compared with; None for the mean of those before.
     """
 
     states: torch.Tensor
     actions: torch.Tensor
     log_probabilities: torch.Tensor
     reward: float
+    baseline: float | None = None
 
 
 class LossController(PreTrainedModel):
-    """A policy, one for all pairs of classes: from a pair's state to the logits of lowering, leaving and raising its Φ.
+    """A policy, one for all parameters of a loss: from a state to the logits of lowering, leaving and raising.
 
     It is saved, published and loaded as any model. An untrained one acts at random.
 
@@ -93,7 +93,7 @@ class LossController(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             module.reset_parameters()
-        if module is self.policy[-1]:  # all actions are alike: else Φ would at once go one way for all pairs
+        if module is self.policy[-1]:  # all actions are alike: else Φ would at once go one way
             module.weight.zero_()
             module.bias.zero_()
 
@@ -108,17 +108,21 @@ class LossController(PreTrainedModel):
         actions = torch.multinomial(log_probabilities.exp(), 1, generator=generator)
         return actions.squeeze(-1), log_probabilities.gather(-1, actions).squeeze(-1)
 
-    def change(self, correlations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """Φ [C, C] after actions [C (C + 1) / 2], one for each pair i ≤ j: it stays symmetric."""
-        rows, columns = class_pairs(len(correlations), correlations.device)
-        changed = correlations.clone()
-        changed[rows, columns] += self.config.step_size * (actions - 1)
-        changed[columns, rows] = changed[rows, columns]
-        return changed
+    def changes(self, actions: torch.Tensor) -> torch.Tensor:
+        """What actions [P] add to the parameters, [P]: -β, 0 or +β."""
+        return self.config.step_size * (actions - 1)
+
+
+def remembered(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What is learned from of tensors [P, ...]: of more than `MOST_PARAMETERS` so many, drawn at random."""
+    if len(parts[0]) <= MOST_PARAMETERS:
+        return parts
+    chosen = torch.randperm(len(parts[0]), generator=torch.Generator().manual_seed(0))[:MOST_PARAMETERS]
+    return tuple(part[chosen] for part in parts)
 
 
 class PolicyLearning:
-    """REINFORCE on one-step episodes, with a memory of past ones and a moving baseline.
+    """REINFORCE on one-step episodes, with a memory of past ones and a baseline.
 
     An episode is learned from again and again, so what is learned of it ends where the policy has made its actions
     `CLIP` more likely, or less, than when they were drawn (Schulman et al. 2017, arXiv:1707.06347, equation 7).
@@ -132,36 +136,41 @@ class PolicyLearning:
 
     def __init__(self, controller: LossController):
         self.controller, self.baseline = controller, 0.0
-        self.memory: deque[Episode] = deque(maxlen=controller.config.memory)
+        self.memory: deque[list[Episode]] = deque(maxlen=controller.config.memory)
         self.optimizer = torch.optim.Adam(controller.parameters(), controller.config.learning_rate)
 
-    def learn(self, episode: Episode) -> None:
-        """One step on -mean (r - b) π(a | s) / π_then(a | s), bounded, over the episodes in the memory with this one.
+    def learn(self, *siblings: Episode) -> None:
+        """One step on -mean (r - b) π(a | s) / π_then(a | s), bounded, over the episodes in the memory with these.
 
-        For an episode that is new, its gradient is that of REINFORCE, -(r - b) ∇log π(a | s). The baseline b, of the
-        rewards before, then moves to include this one.
+        For an episode that is new, its gradient is that of REINFORCE, -(r - b) ∇log π(a | s). The baseline b is the
+        moving mean of the rewards before, which then moves to include this one.
+
+        Args:
+            siblings: one episode, or those of several children at the same stage of their training. Then b is the mean
+                reward of the other children: what they all gain, because training goes on, says nothing of an action.
         """
-        if len(episode.actions) > MOST_PAIRS:
-            chosen = torch.randperm(len(episode.actions), generator=torch.Generator().manual_seed(0))[:MOST_PAIRS]
-            episode = Episode(*(part[chosen] for part in episode[:3]), episode.reward)
-        self.memory.append(episode)
+        mean = sum(episode.reward for episode in siblings) / len(siblings)
+        if (others := len(siblings) - 1) > 0:
+            siblings = [one._replace(baseline=(mean * (others + 1) - one.reward) / others) for one in siblings]
+        self.memory.append(list(siblings))
+        number = sum(map(len, self.memory))
         self.optimizer.zero_grad()
-        for past in self.memory:
-            advantage = past.reward - self.baseline
+        for past in itertools.chain(*self.memory):
+            advantage = past.reward - (self.baseline if past.baseline is None else past.baseline)
             log_probabilities = self.controller(past.states).log_softmax(-1)
             taken = log_probabilities.gather(-1, past.actions[:, None]).squeeze(-1)
             ratio = (taken - past.log_probabilities).exp()
             gain = torch.minimum(advantage * ratio, advantage * ratio.clamp(1 - CLIP, 1 + CLIP))
-            (-gain.mean() / len(self.memory)).backward()
+            (-gain.mean() / number).backward()
         self.optimizer.step()
-        self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * episode.reward
+        self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * mean
 
     def state_dict(self) -> dict:
         """All that is needed to go on: the policy, its optimizer, the memory and the baseline."""
         return {
             "policy": self.controller.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "memory": [tuple(episode) for episode in self.memory],
+            "memory": [[tuple(episode) for episode in siblings] for siblings in self.memory],
             "baseline": self.baseline,
         }
 
@@ -169,53 +178,27 @@ class PolicyLearning:
         """Goes on from a `state_dict`."""
         self.controller.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.memory = deque((Episode(*episode) for episode in state["memory"]), maxlen=self.memory.maxlen)
+        memory = ([Episode(*episode) for episode in siblings] for siblings in state["memory"])
+        self.memory = deque(memory, maxlen=self.memory.maxlen)
         self.baseline = state["baseline"]
 
 
-def class_pairs(classes: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """The pairs i ≤ j of classes, C (C + 1) / 2 of them: all i and all j."""
-    rows, columns = torch.triu_indices(classes, classes, device=device)
-    return rows, columns
-
-
-def confusions(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-    """C_ij, the mean of -log p of class j over the examples of class i (section 4.1).
+def parameter_states(history: torch.Tensor, values: torch.Tensor, progress: float) -> torch.Tensor:
+    """The state of each parameter of a loss, by which the policy acts.
 
     Args:
-        logits: [n, C] of validation examples.
-        labels: [n] int64.
-
-    Returns:
-        [C, C], and the classes without an example, whose rows are the means over those of the others.
-    """
-    losses, classes = -logits.float().log_softmax(-1), logits.shape[-1]
-    sums = losses.new_zeros(classes, classes).index_add_(0, labels, losses)
-    numbers = torch.bincount(labels, minlength=classes)
-    found = sums / numbers.clamp(min=1)[:, None]
-    missing = numbers == 0
-    if missing.any():
-        found[missing] = found[~missing].mean(0)
-    return found, missing.nonzero().flatten().tolist()
-
-
-def pair_states(history: torch.Tensor, correlations: torch.Tensor, progress: float) -> torch.Tensor:
-    """The state of each pair of classes i ≤ j, by which the policy acts.
-
-    Args:
-        history: [H, C, C], the confusions of the last H readings, the latest at the end.
-        correlations: Φ [C, C].
+        history: [H, 2, P], two statistics of the last H readings, the latest at the end: of pairs of classes their
+            confusions C_ij and C_ji.
+        values: [P], of the parameters: Φ_ij.
         progress: how much of the training is over, 0 to 1.
 
     Returns:
-        [C (C + 1) / 2, 2 H + 4]: the H confusions C_ij, those of C_ji, how far the latest of each lies above the mean
-        of the H, as a share of it, Φ_ij, and the progress.
+        [P, 2 H + 4]: the H readings of the one statistic, those of the other, how far the latest of each lies above the
+        mean of the H, as a share of it, the value, and the progress.
     """
-    rows, columns = class_pairs(correlations.shape[-1], correlations.device)
-    forth, back = history[:, rows, columns].T, history[:, columns, rows].T
+    forth, back = history.permute(1, 2, 0)
     changes = [(each[:, -1] - each.mean(1)) / each.mean(1).clamp(min=1e-8) for each in (forth, back)]
-    phi = correlations[rows, columns]
-    return torch.cat([forth, back, torch.stack([*changes, phi, torch.full_like(phi, progress)], dim=1)], dim=1)
+    return torch.cat([forth, back, torch.stack([*changes, values, torch.full_like(values, progress)], dim=1)], dim=1)
 
 
 def discounted(errors: torch.Tensor, discount: float) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Pictures."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -52,15 +53,15 @@ def plot_correlations(
 
     Args:
         path: of the picture.
-        history: Φ [C, C] with the step, as in `AdaptsLoss.history`.
+        history: the pairs of Φ [C (C + 1) / 2] with the step, as in `AdaptsLoss.history`.
         class_names: in the order of the labels; by default their numbers.
         shown: of how many pairs of classes a line is drawn.
     """
-    steps, correlations = [step for step, _ in history], torch.stack([phi for _, phi in history])
-    classes = correlations.shape[-1]
+    steps, values = [step for step, _ in history], torch.stack([values for _, values in history])
+    classes = math.isqrt(2 * values.shape[-1])
     names = [str(name) for name in (class_names if class_names is not None else range(classes))]
     rows, columns = torch.triu_indices(classes, classes)
-    changes = (correlations - correlations[0])[:, rows, columns]
+    changes = values - values[0]
     most = changes[-1].abs().argsort(descending=True, stable=True)[:shown].tolist()
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     lines, last = figure.subplots(1, 2)
@@ -69,10 +70,11 @@ def plot_correlations(
         lines.plot(steps, changes[:, pair].numpy(), lw=1.8, label=names[i] if i == j else f"{names[i]} and {names[j]}")
     lines.axhline(0, color=FAINT, lw=1, zorder=0)
     lines.set_xlabel("step")
-    lines.set_ylabel("change of Φ")
+    lines.set_ylabel("change of Φ, of pairs times C - 1")
     lines.spines[["top", "right"]].set_visible(False)
     lines.legend(frameon=False, fontsize=8)
-    change = correlations[-1] - correlations[0]
+    change = torch.zeros(classes, classes)
+    change[rows, columns] = change[columns, rows] = changes[-1]
     bound = max(float(change.abs().max()), 1e-9)
     picture = last.imshow(change.numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound)
     if classes <= 32:

@@ -22,6 +22,7 @@ from transformers.utils import PushToHubMixin, logging
 from .adaptation import AdaptsLoss
 from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
 from .checkpoints import last_whole_checkpoint
+from .children import launched
 from .controller import LossController
 from .gathering import gathered_evidence
 from .global_batches import GlobalBatches, counted
@@ -48,7 +49,8 @@ class ReLossTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Training on the model's own loss before the surrogate takes over: steps, or a share of all steps "
-            "if below 1. By default 0 with a given surrogate and 0.1 with 'auto', which records predictions meanwhile."
+            "if below 1. By default 0 with a given surrogate, 0.5 with 'ala', and 0.1 with 'auto', which records "
+            "predictions meanwhile."
         },
     )
     max_recorded_predictions: int = field(
@@ -57,10 +59,27 @@ class ReLossTrainingArguments(TrainingArguments):
     adapt_steps: int = field(
         default=200, metadata={"help": "With 'ala': steps from one action of the loss's controller to the next, K."}
     )
+    adapt_children: bool = field(
+        default=False,
+        metadata={
+            "help": "With 'ala': each process that accelerate launch starts trains a model of its own, with a seed and "
+            "a folder of its own, and they share the loss's controller."
+        },
+    )
     refresh_steps: int | None = field(
         default=None,
         metadata={"help": "With 'auto': learn the surrogate again after so many steps, from what was recorded since."},
     )
+
+    def __post_init__(self):
+        if self.adapt_children:
+            if self.push_to_hub:
+                raise ValueError("adapt_children=True trains several models: push the one that is chosen, afterwards.")
+            child, folder = launched(self.ddp_timeout).rank, Path(self.output_dir or "trainer_output")
+            if folder.name != f"child-{child}":  # which copied arguments have done already
+                self.seed, self.output_dir = self.seed + child, str(folder / f"child-{child}")
+                self.disable_tqdm = self.disable_tqdm or child > 0
+        super().__post_init__()
 
 
 @dataclass
@@ -163,7 +182,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             controller = None if surrogate == "ala" else surrogate
             steps = _option(args, "adapt_steps")
             validation = self.eval_dataset if self._validation_dataset is None else self._validation_dataset
-            self.adaptation = AdaptsLoss(self, controller, self.watched_metric, validation, steps)
+            children = launched() if _option(args, "adapt_children") else None
+            self.adaptation = AdaptsLoss(self, controller, self.watched_metric, validation, steps, children)
             self.add_callback(self.adaptation)
         elif draws:
             knobs = (_option(args, f"risk_{name}") for name in ("candidates", "alpha", "reference"))
@@ -177,7 +197,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         """Steps on the model's own loss before the surrogate takes over; with "auto" so many that it can be learned."""
         warmup = _option(self.args, "surrogate_warmup")
         if warmup is None:
-            warmup = 0.0 if self.recorder is None else 0.1
+            warmup = 0.1 if self.recorder is not None else 0.0 if self.adaptation is None else 0.5
         steps = int(warmup if warmup >= 1 else round(warmup * self.state.max_steps))
         if self.recorder is None:
             return steps
@@ -414,6 +434,8 @@ def _check(args: TrainingArguments, learns: bool, adapts: bool, draws: bool, met
             "surrogate='auto' learns a surrogate of the metric, so it wants one: metric= a key of what compute_metrics "
             "returns, or a name such as 'accuracy'."
         )
+    if _option(args, "adapt_children") and not adapts:
+        raise ValueError("adapt_children=True is for surrogate='ala', whose controller the children share.")
     if adapts and metric is None:
         raise ValueError(
             "surrogate='ala' rewards its controller by a metric, so it wants one: metric= a name, a function or a "

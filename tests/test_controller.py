@@ -8,31 +8,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_reloss import LossController, LossControllerConfig
-from hf_reloss.controller import Episode, PolicyLearning, class_pairs, confusions, discounted, pair_states
+from hf_reloss.controller import Episode, PolicyLearning, discounted, parameter_states, remembered
+from hf_reloss.losses import hand_made_loss
+from hf_reloss.losses.class_correlation import confusions
+
+
+def correlations(classes: int):
+    return hand_made_loss("class_correlation", classes=classes).network
 
 
 def test_the_confusions_are_means_of_minus_log_p_over_the_examples_of_a_class():
     probabilities = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.1, 0.8, 0.1]])
-    found, missing = confusions(probabilities.log(), torch.tensor([0, 0, 1]))
+    found = confusions(probabilities.log(), torch.tensor([0, 0, 1]))
     log = math.log
     expected = [
         [(log(2) + log(4)) / 2, (log(4) + log(2)) / 2, log(4)],
         [log(10), -log(0.8), log(10)],
     ]
     torch.testing.assert_close(found[:2], torch.tensor(expected))
-    assert missing == [2]
-    torch.testing.assert_close(found[2], torch.tensor(expected).mean(0))
+    assert found[2].isnan().all()
+    statistics = correlations(3).statistics(probabilities.log(), torch.tensor([0, 0, 1]))  # of 00, 01, 02, 11, 12, 22
+    mean = torch.tensor(expected).mean(0)
+    torch.testing.assert_close(statistics[0, [1, 4, 5]], torch.tensor([expected[0][1], expected[1][2], mean[2]]))
+    torch.testing.assert_close(statistics[1, [1, 4, 5]], torch.tensor([expected[1][0], mean[1], mean[2]]))
 
 
 def test_a_state_has_24_numbers():
-    history = torch.zeros(10, 2, 2)
+    history = torch.full((10, 2, 3), 3.0)  # of the pairs 00, 01 and 11
     history[:, 0, 1] = torch.arange(1, 11).float()  # C_01, of mean 5.5
-    history[:, 1, 0] = 2.0
-    history[-1, 1, 0] = 4.0  # C_10, of mean 2.2
-    history[:, 0, 0] = 3.0
-    phi = torch.tensor([[1.0, -0.3], [-0.3, 1.1]])
-    states = pair_states(history, phi, progress=0.25)
-    assert states.shape == (3, 24)  # the pairs (0, 0), (0, 1) and (1, 1)
+    history[:, 1, 1] = 2.0
+    history[-1, 1, 1] = 4.0  # C_10, of mean 2.2
+    states = parameter_states(history, torch.tensor([1.0, -0.3, 1.1]), progress=0.25)
+    assert states.shape == (3, LossControllerConfig().state_size) == (3, 24)
     expected = [*range(1, 11), *[2.0] * 9, 4.0, (10 - 5.5) / 5.5, (4 - 2.2) / 2.2, -0.3, 0.25]
     torch.testing.assert_close(states[1], torch.tensor(expected))
     torch.testing.assert_close(states[0], torch.tensor([3.0] * 20 + [0.0, 0.0, 1.0, 0.25]))
@@ -48,15 +55,18 @@ def test_the_error_of_an_episode_counts_late_readings_most():
 @given(classes=st.integers(2, 12), seed=st.integers(0, 99))
 def test_correlations_stay_symmetric_and_change_by_the_step(classes, seed):
     controller = LossController(LossControllerConfig(step_size=0.1))
-    generator = torch.Generator().manual_seed(seed)
-    phi = torch.eye(classes)
+    network, generator = correlations(classes), torch.Generator().manual_seed(seed)
+    assert torch.equal(network.correlations, torch.eye(classes))
+    rows, columns = torch.triu_indices(classes, classes)
+    step = torch.where(rows == columns, 0.1, 0.1 / (classes - 1))
     for _ in range(3):
-        actions = torch.randint(3, (classes * (classes + 1) // 2,), generator=generator)
-        changed = controller.change(phi, actions)
-        assert torch.equal(changed, changed.T)
-        rows, columns = class_pairs(classes)
-        torch.testing.assert_close((changed - phi)[rows, columns], 0.1 * (actions - 1), rtol=0, atol=1e-6)
-        phi = changed
+        actions = torch.randint(3, (len(rows),), generator=generator)
+        before, values = network.correlations.clone(), network.values()
+        network.adjust(controller.changes(actions))
+        assert torch.equal(network.correlations, network.correlations.T)
+        changed = (network.correlations - before)[rows, columns]
+        torch.testing.assert_close(changed, step * (actions - 1), rtol=0, atol=1e-6)
+        torch.testing.assert_close(network.values() - values, 0.1 * (actions - 1), rtol=0, atol=1e-5)
 
 
 def test_actions_are_drawn_as_the_policy_has_it():
@@ -86,6 +96,27 @@ def test_one_step_of_reinforce_is_that_of_a_hand_worked_case():
     assert learning.baseline == pytest.approx(0.9 * 0.2 + 0.1)
     probabilities = controller(torch.zeros(24)).softmax(-1)
     assert probabilities[2] > 1 / 3 > probabilities[1]  # what was done more often than drawn is done more often
+
+
+def test_a_reward_counts_over_those_of_the_other_children():
+    """Of three, rewards 1, 1 and -1: over the others' means 0, 0 and 1, they are 1, 1 and -2."""
+    controller = LossController(LossControllerConfig())
+    learning = PolicyLearning(controller)
+    learning.baseline = 0.7  # which is not looked at
+    learning.learn(episode([2, 2], 1.0), episode([1, 1], 1.0), episode([0, 2], -1.0))
+    expected = torch.tensor([-1 / 3, -1 / 3, 2 / 3])  # of 1 · ∇log π(2), of 1 · ∇log π(1), and of -2 · ∇log π(0 or 2)
+    expected += torch.tensor([-1 / 3, 2 / 3, -1 / 3]) - 2 * torch.tensor([1 / 6, -1 / 3, 1 / 6])
+    torch.testing.assert_close(controller.policy[-1].bias.grad, -expected / 3)
+    assert learning.baseline == pytest.approx(0.9 * 0.7 + 0.1 / 3)
+
+
+def test_what_all_children_gain_teaches_nothing():
+    controller = LossController(LossControllerConfig())
+    before = controller.policy[-1].bias.clone()
+    learning = PolicyLearning(controller)
+    for _ in range(4):
+        learning.learn(*(episode([action] * 3, 1.0) for action in range(3)))
+    assert torch.equal(controller.policy[-1].bias, before)
 
 
 def test_a_punished_action_becomes_rarer():
@@ -120,15 +151,15 @@ def test_what_is_remembered_of_an_action_is_learned_to_a_bound():
 
 def run(learning: PolicyLearning, generator: torch.Generator, learns: bool, steps: int = 30) -> float:
     """How far Φ_01 is from 1.2 after a run that starts with the identity; the error is the distance."""
-    phi, pending, former = torch.eye(2), None, None
+    network, pending, former = correlations(2), None, None
     for step in range(steps):
-        error = abs(float(phi[0, 1]) - 1.2)
+        error = abs(float(network.correlations[0, 1]) - 1.2)
         if pending is not None and learns:
             learning.learn(Episode(*pending, float((former > error) - (former < error))))
-        former, states = error, pair_states(torch.ones(10, 2, 2), phi, step / steps)
+        former, states = error, parameter_states(torch.ones(10, 2, 3), network.values(), step / steps)
         pending = states, *learning.controller.act(states, generator)
-        phi = learning.controller.change(phi, pending[1])
-    return abs(float(phi[0, 1]) - 1.2)
+        network.adjust(learning.controller.changes(pending[1]))
+    return abs(float(network.correlations[0, 1]) - 1.2)
 
 
 def test_the_controller_solves_a_problem_whose_right_correlations_are_known():
@@ -155,13 +186,14 @@ def test_it_is_saved_and_loaded(tmp_path):
 
 
 def test_a_thousand_classes_take_some_hundred_megabytes():
-    classes, history = 1_000, torch.rand(10, 1_000, 1_000)
-    controller = LossController(LossControllerConfig())
-    phi = torch.eye(classes)
-    states = pair_states(history, phi, 0.5)
+    network, controller = correlations(1_000), LossController(LossControllerConfig())
+    labels = torch.arange(1_000)
+    history = network.statistics(torch.randn(1_000, 1_000), labels).expand(10, -1, -1).clone()
+    states = parameter_states(history, network.values(), 0.5)
     assert states.shape == (500_500, 24)
-    sizes = {"Φ": phi.nbytes, "states": states.nbytes, "history": history.nbytes}
+    sizes = {"Φ": network.correlations.nbytes, "states": states.nbytes, "history": history.nbytes}
     assert {name: round(size / 1e6) for name, size in sizes.items()} == {"Φ": 4, "states": 48, "history": 40}
     learning = PolicyLearning(controller)
-    learning.learn(Episode(states, *controller.act(states), 1.0))
-    assert len(learning.memory[0].states) == 2**16  # of each episode, 6 MB are remembered
+    episode = remembered(states, *controller.act(states))
+    assert sum(part.nbytes for part in episode) < 8e6  # which is remembered of it
+    learning.learn(Episode(*episode, 1.0))

@@ -53,6 +53,30 @@ class HandMadeLoss(SurrogateNetwork):
         return self.frequencies
 
 
+class AdjustableLoss(HandMadeLoss):
+    """A hand-made loss with P parameters that a `LossController` changes while a model is trained on it.
+
+    Each parameter is told by two statistics of validation data, and counted so that a step of the controller's size,
+    0.1 by default, is a small one.
+    """
+
+    def values(self) -> torch.Tensor:
+        """The parameters, [P]."""
+        raise NotImplementedError
+
+    def adjust(self, changes: torch.Tensor) -> None:
+        """Adds changes [P] to the parameters."""
+        raise NotImplementedError
+
+    def statistics(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Two statistics for each parameter, [2, P], of outputs [n, D] and labels [n] of validation examples."""
+        raise NotImplementedError
+
+    def doubts(self, labels: torch.Tensor) -> str:
+        """What its user should know of the labels [n] of validation data, if there is anything."""
+        return ""
+
+
 def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
     """That of each example, [..., N], of logits [..., N, C] and labels [..., N]; options of `F.cross_entropy`."""
     losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", **options)

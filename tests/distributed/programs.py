@@ -21,6 +21,7 @@ from hf_reloss import (
     groups,
     load_metric,
 )
+from hf_reloss.children import launched
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
 from ..test_minimum_risk import writes_its_likeliest
@@ -81,8 +82,39 @@ def adaptive(folder: Path) -> None:
     )  # fmt: skip
     trainer.train()
     learned = {f"policy.{name}": weight for name, weight in trainer.adaptation.controller.state_dict().items()}
-    learned |= {"correlations": trainer.adaptation.correlations, "rewards": torch.tensor(trainer.adaptation.rewards)}
+    learned |= {
+        "correlations": trainer.adaptation.network.correlations,
+        "rewards": torch.tensor(trainer.adaptation.rewards),
+    }
     finish(trainer, folder, learned | {f"gradient.{n}": g for n, g in spy.seen.items()})
+
+
+def children(folder: Path) -> None:
+    """A model of its own in each process, and one controller; child 1 dies in step 34, if that is asked for."""
+
+    class Fate(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 33 and "dies" in sys.argv and launched().rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    args = ReLossTrainingArguments(
+        str(folder / "run"), per_device_train_batch_size=8, max_steps=60, save_steps=20, learning_rate=0.01,
+        adapt_steps=5, surrogate_warmup=0.2, adapt_children=True, disable_tqdm=True, use_cpu=True, seed=3,
+        ddp_timeout=20,
+    )  # fmt: skip
+    torch.manual_seed(args.seed)
+    trainer = ReLossTrainer(
+        TinyClassifier(dropout=0.1), args, train_dataset=tiny_rows(80), eval_dataset=tiny_rows(37, seed=1),
+        surrogate="ala", metric="accuracy", callbacks=[Fate()],
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint="resumes" in sys.argv)
+    adaptation = trainer.adaptation
+    seen = {f"policy.{name}": weight for name, weight in adaptation.controller.state_dict().items()}
+    seen |= {"values": adaptation.network.values(), "rewards": torch.tensor(adaptation.rewards)}
+    seen |= {"remembered": torch.tensor([len(siblings) for siblings in adaptation.learning.memory])}
+    seen |= {"batches": torch.tensor([len(trainer.get_train_dataloader())])}
+    seen |= {"best": torch.tensor([adaptation.best_child]), "error": torch.tensor([adaptation.former_error])}
+    finish(trainer, folder / f"child_{launched().rank}", seen)
 
 
 def surrogate(folder: Path, metric: str = "accuracy") -> None:
@@ -196,12 +228,13 @@ def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_proces
     model = trainer.accelerator.unwrap_model(trainer.model)
     tensors |= {f"weight.{name}": weight for name, weight in model.state_dict().items()}
     if every_process or trainer.is_world_process_zero():
+        folder.mkdir(exist_ok=True)
         path = folder / f"result_{trainer.args.process_index}.safetensors"
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
     trainer.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
-    programs = (reloss, adaptive, surrogate, counts, large, seq2seq, seq2seq_auto, minimum_risk, auto, victim)
+    programs = (reloss, adaptive, children, surrogate, counts, large, seq2seq, seq2seq_auto, minimum_risk, auto, victim)
     {program.__name__: program for program in programs}[sys.argv[1]](Path(sys.argv[2]))
     os._exit(0)  # all is written, and taking down gloo's threads with the interpreter may hang

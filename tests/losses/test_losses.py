@@ -53,6 +53,14 @@ def test_the_class_correlation_loss_is_that_of_a_hand_worked_case():
     logits, label = torch.tensor([[1.0, 0.0, 0.0]]).log_softmax(-1), torch.tensor([0])
     expected = -torch.sigmoid(logits[0, 0] + 0.5 * logits[0, 1])
     torch.testing.assert_close(loss(logits, label), expected)
+    unlikely = torch.tensor([[5.0, 0.0, 0.0]])  # 0.1 / 3 is the least that counts
+    expected = -torch.sigmoid(unlikely.log_softmax(-1)[0, 0] + 0.5 * torch.tensor(0.1 / 3).log())
+    torch.testing.assert_close(loss(unlikely, label), expected)
+    loss = made("class_correlation", floor=0.0)
+    loss.network.correlations[0, 1] = 0.5
+    torch.testing.assert_close(
+        loss(unlikely, label), -torch.sigmoid(unlikely.log_softmax(-1)[0] @ torch.tensor([1.0, 0.5, 0.0]))
+    )
 
 
 def test_losses_of_decisions_that_are_certain_are_the_metrics_they_are_named_for():
