@@ -7,6 +7,7 @@ Runs of one seed share their initial weights and the order of their data. Surrog
 seeds: from the predictions of one run with a seed of its own on the twin (the surrogate before anything is learned) or,
 where runs go on from a base, from those that the base made at stages of its training. "auto" learns its own in each
 run, from its first stretch on cross-entropy; "transferred" is one of hub_cards/, which was learned on another model.
+"minimum_risk", for models that write token by token, is the expected risk of what they write in training.
 Results are stored after each run in benchmarks/results/, and runs found there are not repeated.
 """
 
@@ -32,6 +33,8 @@ from transformers.utils import logging
 from hf_reloss import (
     AutoSurrogate,
     PredictionRecorder,
+    ReLossSeq2SeqTrainer,
+    ReLossSeq2SeqTrainingArguments,
     ReLossTrainer,
     ReLossTrainingArguments,
     Surrogate,
@@ -64,6 +67,8 @@ def train_and_score(task: Task, seed: int, trainer_class: type[Trainer] = Traine
         if issubclass(trainer_class, ReLossTrainer):
             # "auto" needs some steps to record, also where the task has none for it.
             arguments, recipe = ReLossTrainingArguments, {"surrogate_warmup": task.warmup or None} | recipe
+        elif issubclass(trainer_class, ReLossSeq2SeqTrainer):
+            arguments, recipe = ReLossSeq2SeqTrainingArguments, task.writing | recipe
         common = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False}
         args = arguments(folder, seed=seed, **common | recipe)
         set_seed(seed)
@@ -95,6 +100,8 @@ def run(name: str, split: str, loss: str, seed: int, surrogates: str) -> dict[st
         return train_and_score(task, seed, recipe={"label_smoothing_factor": 0.1})
     if loss == "auto":
         return train_and_score(task, seed, ReLossTrainer, surrogate="auto", metric=task.metric)
+    if loss == "minimum_risk":
+        return train_and_score(task, seed, ReLossSeq2SeqTrainer, surrogate=loss, metric=task.metric)
     baseline, _, half = loss.rpartition("_")
     if half in HALVES and baseline:
         surrogate = AutoSurrogate.from_pretrained(Path(surrogates) / half)

@@ -53,6 +53,7 @@ class Task:
         baselines: hand-made losses, by name; of groups, if their names are in `of_groups`.
         warmup: share of the training on cross-entropy before any loss of groups takes over.
         losses: those to compare, if not told otherwise.
+        writing: arguments of `ReLossSeq2SeqTrainingArguments` for the loss `minimum_risk`.
         card: the surrogate of hub_cards/ that is the loss `transferred`, learned on a model of another kind.
         class_names: in the order of the labels, where they are known.
     """
@@ -74,6 +75,7 @@ class Task:
     of_groups: tuple[str, ...] = ()
     warmup: float = 0.0
     losses: tuple[str, ...] = ("cross_entropy", "label_smoothing", "reloss", "twin", "paper", "auto")
+    writing: dict[str, Any] = field(default_factory=dict)
     card: str | None = None
     class_names: list[str] = field(default_factory=list)
 

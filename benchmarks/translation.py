@@ -162,7 +162,8 @@ def _task(
         make_model=lambda: kind.from_pretrained(base(name, target) / "stage_1.0"),
         # For label smoothing, on validation, one seed: better than 1e-3 (not autoregressive) and 2e-4 (the other).
         recipe=RECIPE | {"max_steps": 400, "learning_rate": 5e-4},
-        trainer_options={"data_collator": collator},
+        trainer_options={"data_collator": collator, "processing_class": tokenizer()},
+        writing={"generation_max_length": GREEDY["max_length"]},
         metric=load_metric(metric),
         kind=SurrogateForTokens,
         score=lambda model: {name: score(model, part, target, metric, **how) for name, how in decoding.items()},

@@ -280,7 +280,7 @@ class SwitchCallback(TrainerCallback):
         steps = self.trainer.warmup_steps
         if self.trainer.recorder is None and state.global_step < steps < state.max_steps:
             self.trainer._tell(f"The model's own loss is the loss until step {steps}, for a warm-up.")
-        if self.trainer.surrogate is None and steps >= state.max_steps:
+        if self.trainer.recorder is not None and self.trainer.surrogate is None and steps >= state.max_steps:
             logger.warning(
                 f"No surrogate will be learned: recording predictions takes {steps} steps, and the run has "
                 f"{state.max_steps}. Train for longer, or pass a surrogate that has been learned before."
@@ -291,8 +291,8 @@ class SwitchCallback(TrainerCallback):
         since = state.global_step - trainer.warmup_steps
         if trainer.recorder is None:
             if since == 0:
-                config = trainer.surrogate.config
-                named = config.origin or f"the surrogate for {config.metric}"
+                config = trainer.surrogate and trainer.surrogate.config
+                named = "minimum risk" if config is None else config.origin or f"the surrogate for {config.metric}"
                 trainer._tell(f"The warm-up is over: switched at step {state.global_step} to {named}.")
             return
         if trainer.surrogate is not None:

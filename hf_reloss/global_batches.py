@@ -13,7 +13,7 @@ from .metrics.base import IGNORED_LABEL
 from .recording import batch_labels
 from .surrogates.heatmaps import labelled
 
-EVEN = (1.0, 1.0)
+EVEN = (1.0, 1.0, 1.0)
 
 
 def is_filled_up(trainer: Trainer) -> bool:
@@ -43,12 +43,13 @@ class GlobalBatches:
     all are of one size. The last ones of an epoch are not; what Accelerate fills the last one up with is cut off.
 
     Attributes:
-        share: of the micro-batch at hand: the weights of a mean over what counts in it, as this process has it, and of
-            the loss of a group, which all processes have together. Their mean over micro-batches and processes is 1.
+        share: of the micro-batch at hand: the weights of a mean over what counts in it, as this process has it, of the
+            loss of a group, which all processes have together, and of a mean over examples, as this process has it.
+            Their mean over micro-batches and processes is 1.
         is_padding: whether this process has nothing else in it.
     """
 
-    share: tuple[Any, Any] = EVEN
+    share: tuple[Any, Any, Any] = EVEN
     is_padding: bool = False
 
     def get_batch_samples(
@@ -81,7 +82,7 @@ class GlobalBatches:
                     batch[name] = value[:own]
         return own
 
-    def _shares(self, batches: list[dict[str, Any]], rows: list[int], device: torch.device) -> list[tuple[Any, Any]]:
+    def _shares(self, batches: list[dict[str, Any]], rows: list[int], device: torch.device) -> list[tuple[Any, ...]]:
         labels = [batch_labels(self.model, batch, self.label_names) for batch in batches]
         if any(each is None for each in labels):
             return [EVEN] * len(batches)
@@ -95,7 +96,8 @@ class GlobalBatches:
         micro_batches, processes = len(batches), self.args.world_size
         of_parts = parts * (micro_batches * processes) / everywhere[0].sum().clamp(min=1)
         of_groups = everywhere[1] * micro_batches / everywhere[1].sum().clamp(min=1)
-        return list(zip(of_parts, of_groups, strict=True))
+        of_examples = examples * (micro_batches * processes) / everywhere[1].sum().clamp(min=1)
+        return list(zip(of_parts, of_groups, of_examples, strict=True))
 
 
 def counted(labels: torch.Tensor) -> torch.Tensor:

@@ -165,12 +165,20 @@ def list_surrogates(
         return list(HfApi(token=token).list_models(filter=tags, author=author))
 
 
-def write_loss(folder: str | Path, surrogate: "Surrogate | None", *, own_share: float, of_transformers: bool) -> None:
+def write_loss(
+    folder: str | Path,
+    surrogate: "Surrogate | None",
+    *,
+    risk: str | None = None,
+    own_share: float,
+    of_transformers: bool,
+) -> None:
     """Adds to the page of a trained model, README.md, which loss it was trained on.
 
     Args:
         folder: of the page, as a Trainer has written it.
         surrogate: the loss; None if none had been learned yet.
+        risk: in its place, the signature of the metric whose expected risk was the loss.
         own_share: of the model's own loss in the sum.
         of_transformers: whether the model is loaded with that library, as the page says.
     """
@@ -180,7 +188,8 @@ def write_loss(folder: str | Path, surrogate: "Surrogate | None", *, own_share: 
     if not of_transformers:
         card.data.library_name = None
     template = _environment().get_template("trained_model.md.jinja")
-    section = template.render(surrogate=surrogate and surrogate.config, own_share=own_share, **_origin(surrogate))
+    config = surrogate and surrogate.config
+    section = template.render(surrogate=config, risk=risk, own_share=own_share, **_origin(surrogate))
     text = f"---\n{card.data.to_yaml()}\n---\n{card.text.strip()}\n\n{section}"
     page.write_text(text, encoding="utf-8", newline="\n")
 

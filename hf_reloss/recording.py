@@ -212,10 +212,10 @@ def scored(kind: type[Surrogate], columns: Mapping[str, torch.Tensor], tokenizer
     predictions, references = (columns[name] for name in kind.scored)
     if tokenizer is None:
         return predictions, references
-    return _decoded(predictions, tokenizer), _decoded(references, tokenizer)
+    return decoded(predictions, tokenizer), decoded(references, tokenizer)
 
 
-def _decoded(ids: torch.Tensor, tokenizer: Any) -> list[str]:
+def decoded(ids: torch.Tensor, tokenizer: Any) -> list[str]:
     """Texts of token ids [n, T], of which negative ones are padding."""
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if padding is None:  # there is nothing that could be left out in decoding

@@ -29,6 +29,7 @@ from .global_batches import GlobalBatches, counted
 from .hub import write_loss
 from .losses import hand_made_loss, hand_made_losses
 from .metrics import Metric, load_metric, metric_of
+from .minimum_risk import MinimumRisk
 from .recording import PredictionRecorder, batch_labels, unwrapped, writes_text
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Evidence, Surrogate, output_tensor
@@ -85,6 +86,16 @@ class ReLossTrainingArguments(TrainingArguments):
 class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArguments):
     """Seq2SeqTrainingArguments with the knobs of `ReLossSeq2SeqTrainer`."""
 
+    risk_candidates: int = field(
+        default=4, metadata={"help": "With 'minimum_risk': texts that are drawn from the model for each example."}
+    )
+    risk_alpha: float = field(
+        default=5e-3, metadata={"help": "With 'minimum_risk': the power of their probabilities, which sharpens them."}
+    )
+    risk_reference: bool = field(
+        default=True, metadata={"help": "With 'minimum_risk': whether the reference is one more candidate."}
+    )
+
 
 class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     """What makes a Trainer one that trains on a surrogate of the metric.
@@ -107,11 +118,13 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             with the model (Grabocka et al. 2019): again after every `refresh_steps`, by default as many as the first
             stretch has.
             `"ala"`: a controller adapts it, see `AdaptiveLossTrainer`.
+            `"minimum_risk"`: the expected risk by the metric of texts that the model, an encoder-decoder, writes in
+                training; in evaluation the model's own loss. See `hf_reloss.minimum_risk`.
             The name of a hand-made loss, see `hf_reloss.losses`; those that weigh classes count the labels of
             `train_dataset`.
         metric: what `"auto"` learns: a key of what `compute_metrics` returns, a name or whatever else `load_metric`
-            takes. Of a name that `compute_metrics` gives too, the user's own function counts. Of a given surrogate: the
-            metric that it is watched for, by default its own.
+            takes. Of a name that `compute_metrics` gives too, the user's own function counts. Of `"minimum_risk"`: what
+            the risk is measured by. Of a given surrogate: the metric that it is watched for, by default its own.
 
     Raises:
         ValueError: for label smoothing of a loss that has no share, `"auto"` without a metric, or something that is no
@@ -123,6 +136,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     _validation_dataset: Any = None
     adaptation: AdaptsLoss | None = None
     """What changes the loss while it is trained on, if something does."""
+    minimum_risk: MinimumRisk | None = None
+    """What is the loss in training in place of a surrogate, if it is."""
     _default_arguments: ClassVar[type[TrainingArguments]]
 
     def __init__(
@@ -138,21 +153,22 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         self._approximates = surrogate == "approximation"
         learns = self._approximates or surrogate == "auto"
         adapts = isinstance(surrogate, LossController) or surrogate == "ala"
-        _check(args, learns, adapts, metric)
+        draws = surrogate == "minimum_risk"
+        _check(args, learns, adapts, draws, metric)
         if isinstance(surrogate, str) and surrogate in hand_made_losses():
             wants = hand_made_losses()[surrogate].wants_frequencies
             labels = _training_labels(trainer_options.get("train_dataset"), args.label_names) if wants else None
             surrogate = hand_made_loss(surrogate, labels)
-        elif isinstance(surrogate, str | Path) and not (learns or adapts):
+        elif isinstance(surrogate, str | Path) and not (learns or adapts or draws):
             surrogate = AutoSurrogate.from_pretrained(surrogate)
-        if not (learns or adapts) and not isinstance(surrogate, Surrogate):
+        if not (learns or adapts or draws) and not isinstance(surrogate, Surrogate):
             raise ValueError(
                 "surrogate= wants a Surrogate, a folder or Hub id of one, or 'auto', but got "
                 f"{type(surrogate).__name__}. Any other function is passed to Trainer as compute_loss_func=."
             )
         super().__init__(model, args, *trainer_args, **trainer_options)
         self.model_accepts_loss_kwargs = False  # nothing is normalised by the number of items
-        self.surrogate: Surrogate | None = None if learns or adapts else self._placed(surrogate)
+        self.surrogate: Surrogate | None = None if learns or adapts or draws else self._placed(surrogate)
         self.recorder: PredictionRecorder | None = None
         self.metric: Metric | None = None
         self._wanted_metric = metric
@@ -169,6 +185,9 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             children = launched() if _option(args, "adapt_children") else None
             self.adaptation = AdaptsLoss(self, controller, self.watched_metric, validation, steps, children)
             self.add_callback(self.adaptation)
+        elif draws:
+            knobs = (_option(args, f"risk_{name}") for name in ("candidates", "alpha", "reference"))
+            self.minimum_risk = MinimumRisk(self, metric, *knobs)
         else:
             self.watched_metric = metric_of(surrogate.config.metric) if metric is None else _watched(metric)
         self.add_callback(SwitchCallback(self))
@@ -196,7 +215,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             self._start_recording()
             if isinstance(resume_from_checkpoint, str | Path):
                 self._resume_recording(Path(resume_from_checkpoint))
-        elif isinstance(resume_from_checkpoint, str | Path):
+        elif self.minimum_risk is None and isinstance(resume_from_checkpoint, str | Path):
             if self.adaptation is not None:
                 self.adaptation.load(Path(resume_from_checkpoint))
             self._resume_surrogate(Path(resume_from_checkpoint))
@@ -225,6 +244,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             write_loss(
                 self.args.output_dir,
                 self.surrogate,
+                risk=self.minimum_risk and self.minimum_risk.risk.metric.signature,
                 own_share=_option(self.args, "model_loss_share"),
                 of_transformers=isinstance(self.accelerator.unwrap_model(self.model), PushToHubMixin),
             )
@@ -233,10 +253,11 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         labels = self._labels(inputs)
         share = _option(self.args, "model_loss_share")
         warming_up = self.recorder is None and self.state.global_step < self.warmup_steps
-        if self.surrogate is None or warming_up:
+        draws = self.minimum_risk is not None and model.training
+        if warming_up or (self.surrogate is None and not draws):
             share = 1.0
-        withheld = share == 0 and self.surrogate.task == "tokens"
-        parts, evidence = {}, None
+        withheld = share == 0 and not draws and self.surrogate.task == "tokens"
+        parts, evidence, given = {}, None, inputs
         if share > 0:
             # Without num_items_in_batch every loss, compute_loss_func's too, is a mean over the batch.
             own_loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
@@ -244,15 +265,21 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             if not own_loss.isfinite() and not counted(labels).any():
                 own_loss = torch.nan_to_num(own_loss) * 0.0  # a mean over nothing
             own_loss = parts["model"] = self.share[0] * own_loss
-            given = inputs
+        elif draws:
+            own_loss = 0.0
         else:
             given = self._without_labels(model, inputs) if withheld or not self._takes_labels(model) else inputs
             own_loss, outputs = 0.0, model(**given)
         loss = own_loss
         if share < 1:
-            evidence = self._evidence(model, outputs, labels)
-            of_groups = model.training and self.surrogate.network.is_of_groups()
-            replaced = parts["surrogate"] = self.share[of_groups] * self.surrogate(evidence)
+            if draws:
+                risk, outputs = self.minimum_risk(model, inputs, labels)
+                replaced = self.share[2] * risk
+            else:
+                evidence = self._evidence(model, outputs, labels)
+                of_groups = model.training and self.surrogate.network.is_of_groups()
+                replaced = self.share[of_groups] * self.surrogate(evidence)
+            parts["surrogate"] = replaced
             auxiliary_loss = outputs.get("auxiliary_loss") if isinstance(outputs, Mapping) else None
             if auxiliary_loss is not None:
                 replaced = replaced + self.share[0] * auxiliary_loss.mean()
@@ -395,7 +422,7 @@ def _watched(metric: Any) -> Metric:
         ) from None
 
 
-def _check(args: TrainingArguments, learns: bool, adapts: bool, metric: Any) -> None:
+def _check(args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metric: Any) -> None:
     """Refuses arguments that contradict each other."""
     if args.label_smoothing_factor and _option(args, "model_loss_share") == 0:
         raise ValueError(
@@ -430,12 +457,13 @@ def _check(args: TrainingArguments, learns: bool, adapts: bool, metric: Any) -> 
         raise ValueError(f"model_loss_share is a share between 0 and 1, got {share}.")
     switches = learns or (_option(args, "surrogate_warmup") or 0) > 0
     keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
-    if switches and keeps_best and args.metric_for_best_model in (None, "loss", "eval_loss"):
+    if (switches or draws) and keeps_best and args.metric_for_best_model in (None, "loss", "eval_loss"):
+        why = "In evaluation the loss is the model's own" if draws else "The loss changes when the surrogate takes over"
         raise ValueError(
-            "The loss changes when the surrogate takes over, so it cannot tell which checkpoint is the best: set "
-            "metric_for_best_model to a metric that compute_metrics returns."
+            f"{why}, so it cannot tell which checkpoint is the best: set metric_for_best_model to a metric that "
+            "compute_metrics returns."
         )
 
 
 def _option(args: TrainingArguments, name: str) -> Any:
-    return getattr(args, name, getattr(ReLossTrainingArguments, name))
+    return getattr(args, name, getattr(ReLossSeq2SeqTrainingArguments, name))

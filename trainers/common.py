@@ -318,10 +318,10 @@ def trainer_of_loss(
         usual, learned: the two kinds of trainers.
         options: of either.
     """
-    if model_args.loss not in ("reloss", *RIVALS):
+    if model_args.loss not in ("reloss", "minimum_risk", *RIVALS):
         return usual(**options)
     surrogate = model_args.surrogate if model_args.loss == "reloss" else model_args.loss
-    metric = metric if surrogate in ("auto", "approximation", "ala") else None
+    metric = metric if surrogate in ("auto", "approximation", "ala", "minimum_risk") else None
     return learned(**options, surrogate=surrogate, metric=metric)
 
 

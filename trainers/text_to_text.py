@@ -5,7 +5,7 @@ Their data are examples with the columns `source` and `target`, texts, and `refe
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import torch
@@ -40,6 +40,13 @@ class TextToTextDataArguments(DatasetArguments):
 class TextToTextModelArguments(ModelArguments):
     """ModelArguments, with a tokenizer."""
 
+    loss: Literal["ce", "reloss", "minimum_risk"] = field(
+        default="reloss",
+        metadata={
+            "help": "ce: cross-entropy. reloss: a learned surrogate. minimum_risk: what the model writes in training, "
+            "scored by --metric; see --risk_candidates."
+        },
+    )
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "The tokenizer, if it is not that of --model_name_or_path or --config_name."}
     )

@@ -24,7 +24,8 @@ from hf_reloss import (
 from hf_reloss.children import launched
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
-from ..test_text_trainers import make_tokenizer, translating
+from ..test_minimum_risk import writes_its_likeliest
+from ..test_text_trainers import make_tokenizer, make_translator, translating
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -170,6 +171,18 @@ def seq2seq_auto(folder: Path) -> None:
     seq2seq(folder, surrogate="auto")
 
 
+def minimum_risk(folder: Path) -> None:
+    """ReLossSeq2SeqTrainer on the expected risk of what a beam finds, and cross-entropy; the last batch is not full."""
+    spy = FirstGradients()
+    trainer = translating(
+        folder / "run", make_tokenizer(), writes_its_likeliest(make_translator()), surrogate="minimum_risk",
+        metric="chrf", model_loss_share=0.25, risk_alpha=0.5, per_device_train_batch_size=6 // PROCESSES,
+        num_train_epochs=1, max_grad_norm=0, use_cpu=True, seed=3, ddp_find_unused_parameters=False, callbacks=[spy],
+    )  # fmt: skip
+    trainer.train()
+    finish(trainer, folder, {f"gradient.{n}": g for n, g in spy.seen.items()})
+
+
 def auto(folder: Path) -> None:
     """ReLossTrainer with "auto": the surrogate is learned by all processes, and is one and the same."""
     torch.manual_seed(0)
@@ -222,9 +235,6 @@ def finish(trainer, folder: Path, tensors: dict[str, torch.Tensor], every_proces
 
 
 if __name__ == "__main__":
-    programs = {
-        program.__name__: program
-        for program in (reloss, adaptive, children, surrogate, counts, large, seq2seq, seq2seq_auto, auto, victim)
-    }
-    programs[sys.argv[1]](Path(sys.argv[2]))
+    programs = (reloss, adaptive, children, surrogate, counts, large, seq2seq, seq2seq_auto, minimum_risk, auto, victim)
+    {program.__name__: program for program in programs}[sys.argv[1]](Path(sys.argv[2]))
     os._exit(0)  # all is written, and taking down gloo's threads with the interpreter may hang

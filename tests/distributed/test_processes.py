@@ -34,7 +34,7 @@ def assert_close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], tol
         torch.testing.assert_close(two[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("program", ["reloss", "adaptive", "surrogate", "counts", "large", "seq2seq"])
+@pytest.mark.parametrize("program", ["reloss", "adaptive", "surrogate", "counts", "large", "seq2seq", "minimum_risk"])
 def test_two_processes_equal_one(tmp_path, program):
     (one,) = run(program, tmp_path / "one", 1)
     (two,) = run(program, tmp_path / "two", 2)

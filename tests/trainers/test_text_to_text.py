@@ -230,6 +230,19 @@ def test_saved_surrogate_fine_tunes_an_autoregressive_model(folder, teacher, tmp
     assert results["eval_chrf"] == pytest.approx(load_metric("chrf").compute(saved.write(SOURCES), TARGETS))
 
 
+def test_minimum_risk_fine_tunes_an_autoregressive_model(folder, teacher, tmp_path):
+    options = "--loss minimum_risk --metric chrf --risk_candidates 6 --risk_alpha 0.5 --max_steps 5"
+    flags = f"{WORDS} --model_name_or_path teacher {options} --learning_rate 1e-4"
+    results = run_program(folder, "translation.py", flags, tmp_path)
+    assert not (tmp_path / "surrogate").exists()
+    saved = Saved(tmp_path)
+    outputs, _ = saved.outputs(SOURCES, TARGETS)
+    assert results["eval_loss"] == pytest.approx(float(outputs.loss), rel=1e-4)
+    assert results["eval_chrf"] == pytest.approx(load_metric("chrf").compute(saved.write(SOURCES), TARGETS))
+    before, _ = Saved(folder / "teacher").outputs(SOURCES, TARGETS)
+    assert not torch.equal(outputs.logits, before.logits)
+
+
 def test_translations_of_the_hub_are_dicts_of_which_some_are_held_out(folder, tmp_path):
     data = "--dataset_name hub_like --source_lang de --target_lang en"
     flags = f"{TRAIN} {data} --tokenizer_name teacher {T5} --loss ce --max_steps 2"
@@ -270,6 +283,7 @@ def test_two_processes_share_out_distillation_and_score_each_sentence_once(folde
         (f"{WORDS} {T5} --loss bag_of_ngrams", "this is T5ForConditionalGeneration: pass --architecture nat"),
         (f"{WORDS} {NAT} --loss bag_of_ngrams --label_smoothing_factor 0.1", "leave it out with --loss bag_of_ngrams"),
         (f"{WORDS} {NAT} --loss reloss --label_smoothing_factor 0.1", "label_smoothing_factor=0.1 smooths"),
+        (f"{WORDS} {NAT} --loss minimum_risk", "token by token, but this is NatForTranslation"),
         (f"{WORDS} {T5} --metric bleurt", "Unknown metric 'bleurt'"),
     ],
 )
