@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/scaling.md from benchmarks/results/: python benchmarks/readme.py."""
+"""Writes the tables of README.md and docs/ from benchmarks/results/: python benchmarks/readme.py."""
 
 import json
 import re
@@ -23,6 +23,9 @@ NAMES = {
     "auc_margin": "AUC margin",
     "smooth_ap": "smooth AP",
     "ala": "adaptive loss alignment",
+    "ala_transferred": "adaptive loss alignment, a policy of Fashion-MNIST",
+    "focal": "focal",
+    "minimum_risk": "minimum risk training",
     "approximation": "learned approximation",
     "bag_of_ngrams": "bag of n-grams (BoN-L1)",
     "bag_of_ngrams_reloss": "half BoN-L1, half ReLoss",
@@ -97,6 +100,39 @@ def rivals(name: str) -> str:
         named = NAMES.get(loss, loss.replace("_", " "))
         mean = f"{statistics.fmean(scores[loss].values()):.2f}"
         rows.append(_row((named, f"{result['learning_rates'][loss]:g}", mean, *told)))
+    return "\n".join(rows)
+
+
+RIVAL_TASKS = {
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "fashion_mnist_imbalanced": "imbalanced Fashion-MNIST",
+    "hwu64_frozen": "HWU64, frozen MiniLM",
+}
+"""The tasks of the overview, as far as there are results."""
+
+
+def overview(of: str) -> str:
+    """A table of what each way to train gains over cross-entropy, on all tasks of benchmarks/rivals.py."""
+    results = {
+        label: json.loads(path.read_text())
+        for name, label in RIVAL_TASKS.items()
+        if (path := RESULTS / f"{of}_{name}.json").exists()
+    }
+    heads = [f"{label}, {MEASURES[result['measure']]}" for label, result in results.items()]
+    rows = [_row(["over cross-entropy [95 %]", *heads]), _row(["---"] * (len(heads) + 1))]
+    means = [f"{statistics.fmean(result['scores']['cross_entropy'].values()):.2f}" for result in results.values()]
+    rows.append(_row(["cross-entropy itself", *means]))
+    gains = [result["over"]["cross_entropy"] for result in results.values()]
+    losses = dict.fromkeys(loss for of_task in gains for loss in of_task)
+
+    def mean_gain(loss: str) -> float:
+        return statistics.fmean(of_task[loss]["mean"] for of_task in gains if loss in of_task)
+
+    for loss in sorted(losses, key=mean_gain, reverse=True):
+        found = (of_task.get(loss) for of_task in gains)
+        cells = (f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "" for gain in found)
+        rows.append(_row([NAMES.get(loss, loss.replace("_", " ")), *cells]))
     return "\n".join(rows)
 
 
@@ -183,7 +219,8 @@ def recording(device: str) -> str:
 
 
 TABLES = {
-    table.__name__: table for table in (quality, rivals, transfer, alignment, speed, scaling, gathered, recording)
+    table.__name__: table
+    for table in (quality, rivals, overview, transfer, alignment, speed, scaling, gathered, recording)
 }
 
 
@@ -199,5 +236,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page in (ROOT / "README.md", ROOT / "docs" / "scaling.md"):
+    for page in (ROOT / "README.md", ROOT / "docs" / "rivals.md", ROOT / "docs" / "scaling.md"):
         page.write_text(filled(page.read_text()))

@@ -78,15 +78,18 @@ def test_the_page_on_the_hub_names_what_comes_along():
     assert names["loss_function"].config.metric == "accuracy"
 
 
-def test_the_tables_on_scaling_are_those_of_the_stored_results():
+def test_the_tables_are_those_of_the_stored_results():
     spec = importlib.util.spec_from_file_location("readme", DOCS.parent / "benchmarks" / "readme.py")
     readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(readme)
-    page = (DOCS / "scaling.md").read_text()
-    assert readme.filled(page) == page
-    assert len(re.findall(r"<!-- (?:gathered|scaling|recording) cpu -->\n\|", page)) == 3
+    scaling, rivals = ((DOCS / name).read_text() for name in ("scaling.md", "rivals.md"))
+    assert readme.filled(scaling) == scaling
+    assert len(re.findall(r"<!-- (?:gathered|scaling|recording) cpu -->\n\|", scaling)) == 3
     of_tokens = json.loads((DOCS.parent / "benchmarks" / "results" / "scaling_cpu.json").read_text())["bytes"]
     assert of_tokens["4"]["BLEU, 32 sentences of 40 tokens"] == 4 * 32 * 40 * (4 + 8 + 1)  # as the formula has it
+    assert readme.filled(rivals) == rivals
+    stored = {path.stem for path in (DOCS.parent / "benchmarks" / "results").glob("rivals_*.json")}
+    assert {f"rivals_{task}" for task in re.findall(r"<!-- rivals (\w+) -->\n\|", rivals)} == stored
 
 
 def test_the_table_of_tasks_is_what_there_is():

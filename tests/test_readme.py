@@ -15,7 +15,7 @@ def test_its_tables_are_those_of_the_stored_results():
     readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(readme)
     assert readme.filled(README) == README
-    assert len(re.findall(r"<!-- (?:quality|rivals|transfer|alignment|speed) \w+ -->\n\|", README)) == 11
+    assert len(re.findall(r"<!-- (?:quality|overview|transfer|alignment|speed) \w+ -->\n\|", README)) == 11
 
 
 def test_its_python_snippets_run(tmp_path, monkeypatch):
