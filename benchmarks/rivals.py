@@ -46,9 +46,6 @@ FACTORS = (0.5, 1.0, 2.0)
 TUNING_SEEDS = (100, 101)
 """None of those that are compared."""
 
-ACTIONS = 40
-"""Of the controller in a run: the paper's 200 steps from action to action would leave a handful here."""
-
 GENERATIONS = (2_000, 2_010, 2_020)
 """Seeds of the runs in which the controller learns, before any that is compared."""
 
@@ -98,8 +95,6 @@ def train_adaptively(
     task = TASKS[name](split)
     validation = TASKS[name]("validation").evaluation
     rows = torch.linspace(0, len(validation) - 1, min(READ, len(validation))).long().tolist()
-    steps = int(len(task.train) / task.recipe["per_device_train_batch_size"] * task.recipe["num_train_epochs"])
-    recipe = {"adapt_steps": max(5, steps // ACTIONS)} | recipe
     options = {"surrogate": controller, "metric": task.metric, "validation_dataset": part_of(validation, rows)}
     return train_and_score(task, seed, AdaptiveLossTrainer, recipe=recipe, **options)
 

@@ -33,6 +33,9 @@ logger = logging.get_logger(__name__)
 READINGS = 5
 """How often the validation data is read for each action: from step to step would cost more than the training."""
 
+MOST_STEPS, FEWEST_ACTIONS = 200, 40
+"""From action to action, and in a run, by default: the paper's 200 steps would leave none of a short run."""
+
 MOST_EXAMPLES = 2_000
 """Of how many validation examples a reading is, at most."""
 
@@ -47,7 +50,7 @@ class AdaptsLoss(TrainerCallback):
         controller: which acts; None for a fresh one, of the trainer's seed.
         metric: of which the reward is: what `load_metric` takes.
         dataset: the validation data, of which an evenly spaced sample is read if it is large.
-        every: K, steps from action to action.
+        every: K, steps from action to action; None for 200, or a fortieth of the run if that is less.
         children: models in other processes that share the controller.
 
     Attributes:
@@ -66,7 +69,7 @@ class AdaptsLoss(TrainerCallback):
         controller: LossController | None,
         metric: Metric | Any,
         dataset: Any,
-        every: int,
+        every: int | None,
         children: Children | None = None,
     ):
         if dataset is None or isinstance(dataset, dict):
@@ -74,7 +77,7 @@ class AdaptsLoss(TrainerCallback):
                 "surrogate='ala' adapts the loss by what the metric gains on validation data: pass eval_dataset=, or "
                 "validation_dataset= to AdaptiveLossTrainer where eval_dataset is what is reported."
             )
-        if every < READINGS:
+        if every is not None and every < READINGS:
             raise ValueError(f"adapt_steps={every} is the steps from action to action: at least {READINGS}.")
         if controller is None:
             with torch.random.fork_rng():
@@ -95,6 +98,8 @@ class AdaptsLoss(TrainerCallback):
         self._told = False
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if self.every is None:
+            self.every = max(READINGS, min(MOST_STEPS, state.max_steps // FEWEST_ACTIONS))
         self.controller.load_state_dict(self.children.exchange(self.controller.state_dict())[0])
         if self.trainer.surrogate is None:
             outputs, labels = self._predictions()

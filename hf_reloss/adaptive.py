@@ -12,10 +12,11 @@ from .reloss_trainer import ReLossTrainer
 class AdaptiveLossTrainer(ReLossTrainer):
     """A `ReLossTrainer` that adapts its loss: `ReLossTrainer(..., surrogate="ala")`, on validation data of its own.
 
-    The loss is -σ(Σ_j Φ_yj log p_j). Every `adapt_steps` steps (K, `ReLossTrainingArguments`) a controller looks at the
-    confusions of each pair of classes on validation data and lowers, leaves or raises its Φ. Its reward is 1 if the
-    metric has gained since its last action, -1 if it has lost. Φ is saved as any surrogate; the controller, in the
-    folder `controller` beside it, can go on with another model or data set.
+    The first half of a run is on the model's own loss (`surrogate_warmup`), then the loss is -σ(Σ_j Φ_yj log p_j).
+    Every `adapt_steps` steps (K, `ReLossTrainingArguments`) a controller looks at the confusions of pairs of classes
+    on validation data and lowers, leaves or raises its Φ. Its reward is 1 if the metric has gained since its last
+    action, -1 if it has lost. Φ is saved as any surrogate; the controller, in the folder `controller` beside it, can go
+    on with another model or data set. With `adapt_children` each launched process trains a model, and they share it.
 
     Args:
         model, args, trainer_options: as for `ReLossTrainer`.

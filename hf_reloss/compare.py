@@ -173,14 +173,23 @@ def _score(task: ComparedTask, loss: str, metric: Metric, seed: int, learned: Su
         rest = ComparedTask(task.model, parts[0], task.eval_dataset, task.arguments, task.trainer_options)
         trainer = _train(rest, seed, AdaptiveLossTrainer, metric=metric, validation_dataset=parts[1])
         return _measured(trainer, task, metric)
-    surrogate = learned if loss == "reloss" else loss
-    return _measured(_train(task, seed, ReLossTrainer, surrogate=surrogate), task, metric)
+    if loss in hand_made_losses():
+        surrogate, of_groups = loss, hand_made_losses()[loss].is_of_groups()
+    else:
+        surrogate = learned if loss == "reloss" else AutoSurrogate.from_pretrained(loss)
+        of_groups = surrogate.network.is_of_groups()
+    warmup = 0.1 if of_groups else 0.0  # as "auto" has it: a group's loss is flat where everything is wrong
+    return _measured(_train(task, seed, ReLossTrainer, surrogate=surrogate, warmup=warmup), task, metric)
 
 
-def _train(task: ComparedTask, seed: int, kind: type[Trainer] = Trainer, **options: Any) -> Trainer:
+def _train(
+    task: ComparedTask, seed: int, kind: type[Trainer] = Trainer, warmup: float | None = None, **options: Any
+) -> Trainer:
     with tempfile.TemporaryDirectory() as folder:
         quiet = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "report_to": "none"}
-        arguments = ReLossTrainingArguments if issubclass(kind, ReLossTrainer) else TrainingArguments
+        arguments = TrainingArguments
+        if issubclass(kind, ReLossTrainer):
+            arguments, quiet["surrogate_warmup"] = ReLossTrainingArguments, warmup
         usual = {"dataloader_pin_memory": torch.cuda.is_available()}
         args = arguments(folder, **usual | task.arguments | quiet | {"seed": seed})
         set_seed(seed)

@@ -56,8 +56,12 @@ class ReLossTrainingArguments(TrainingArguments):
     max_recorded_predictions: int = field(
         default=20_000, metadata={"help": "With 'auto': the most predictions that each process keeps in memory."}
     )
-    adapt_steps: int = field(
-        default=200, metadata={"help": "With 'ala': steps from one action of the loss's controller to the next, K."}
+    adapt_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "With 'ala': steps from one action of the loss's controller to the next, K. By default 200, or a "
+            "fortieth of the run if that is less."
+        },
     )
     adapt_children: bool = field(
         default=False,

@@ -63,6 +63,14 @@ def test_half_of_the_run_is_on_cross_entropy_unless_told_otherwise(tmp_path):
     assert on == [20, 40, 60]
 
 
+@pytest.mark.parametrize(("steps", "every"), [(20_000, 200), (800, 20), (40, 5)])
+def test_actions_are_200_steps_apart_or_less_in_a_short_run(tmp_path, steps, every):
+    trainer = make_trainer(tmp_path, adapt_steps=None)
+    trainer.state.max_steps = steps
+    trainer.adaptation.on_train_begin(trainer.args, trainer.state, trainer.control)
+    assert trainer.adaptation.every == every
+
+
 def test_the_reward_is_the_sign_of_the_errors_fall(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.adaptation.on_train_begin(trainer.args, trainer.state, trainer.control)
