@@ -35,6 +35,7 @@ NAMES = {
     "label_smoothing_twin": "half label smoothing, half the twin",
     "transferred": "ReLoss, learned on another model (of hub_cards/)",
     "auto": 'ReLoss, `surrogate="auto"`',
+    "logit_adjustment_auto": 'half logit adjustment, half **ReLoss**, `"auto"`',
     "paper": "the paper's network",
 }
 

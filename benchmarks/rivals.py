@@ -35,6 +35,7 @@ from hf_reloss import (
     LossController,
     LossControllerConfig,
     ReLossTrainer,
+    hand_made_loss,
     hand_made_losses,
 )
 from hf_reloss.adaptation import part_of
@@ -55,6 +56,9 @@ CHILDREN = 2
 READ = 1_000
 """Of how many validation examples the controller reads, at most."""
 
+HALF = "_auto"
+"""Behind a hand-made loss: that is the first stretch and, after it, half of the loss; a learned surrogate is the rest."""
+
 TRANSFERRED_FROM = "fashion_mnist"
 """The task on which the controller of `ala_transferred` has learned."""
 
@@ -62,7 +66,7 @@ FOR_ACCURACY = (
     *("cross_entropy", "label_smoothing", "focal", "poly1", "soft_f1", "lovasz", "auc_margin", "smooth_ap"),
     *("ala", "ala_transferred", "approximation", "twin", "reloss", "auto"),
 )
-FOR_F1 = ("cross_entropy", "class_weights", "logit_adjustment", *FOR_ACCURACY[1:])
+FOR_F1 = ("cross_entropy", "class_weights", "logit_adjustment", *FOR_ACCURACY[1:], "logit_adjustment_auto")
 
 
 def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: str, more: dict[str, Any]) -> float:
@@ -76,6 +80,10 @@ def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: 
         return _first(train_and_score(task, seed, recipe=recipe))
     if loss in ("auto", "approximation"):
         options = {"surrogate": loss, "metric": task.metric}
+    elif loss.endswith(HALF):
+        own = hand_made_loss(loss.removesuffix(HALF), task.train.labels)
+        options = {"surrogate": "auto", "metric": task.metric, "compute_loss_func": lambda out, due, **_: own(out, due)}
+        recipe["model_loss_share"] = 0.5
     elif loss.startswith("ala"):
         controller = LossController.from_pretrained(Path(surrogates) / loss)
         return _first(train_adaptively(name, split, seed, controller, recipe))
