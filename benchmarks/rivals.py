@@ -57,7 +57,7 @@ READ = 1_000
 """Of how many validation examples the controller reads, at most."""
 
 HALF = "_auto"
-"""Behind a hand-made loss: that is the first stretch and, after it, half of the loss; a learned surrogate is the rest."""
+"""Behind a hand-made loss: first that alone, then half of it and half of a surrogate that is learned in the run."""
 
 TRANSFERRED_FROM = "fashion_mnist"
 """The task on which the controller of `ala_transferred` has learned."""
