@@ -57,6 +57,23 @@ def test_the_network_is_one_of_sets():
     torch.testing.assert_close(surrogate(torch.cat([logits, torch.randn(5, 4)]), ignored), loss)
 
 
+def test_of_many_classes_it_looks_at_those_that_are_due():
+    """What it computes of 50 classes for a group of 6 is what a loop over the classes that occur does."""
+    surrogate, network = set_surrogate(), set_surrogate().network
+    logits, labels = torch.randn(3, 6, 50, requires_grad=True), torch.randint(50, (3, 6))
+    labels[0, :3] = 7
+    labels[1, 2] = -100
+    expected = []
+    for group, of_group in zip(logits, labels, strict=True):
+        counts = of_group != -100
+        kept, due = group[counts].softmax(-1), of_group[counts]
+        pairs = [torch.stack([kept[:, c], (due == c).float()], dim=-1) for c in due.unique()]
+        sets = torch.stack([network.of_classes(network.of_examples(pair).mean(0)) for pair in pairs])
+        expected.append(network.of_group(sets.mean(0))[0])
+    evidence = surrogate.evidence(logits, labels)
+    torch.testing.assert_close(surrogate(evidence), torch.stack(expected))
+
+
 @pytest.mark.parametrize(
     ("predictions", "metric"),
     [(binary_predictions, BINARY_F1), (synthetic_predictions, load_metric("f1", average="macro"))],

@@ -164,12 +164,16 @@ class SetNetwork(SurrogateNetwork):
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
         counts = evidence.counts[..., None]
-        due = F.one_hot(evidence.labels, evidence.outputs.shape[-1]) * counts
-        pairs = torch.stack([evidence.outputs.softmax(-1), due.to(evidence.outputs)], dim=-1)
-        number = counts.sum(-2).clamp(min=1)[..., None]
-        of_classes = self.of_classes((self.of_examples(pairs) * counts[..., None]).sum(-3) / number)
+        number, classes = evidence.outputs.shape[-2:]
+        probabilities, due = evidence.outputs.softmax(-1), F.one_hot(evidence.labels, classes) * counts
+        if classes > max(number, 2):  # as many examples have no more classes among them, and others do not count
+            chosen = due.sum(-2, keepdim=True).topk(number, dim=-1).indices.expand(*due.shape[:-1], number)
+            probabilities, due = probabilities.gather(-1, chosen), due.gather(-1, chosen)
+        pairs = torch.stack([probabilities, due.to(probabilities)], dim=-1)
+        counting = counts.sum(-2).clamp(min=1)[..., None]
+        of_classes = self.of_classes((self.of_examples(pairs) * counts[..., None]).sum(-3) / counting)
         present = (due.sum(-2) > 0)[..., None]
-        if due.shape[-1] == 2:
+        if classes == 2:
             present = torch.tensor([[False], [True]], device=due.device).expand_as(present)
         mean = (of_classes * present).sum(-2) / present.sum(-2).clamp(min=1)
         return self.of_group(mean).squeeze(-1) * evidence.counts.any(-1)
