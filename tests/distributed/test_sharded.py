@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from transformers import BertForSequenceClassification
+
+from hf_reloss import AutoSurrogate
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = ROOT / "trainers" / "accelerate"
@@ -33,8 +35,8 @@ def deepspeed(tmp_path_factory) -> str:
     return str(folder)
 
 
-def run(folder: Path, *arguments: str, configuration: dict | None = None, path: str = "") -> dict[str, dict]:
-    """The weights of each case."""
+def run(folder: Path, strategy: str, *cases: str, configuration: dict | None = None, path: str = "") -> dict[str, dict]:
+    """The weights of each case, and those that they start from."""
     launch = []
     if configuration:
         (folder / "accelerate.yaml").write_text(yaml.safe_dump(configuration | {"num_processes": 2}))
@@ -42,40 +44,52 @@ def run(folder: Path, *arguments: str, configuration: dict | None = None, path: 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "DS_ACCELERATOR": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, *launch, "-m", "tests.distributed.sharded", str(folder), *arguments],
+        [sys.executable, *launch, "-m", "tests.distributed.sharded", str(folder), strategy, *cases],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-14000:]
-    return {file.stem: load_file(file) for file in folder.glob("*.safetensors")}
+    return {file.parent.name: weights_of(file.parent) for file in folder.glob("*/model.safetensors")}
+
+
+def weights_of(saved: Path) -> dict[str, torch.Tensor]:
+    """Those of the model and of the surrogate beside it."""
+    weights = BertForSequenceClassification.from_pretrained(saved, dtype=torch.float32).state_dict()
+    if (saved / "surrogate").is_dir():
+        surrogate = AutoSurrogate.from_pretrained(saved / "surrogate").state_dict()
+        weights |= {f"surrogate.{name}": weight for name, weight in surrogate.items()}
+    return weights
 
 
 @pytest.fixture(scope="module")
 def of_one_process(tmp_path_factory) -> dict[str, dict]:
-    return run(tmp_path_factory.mktemp("one"))
+    return run(tmp_path_factory.mktemp("one"), "one", "loaded", "of_groups")
 
 
 @pytest.fixture(scope="module")
 def data_parallel(tmp_path_factory) -> dict[str, dict]:
     configuration = yaml.safe_load((CONFIGURATIONS / "cpu.yaml").read_text())
-    return run(tmp_path_factory.mktemp("data_parallel"), configuration=configuration)
+    return run(tmp_path_factory.mktemp("data_parallel"), "data_parallel", "auto", configuration=configuration)
 
 
 @pytest.fixture(scope="module", params=["fsdp", "zero2", "zero3"])
-def strategy(request) -> tuple[dict, str]:
-    """The configuration that is shipped, and where Python finds what it wants."""
+def strategy(request) -> tuple[str, dict, str]:
+    """Its name, the configuration that is shipped, and where Python finds what it wants."""
     if request.param == "fsdp":
-        return yaml.safe_load((CONFIGURATIONS / "fsdp.yaml").read_text()) | {"mixed_precision": "no"}, ""
+        configuration = yaml.safe_load((CONFIGURATIONS / "fsdp.yaml").read_text()) | {"mixed_precision": "no"}
+        configuration["fsdp_config"] |= {"fsdp_transformer_layer_cls_to_wrap": "BertLayer"}
+        return request.param, configuration, ""
     configuration = yaml.safe_load((CONFIGURATIONS / "zero3.yaml").read_text())
     if request.param == "zero2":
         configuration["deepspeed_config"] |= {"zero_stage": 2, "zero3_init_flag": False}
-    return configuration, request.getfixturevalue("deepspeed")
+    return request.param, configuration, request.getfixturevalue("deepspeed")
 
 
 @pytest.fixture(scope="module")
 def sharded(strategy, tmp_path_factory) -> tuple[Path, dict[str, dict]]:
-    configuration, path = strategy
+    name, configuration, path = strategy
     folder = tmp_path_factory.mktemp("sharded")
-    return folder, run(folder, configuration=configuration, path=path)
+    cases = "loaded", "of_groups", "auto", "resumed_before", "resumed_after"
+    return folder, run(folder, name, *cases, configuration=configuration, path=path)
 
 
 def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], tolerance: float) -> None:
@@ -102,9 +116,9 @@ def test_it_resumes_from_before_and_after_the_surrogate_is_learned(sharded, mome
 
 
 def test_it_learns_much_the_same_in_bfloat16(tmp_path, strategy, of_one_process):
-    configuration, path = strategy
-    found = run(tmp_path, "bf16", configuration=configuration, path=path)["loaded"]
-    expected, start = of_one_process["loaded"], load_file(tmp_path / "start_0" / "model.safetensors")
+    name, configuration, path = strategy
+    weights = run(tmp_path, name, "bf16", configuration=configuration, path=path)
+    expected, found, start = of_one_process["loaded"], weights["bf16"], weights["start_0"]
 
     def distance(one: dict, two: dict) -> float:
         return sum((one[name] - two[name]).square().sum() for name in start).sqrt().item()
