@@ -26,6 +26,7 @@ _MODULES = {
     "surrogates.base": ["Surrogate"],
     "surrogates.classification": ["SurrogateForClassification"],
     "surrogates.config": ["SurrogateConfig"],
+    "surrogates.embeddings": ["SurrogateForEmbeddings"],
     "surrogates.keypoints": ["SurrogateForKeypoints"],
     "surrogates.spans": ["SurrogateForSpans"],
     "surrogates.tokens": ["SurrogateForTokens", "next_token_labels"],
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .surrogates.base import Surrogate
     from .surrogates.classification import SurrogateForClassification
     from .surrogates.config import SurrogateConfig
+    from .surrogates.embeddings import SurrogateForEmbeddings
     from .surrogates.keypoints import SurrogateForKeypoints
     from .surrogates.spans import SurrogateForSpans
     from .surrogates.tokens import SurrogateForTokens, next_token_labels

@@ -27,6 +27,7 @@ from .metrics import Metric, load_metric
 from .metrics.base import IGNORED_LABEL
 from .recording import batch_labels
 from .surrogates.base import output_tensor
+from .surrogates.embeddings import embeddings_of
 
 logger = logging.get_logger(__name__)
 
@@ -101,10 +102,11 @@ class AdaptsLoss(TrainerCallback):
         if self.every is None:
             self.every = max(READINGS, min(MOST_STEPS, state.max_steps // FEWEST_ACTIONS))
         self.controller.load_state_dict(self.children.exchange(self.controller.state_dict())[0])
-        if self.trainer.surrogate is None:
+        if not self.history:
             outputs, labels = self._predictions()
-            loss = hand_made_loss("class_correlation", classes=outputs.shape[-1])
-            self.trainer.surrogate = self.trainer._placed(loss)
+            if self.trainer.surrogate is None:
+                loss = hand_made_loss("class_correlation", classes=outputs.shape[-1])
+                self.trainer.surrogate = self.trainer._placed(loss)
             self._take(outputs, labels)
             self.history = [(0, self.network.values().cpu())]
 
@@ -128,6 +130,10 @@ class AdaptsLoss(TrainerCallback):
     def network(self) -> AdjustableLoss:
         """The loss."""
         return self.trainer.surrogate.network
+
+    @property
+    def _reads_embeddings(self) -> bool:
+        return self.trainer.surrogate is not None and self.trainer.surrogate.task == "embeddings"
 
     def _act(self, step: int, progress: float) -> None:
         """Ends the episode of the last action with its reward, and begins the next one."""
@@ -157,20 +163,23 @@ class AdaptsLoss(TrainerCallback):
 
     @torch.no_grad()
     def _predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [n, C] and labels [n] of the validation data, the same in all processes."""
+        """Logits [n, C], or embeddings, and labels [n] of the validation data, the same in all processes."""
         trainer = self.trainer
         model, was_training, kept = trainer.model_wrapped, trainer.model.training, torch.get_rng_state()
+        takes_labels = trainer._takes_labels(model)
         model.eval()
         found = []
         for batch in trainer.get_eval_dataloader(self.dataset):
             inputs = trainer._prepare_inputs(batch)
             labels = batch_labels(trainer.model, inputs, trainer.label_names)
             with trainer.compute_loss_context_manager():
-                logits = output_tensor(model(**inputs), "logits")
+                outputs = model(**(inputs if takes_labels else trainer._without_labels(model, inputs)))
+            logits = embeddings_of(outputs) if self._reads_embeddings else output_tensor(outputs, "logits")
             if labels is None or labels.dim() != 1 or logits.dim() != 2:
                 raise ValueError(
-                    "surrogate='ala' adapts a loss of one label per example: it wants logits [N, C] and labels [N], "
-                    f"but got {list(logits.shape)} and {None if labels is None else list(labels.shape)}."
+                    "surrogate='ala' adapts a loss of one label per example: it wants logits [N, C], or "
+                    f"embeddings, and labels [N], but got {list(logits.shape)} and "
+                    f"{None if labels is None else list(labels.shape)}."
                 )
             found.append(trainer.accelerator.gather_for_metrics((logits.float(), labels)))
         model.train(was_training)
@@ -182,7 +191,9 @@ class AdaptsLoss(TrainerCallback):
     def _take(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Takes note of a reading."""
         if not logits.isfinite().all():
-            raise FloatingPointError("The logits of validation data are not finite: the model has diverged.")
+            raise FloatingPointError(
+                "What the model puts out for validation data is not finite: the model has diverged."
+            )
         doubts = self.network.doubts(labels)
         if doubts and not self.readings:
             logger.warning(f"The loss is adapted by this validation data. {doubts}")

@@ -6,7 +6,10 @@ Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignm
 from typing import Any
 
 from .controller import LossController
+from .losses import hand_made_loss, hand_made_losses
+from .losses.base import AdjustableLoss
 from .reloss_trainer import ReLossTrainer
+from .surrogates.base import Surrogate
 
 
 class AdaptiveLossTrainer(ReLossTrainer):
@@ -24,9 +27,16 @@ class AdaptiveLossTrainer(ReLossTrainer):
         metric: of which the reward is: what `load_metric` takes.
         validation_dataset: what the controller sees, by default `eval_dataset`, which then says nothing of other data.
             Of more than 2,000 examples so many are read, evenly spaced.
+        loss: what is adapted in place of class correlations, from the start of the run on: the name of a hand-made loss
+            that can be, such as `"triplet"`, or what `hand_made_loss` makes of it, which is changed then.
 
     Raises:
-        ValueError: without a metric or validation data.
+        ValueError: without a metric or validation data, or for a loss that cannot be adapted.
+
+    Example:
+        >>> AdaptiveLossTrainer(
+        ...     model, train_dataset=train, validation_dataset=validation, loss="triplet", metric="recall_at_k"
+        ... )  # doctest: +SKIP
     """
 
     def __init__(
@@ -34,7 +44,18 @@ class AdaptiveLossTrainer(ReLossTrainer):
         *args: Any,
         surrogate: str | LossController = "ala",
         validation_dataset: Any = None,
+        loss: str | Surrogate | None = None,
         **options: Any,
     ):
         self._validation_dataset = validation_dataset
+        if isinstance(loss, str) and loss in hand_made_losses(None):
+            loss = hand_made_loss(loss)
+        if loss is not None and not isinstance(getattr(loss, "network", None), AdjustableLoss):
+            known = [name for name, kind in hand_made_losses(None).items() if issubclass(kind, AdjustableLoss)]
+            given = loss.config.architecture if isinstance(loss, Surrogate) else loss
+            raise ValueError(
+                f"loss= is what a controller adapts: one of {', '.join(known)}, or what hand_made_loss makes of these "
+                f"with options, but got {given!r}."
+            )
+        self._adapted_loss = loss
         super().__init__(*args, surrogate=surrogate, **options)

@@ -116,7 +116,7 @@ def push(
 @app.command("list")
 def list_(
     metric: Annotated[str | None, typer.Option(help="By its name, such as f1.")] = None,
-    task: Annotated[str | None, typer.Option(help="classification, tokens, spans or keypoints.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification, embeddings, tokens, spans or keypoints.")] = None,
     author: Annotated[str | None, typer.Option(help="A user or an organisation.")] = None,
 ) -> None:
     """List the surrogates on the Hub."""

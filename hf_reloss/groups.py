@@ -170,7 +170,8 @@ def _as_recorded(predictions: datasets.Dataset, metric: Metric, index: torch.Ten
     elif texts:
         scores = metric.score_groups(predictions[texts][:], predictions["reference"][:], index)
     else:
-        scores = metric.score_groups(read["decided"], read["labels"], index)
+        decided = read["decided"] if "decided" in read else read["embeddings"]
+        scores = metric.score_groups(decided, read["labels"], index)
     return PredictionGroups({name: column for name, column in read.items() if name != "decided"}, index, scores)
 
 

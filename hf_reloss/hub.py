@@ -156,7 +156,7 @@ def list_surrogates(
 
     Args:
         metric: that they were learned for, by its name, such as `"f1"`; by default any.
-        task: `"classification"`, `"tokens"`, `"spans"` or `"keypoints"`; by default any.
+        task: `"classification"`, `"embeddings"`, `"tokens"`, `"spans"` or `"keypoints"`; by default any.
         author: a user or an organisation; by default any.
         token: by default the one of `hf auth login`.
     """

@@ -6,6 +6,7 @@ evidence that a surrogate of the model's task reads, with what a metric scores:
 | task | evidence | labels | what a metric scores |
 |---|---|---|---|
 | classification | `logits`, float32 [C] | int64 | `logits` |
+| embeddings | `embeddings`, float32 [D] | int64 | `embeddings` |
 | tokens, T of them count | `margins`, float32 [T, 9] | int64 [T] | texts, or `decided`, int64 [T] |
 | spans | `start_logits`, `end_logits`, float32 [10], of `start_places`, `end_places`, int64 [10] | int64 [2] | texts |
 | keypoints | `heatmaps`, float32 [K, H, W] | float32 [K, 3] | `decided`, float32 [K, 2] |

@@ -138,6 +138,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
     loss_is_scaled_for_ga = False
     _validation_dataset: Any = None
+    _adapted_loss: Surrogate | None = None
     adaptation: AdaptsLoss | None = None
     """What changes the loss while it is trained on, if something does."""
     minimum_risk: MinimumRisk | None = None
@@ -159,8 +160,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         adapts = isinstance(surrogate, LossController) or surrogate == "ala"
         draws = surrogate == "minimum_risk"
         _check(args, learns, adapts, draws, metric)
-        if isinstance(surrogate, str) and surrogate in hand_made_losses():
-            wants = hand_made_losses()[surrogate].wants_frequencies
+        if isinstance(surrogate, str) and surrogate in hand_made_losses(None):
+            wants = hand_made_losses(None)[surrogate].wants_frequencies
             labels = _training_labels(trainer_options.get("train_dataset"), args.label_names) if wants else None
             surrogate = hand_made_loss(surrogate, labels)
         elif isinstance(surrogate, str | Path) and not (learns or adapts or draws):
@@ -182,6 +183,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
                 self._wanted_metric = load_metric(metric)
             self._start_recording()
         elif adapts:
+            self.surrogate = self._adapted_loss and self._placed(self._adapted_loss)
             self.watched_metric = load_metric(metric)
             controller = None if surrogate == "ala" else surrogate
             steps = _option(args, "adapt_steps")
@@ -201,7 +203,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         """Steps on the model's own loss before the surrogate takes over; with "auto" so many that it can be learned."""
         warmup = _option(self.args, "surrogate_warmup")
         if warmup is None:
-            warmup = 0.1 if self.recorder is not None else 0.0 if self.adaptation is None else 0.5
+            of_classes = self.adaptation is not None and self._adapted_loss is None
+            warmup = 0.1 if self.recorder is not None else 0.5 if of_classes else 0.0
         steps = int(warmup if warmup >= 1 else round(warmup * self.state.max_steps))
         if self.recorder is None:
             return steps

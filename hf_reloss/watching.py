@@ -102,6 +102,8 @@ class WatchesRun:
         watches = self.surrogate is not None and self.watched_metric is not None
         most = MOST_PREDICTIONS // self.args.world_size
         self._heard = heard = PredictionRecorder(most) if watches and most > 1 else None
+        if heard is not None:
+            heard.kind = type(self.surrogate)  # logits may be meant as embeddings
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:

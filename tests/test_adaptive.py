@@ -1,5 +1,6 @@
 """Training on a loss that a controller adapts."""
 
+import itertools
 import logging
 
 import pytest
@@ -7,14 +8,24 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from hf_reloss import AdaptiveLossTrainer, AutoSurrogate, LossController, ReLossTrainer, ReLossTrainingArguments
+from hf_reloss import (
+    AdaptiveLossTrainer,
+    AutoSurrogate,
+    LossController,
+    ReLossTrainer,
+    ReLossTrainingArguments,
+    hand_made_loss,
+)
 from hf_reloss.plots import plot_correlations
 
 from .conftest import TinyClassifier, tiny_rows
+from .losses.test_metric_learning import TinyEmbedder, recall
 
 
 def make_trainer(folder, kind=AdaptiveLossTrainer, model=None, train=None, validation=None, **options):
-    settings = {name: options.pop(name) for name in ("surrogate", "metric", "validation_dataset") if name in options}
+    settings = {
+        name: options.pop(name) for name in ("surrogate", "metric", "validation_dataset", "loss") if name in options
+    }
     torch.manual_seed(0)
     args = ReLossTrainingArguments(
         str(folder), **{
@@ -193,8 +204,42 @@ def test_validation_data_without_a_class_is_told_of_and_works(tmp_path, caplog):
         ({"adapt_steps": 3}, "at least 5"),
         ({"metric": "no metric"}, "no metric"),
         ({"metric": None}, "rewards its controller by a metric"),
+        ({"loss": "focal"}, "one of class_correlation, margin, triplet, or .* but got 'focal'"),
+        ({"loss": hand_made_loss("focal")}, "but got 'focal'"),
     ],
 )
 def test_what_is_missing_is_told(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, **options)
+
+
+@pytest.mark.parametrize("loss", ["triplet", "margin"])
+def test_losses_of_embeddings_are_adapted_from_the_start(tmp_path, loss):
+    pytest.importorskip("pytorch_metric_learning")
+    options = {"metric": "recall_at_k", "surrogate_warmup": None}
+    trainer = make_trainer(tmp_path, model=TinyEmbedder(), loss=loss, save_strategy="steps", save_steps=55, **options)
+    trainer.train()
+    assert recall(trainer.model, tiny_rows(300, seed=2)) > 0.7
+    history = trainer.adaptation.history
+    assert [step for step, _ in history] == list(range(0, 121, 10))
+    start = hand_made_loss(loss).network
+    assert torch.equal(history[0][1], start.values())
+    assert all(((after - before).abs() < 0.1001).all() for (_, before), (_, after) in itertools.pairwise(history))
+    assert torch.equal(trainer.adaptation.network.values(), history[-1][1])
+    assert not torch.equal(start.values(), history[-1][1])
+    assert len(trainer.adaptation.rewards) == 11
+    resumed = make_trainer(tmp_path / "resumed", model=TinyEmbedder(), loss=loss, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-55"))
+    assert torch.equal(resumed.model.projection.weight, trainer.model.projection.weight)
+    assert torch.equal(resumed.adaptation.network.values(), history[-1][1])
+
+
+def test_a_loss_may_have_options_of_its_own_and_the_controller_be_one_of_classes(tmp_path):
+    first = make_trainer(tmp_path)
+    first.train()
+    options = {"model": TinyClassifier(), "surrogate": first.adaptation.controller}
+    loss = hand_made_loss("class_correlation", classes=4, floor=0.05)
+    second = make_trainer(tmp_path / "second", loss=loss, **options)
+    second.train()
+    assert second.surrogate.network.floor == 0.05
+    assert len(second.adaptation.rewards) == 11

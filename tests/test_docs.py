@@ -38,6 +38,14 @@ def test_it_names_all_hand_made_losses_with_their_options():
     assert named == {name: set(loss.options) | wants[name] for name, loss in hand_made_losses().items()}
 
 
+def test_it_names_all_losses_of_embeddings_with_their_options():
+    table = (DOCS / "rivals.md").read_text().split("## Metric learning")[1].split("## ")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    named = {cells[1].strip(" `"): dict(re.findall(r"`(\w+)=([\d.]+)`", cells[3])) for cells in rows}
+    losses = hand_made_losses("embeddings")
+    assert named == {name: {key: str(value) for key, value in loss.options.items()} for name, loss in losses.items()}
+
+
 def test_snippets_about_metrics_run():
     names = {}
     for snippet in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
@@ -98,7 +106,7 @@ def test_the_table_of_tasks_is_what_there_is():
     surrogates = {path.stem for path in (DOCS.parent / "hf_reloss" / "surrogates").glob("*.py")}
     assert {task for task, _ in rows} == {name for name in surrogates if f'task = "{name}"' in _source(name)}
     programs = re.findall(r"^\| `(trainers/\w+\.py)` \|", TASKS, flags=re.MULTILINE)
-    assert len(programs) == 5
+    assert len(programs) == 6
     assert all((DOCS.parent / program).is_file() for program in programs)
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..surrogates.base import Surrogate
 
 
-def hand_made_losses(task: str = "classification") -> dict[str, type[HandMadeLoss]]:
-    """Those for a task, by name: each module of this package defines one."""
+def hand_made_losses(task: str | None = "classification") -> dict[str, type[HandMadeLoss]]:
+    """Those for a task, or with None for any, by name: each module of this package defines one."""
     found = {}
     for module in pkgutil.iter_modules(__path__):
         for kind in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
@@ -28,14 +28,14 @@ def hand_made_losses(task: str = "classification") -> dict[str, type[HandMadeLos
                 and vars(kind).get("architecture") == module.name
             ):
                 found[module.name] = kind
-    return {name: kind for name, kind in found.items() if kind.task == task}
+    return {name: kind for name, kind in found.items() if task in (None, kind.task)}
 
 
 def hand_made_loss(name: str, labels: torch.Tensor | Sequence[int] | None = None, **options: Any) -> "Surrogate":
     """A loss by its name, as a `Surrogate`.
 
     Args:
-        name: one of `hand_made_losses()`.
+        name: one of `hand_made_losses(None)`.
         labels: [n] int64, those of the training data, of which some take the frequencies of the classes; -100 does not
             count.
         options: of the loss, such as `gamma=2.0` of `"focal"`; see its class.
@@ -48,15 +48,16 @@ def hand_made_loss(name: str, labels: torch.Tensor | Sequence[int] | None = None
         >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
         tensor(0.1269)
     """
-    from ..surrogates.classification import SurrogateForClassification
+    from ..surrogates.auto import AutoSurrogate
     from ..surrogates.config import SurrogateConfig
 
-    losses = hand_made_losses()
+    losses = hand_made_losses(None)
     if name not in losses:
         raise ValueError(f"There is no hand-made loss {name!r}: choose one of {', '.join(losses)}.")
     if losses[name].wants_frequencies and "frequencies" not in options:
         options["frequencies"] = class_frequencies(name, labels)
-    return SurrogateForClassification(SurrogateConfig(architecture=name, loss_options=options))
+    task = losses[name].task
+    return AutoSurrogate.from_config(SurrogateConfig(task=task, architecture=name, loss_options=options))
 
 
 def class_frequencies(name: str, labels: torch.Tensor | Sequence[int] | None) -> list[float]:

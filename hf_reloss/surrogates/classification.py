@@ -215,6 +215,8 @@ class SurrogateForClassification(Surrogate):
 
     @classmethod
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:
+        if isinstance(outputs, Mapping) and outputs.get("logits") is None:
+            return False
         return labels.dim() == 1
 
     @classmethod

@@ -13,11 +13,12 @@ class SurrogateConfig(PreTrainedConfig):
 
     Args:
         task: the kind of evidence, which is the module of `hf_reloss.surrogates` that reads it: `"classification"`,
-            `"tokens"`, `"spans"` or `"keypoints"`.
+            `"embeddings"`, `"tokens"`, `"spans"` or `"keypoints"`.
         architecture: the network from evidence to loss, by default the first of its task, which is monotone by
             construction. Of classification: `"margin"`, `"counts"` (monotone, too), `"paper"` (Huang et al. 2022),
-            `"set"` (Grabocka et al. 2019) or a hand-made loss (`hf_reloss.losses`). Of tokens: `"ngrams"` or `"paper"`.
-            Of spans: `"overlap"`. Of keypoints: `"hits"` or `"paper"`.
+            `"set"` (Grabocka et al. 2019) or a hand-made loss (`hf_reloss.losses`). Of embeddings: `"triplet"` or
+            `"margin"`, hand-made too. Of tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of keypoints:
+            `"hits"` or `"paper"`.
         scores: of `"counts"`: the metrics of counts per class whose soft twins are mixed, each name with its options,
             as `load_metric` takes them; of `"hits"`: `"pck"` or `"oks"` with its options.
         num_knots: of `"margin"`, `"counts"`, `"overlap"` and `"hits"`: intervals of the learned monotone spline.
