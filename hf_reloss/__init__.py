@@ -9,18 +9,14 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "adaptive": ["AdaptiveLossTrainer"],
+    "arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
     "controller": ["LossController", "LossControllerConfig"],
     "hub": ["list_surrogates"],
     "losses": ["hand_made_loss", "hand_made_losses"],
     "metrics": ["Metric", "load_metric"],
     "ranking": ["hard_rank", "soft_rank", "spearman"],
     "recording": ["PredictionRecorder", "record_predictions"],
-    "reloss_trainer": [
-        "ReLossSeq2SeqTrainer",
-        "ReLossSeq2SeqTrainingArguments",
-        "ReLossTrainer",
-        "ReLossTrainingArguments",
-    ],
+    "reloss_trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
     "surrogate_trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
     "surrogates.auto": ["AutoSurrogate"],
     "surrogates.base": ["Surrogate"],
@@ -36,18 +32,14 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .adaptive import AdaptiveLossTrainer
+    from .arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
     from .controller import LossController, LossControllerConfig
     from .hub import list_surrogates
     from .losses import hand_made_loss, hand_made_losses
     from .metrics import Metric, load_metric
     from .ranking import hard_rank, soft_rank, spearman
     from .recording import PredictionRecorder, record_predictions
-    from .reloss_trainer import (
-        ReLossSeq2SeqTrainer,
-        ReLossSeq2SeqTrainingArguments,
-        ReLossTrainer,
-        ReLossTrainingArguments,
-    )
+    from .reloss_trainer import ReLossSeq2SeqTrainer, ReLossTrainer
     from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
     from .surrogates.auto import AutoSurrogate
     from .surrogates.base import Surrogate

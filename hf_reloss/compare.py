@@ -17,13 +17,14 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from .adaptation import part_of
 from .adaptive import AdaptiveLossTrainer
+from .arguments import ReLossTrainingArguments
 from .comparison import comparison_table, paired_difference, verdict
 from .demo import DigitClassifier, digits
 from .losses import hand_made_losses
 from .metrics import Metric, load_metric
 from .plots import plot_gains
 from .recording import PredictionRecorder
-from .reloss_trainer import ReLossTrainer, ReLossTrainingArguments
+from .reloss_trainer import ReLossTrainer
 from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate

@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +11,6 @@ from torch import nn
 from transformers import (
     PreTrainedModel,
     Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
     Trainer,
     TrainingArguments,
 )
@@ -20,6 +18,7 @@ from transformers.trainer_utils import has_length
 from transformers.utils import PushToHubMixin, logging
 
 from .adaptation import AdaptsLoss
+from .arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments, check, option
 from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
 from .checkpoints import last_whole_checkpoint
 from .children import launched
@@ -36,69 +35,6 @@ from .surrogates.base import Evidence, Surrogate, output_tensor
 from .watching import WatchesRun
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class ReLossTrainingArguments(TrainingArguments):
-    """TrainingArguments with the knobs of `ReLossTrainer`. Plain `TrainingArguments` work too, with these defaults."""
-
-    model_loss_share: float = field(
-        default=0.0, metadata={"help": "Share of the model's own loss in the sum, 0 to 1; the rest is the surrogate's."}
-    )
-    surrogate_warmup: float | None = field(
-        default=None,
-        metadata={
-            "help": "Training on the model's own loss before the surrogate takes over: steps, or a share of all steps "
-            "if below 1. By default 0 with a given surrogate, 0.5 with 'ala', and 0.1 with 'auto', which records "
-            "predictions meanwhile."
-        },
-    )
-    max_recorded_predictions: int = field(
-        default=20_000, metadata={"help": "With 'auto': the most predictions that each process keeps in memory."}
-    )
-    adapt_steps: int | None = field(
-        default=None,
-        metadata={
-            "help": "With 'ala': steps from one action of the loss's controller to the next, K. By default 200, or a "
-            "fortieth of the run if that is less."
-        },
-    )
-    adapt_children: bool = field(
-        default=False,
-        metadata={
-            "help": "With 'ala': each process that accelerate launch starts trains a model of its own, with a seed and "
-            "a folder of its own, and they share the loss's controller."
-        },
-    )
-    refresh_steps: int | None = field(
-        default=None,
-        metadata={"help": "With 'auto': learn the surrogate again after so many steps, from what was recorded since."},
-    )
-
-    def __post_init__(self):
-        if self.adapt_children:
-            if self.push_to_hub:
-                raise ValueError("adapt_children=True trains several models: push the one that is chosen, afterwards.")
-            child, folder = launched(self.ddp_timeout).rank, Path(self.output_dir or "trainer_output")
-            if folder.name != f"child-{child}":  # which copied arguments have done already
-                self.seed, self.output_dir = self.seed + child, str(folder / f"child-{child}")
-                self.disable_tqdm = self.disable_tqdm or child > 0
-        super().__post_init__()
-
-
-@dataclass
-class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArguments):
-    """Seq2SeqTrainingArguments with the knobs of `ReLossSeq2SeqTrainer`."""
-
-    risk_candidates: int = field(
-        default=4, metadata={"help": "With 'minimum_risk': texts that are drawn from the model for each example."}
-    )
-    risk_alpha: float = field(
-        default=5e-3, metadata={"help": "With 'minimum_risk': the power of their probabilities, which sharpens them."}
-    )
-    risk_reference: bool = field(
-        default=True, metadata={"help": "With 'minimum_risk': whether the reference is one more candidate."}
-    )
 
 
 class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
@@ -159,7 +95,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         learns = self._approximates or surrogate == "auto"
         adapts = isinstance(surrogate, LossController) or surrogate == "ala"
         draws = surrogate == "minimum_risk"
-        _check(args, learns, adapts, draws, metric)
+        check(args, learns, adapts, draws, metric)
         if isinstance(surrogate, str) and surrogate in hand_made_losses(None):
             wants = hand_made_losses(None)[surrogate].wants_frequencies
             labels = _training_labels(trainer_options.get("train_dataset"), args.label_names) if wants else None
@@ -186,13 +122,13 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             self.surrogate = self._adapted_loss and self._placed(self._adapted_loss)
             self.watched_metric = load_metric(metric)
             controller = None if surrogate == "ala" else surrogate
-            steps = _option(args, "adapt_steps")
+            steps = option(args, "adapt_steps")
             validation = self.eval_dataset if self._validation_dataset is None else self._validation_dataset
-            children = launched() if _option(args, "adapt_children") else None
+            children = launched() if option(args, "adapt_children") else None
             self.adaptation = AdaptsLoss(self, controller, self.watched_metric, validation, steps, children)
             self.add_callback(self.adaptation)
         elif draws:
-            knobs = (_option(args, f"risk_{name}") for name in ("candidates", "alpha", "reference"))
+            knobs = (option(args, f"risk_{name}") for name in ("candidates", "alpha", "reference"))
             self.minimum_risk = MinimumRisk(self, metric, *knobs)
         else:
             self.watched_metric = metric_of(surrogate.config.metric) if metric is None else _watched(metric)
@@ -201,7 +137,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     @property
     def warmup_steps(self) -> int:
         """Steps on the model's own loss before the surrogate takes over; with "auto" so many that it can be learned."""
-        warmup = _option(self.args, "surrogate_warmup")
+        warmup = option(self.args, "surrogate_warmup")
         if warmup is None:
             of_classes = self.adaptation is not None and self._adapted_loss is None
             warmup = 0.1 if self.recorder is not None else 0.5 if of_classes else 0.0
@@ -252,13 +188,13 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
                 self.args.output_dir,
                 self.surrogate,
                 risk=self.minimum_risk and self.minimum_risk.risk.metric.signature,
-                own_share=_option(self.args, "model_loss_share"),
+                own_share=option(self.args, "model_loss_share"),
                 of_transformers=isinstance(self.accelerator.unwrap_model(self.model), PushToHubMixin),
             )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = self._labels(inputs)
-        share = _option(self.args, "model_loss_share")
+        share = option(self.args, "model_loss_share")
         warming_up = self.recorder is None and self.state.global_step < self.warmup_steps
         draws = self.minimum_risk is not None and model.training
         if warming_up or (self.surrogate is None and not draws):
@@ -427,50 +363,3 @@ def _watched(metric: Any) -> Metric:
             "With a given surrogate, metric= is what its alignment is watched for: a name, a function or a Metric, and "
             f"no key of compute_metrics. {error}"
         ) from None
-
-
-def _check(args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metric: Any) -> None:
-    """Refuses arguments that contradict each other."""
-    if args.label_smoothing_factor and _option(args, "model_loss_share") == 0:
-        raise ValueError(
-            f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate "
-            "replaces: set it to 0, use Trainer, or keep a model_loss_share, which is smoothed then."
-        )
-    if learns and metric is None:
-        raise ValueError(
-            "surrogate='auto' learns a surrogate of the metric, so it wants one: metric= a key of what compute_metrics "
-            "returns, or a name such as 'accuracy'."
-        )
-    if _option(args, "adapt_children") and not adapts:
-        raise ValueError("adapt_children=True is for surrogate='ala', whose controller the children share.")
-    if adapts and metric is None:
-        raise ValueError(
-            "surrogate='ala' rewards its controller by a metric, so it wants one: metric= a name, a function or a "
-            "Metric."
-        )
-    if learns and args.batch_eval_metrics:
-        raise ValueError(
-            "With batch_eval_metrics=True compute_metrics cannot score groups one by one, as surrogate='auto' needs: "
-            "turn it off, or pass metric= a name or a function, without compute_metrics."
-        )
-    refresh_steps = _option(args, "refresh_steps")
-    if refresh_steps is not None and (refresh_steps < 1 or not learns):
-        raise ValueError(
-            f"refresh_steps={refresh_steps} is after how many steps surrogate='auto' learns again, 1 or more; a given "
-            "surrogate stays as it is."
-        )
-    share = _option(args, "model_loss_share")
-    if not 0 <= share <= 1:
-        raise ValueError(f"model_loss_share is a share between 0 and 1, got {share}.")
-    switches = learns or (_option(args, "surrogate_warmup") or 0) > 0
-    keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
-    if (switches or draws) and keeps_best and args.metric_for_best_model in (None, "loss", "eval_loss"):
-        why = "In evaluation the loss is the model's own" if draws else "The loss changes when the surrogate takes over"
-        raise ValueError(
-            f"{why}, so it cannot tell which checkpoint is the best: set metric_for_best_model to a metric that "
-            "compute_metrics returns."
-        )
-
-
-def _option(args: TrainingArguments, name: str) -> Any:
-    return getattr(args, name, getattr(ReLossSeq2SeqTrainingArguments, name))

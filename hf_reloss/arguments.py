@@ -1,0 +1,120 @@
+"""The arguments of ReLossTrainer and ReLossSeq2SeqTrainer, and which of them contradict each other."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
+
+from .children import launched
+
+
+@dataclass
+class ReLossTrainingArguments(TrainingArguments):
+    """TrainingArguments with the knobs of `ReLossTrainer`. Plain `TrainingArguments` work too, with these defaults."""
+
+    model_loss_share: float = field(
+        default=0.0, metadata={"help": "Share of the model's own loss in the sum, 0 to 1; the rest is the surrogate's."}
+    )
+    surrogate_warmup: float | None = field(
+        default=None,
+        metadata={
+            "help": "Training on the model's own loss before the surrogate takes over: steps, or a share of all steps "
+            "if below 1. By default 0 with a given surrogate, 0.5 with 'ala', and 0.1 with 'auto', which records "
+            "predictions meanwhile."
+        },
+    )
+    max_recorded_predictions: int = field(
+        default=20_000, metadata={"help": "With 'auto': the most predictions that each process keeps in memory."}
+    )
+    adapt_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "With 'ala': steps from one action of the loss's controller to the next, K. By default 200, or a "
+            "fortieth of the run if that is less."
+        },
+    )
+    adapt_children: bool = field(
+        default=False,
+        metadata={
+            "help": "With 'ala': each process that accelerate launch starts trains a model of its own, with a seed and "
+            "a folder of its own, and they share the loss's controller."
+        },
+    )
+    refresh_steps: int | None = field(
+        default=None,
+        metadata={"help": "With 'auto': learn the surrogate again after so many steps, from what was recorded since."},
+    )
+
+    def __post_init__(self):
+        if self.adapt_children:
+            if self.push_to_hub:
+                raise ValueError("adapt_children=True trains several models: push the one that is chosen, afterwards.")
+            child, folder = launched(self.ddp_timeout).rank, Path(self.output_dir or "trainer_output")
+            if folder.name != f"child-{child}":  # which copied arguments have done already
+                self.seed, self.output_dir = self.seed + child, str(folder / f"child-{child}")
+                self.disable_tqdm = self.disable_tqdm or child > 0
+        super().__post_init__()
+
+
+@dataclass
+class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArguments):
+    """Seq2SeqTrainingArguments with the knobs of `ReLossSeq2SeqTrainer`."""
+
+    risk_candidates: int = field(
+        default=4, metadata={"help": "With 'minimum_risk': texts that are drawn from the model for each example."}
+    )
+    risk_alpha: float = field(
+        default=5e-3, metadata={"help": "With 'minimum_risk': the power of their probabilities, which sharpens them."}
+    )
+    risk_reference: bool = field(
+        default=True, metadata={"help": "With 'minimum_risk': whether the reference is one more candidate."}
+    )
+
+
+def check(args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metric: Any) -> None:
+    """Refuses arguments that contradict each other."""
+    if args.label_smoothing_factor and option(args, "model_loss_share") == 0:
+        raise ValueError(
+            f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate "
+            "replaces: set it to 0, use Trainer, or keep a model_loss_share, which is smoothed then."
+        )
+    if learns and metric is None:
+        raise ValueError(
+            "surrogate='auto' learns a surrogate of the metric, so it wants one: metric= a key of what compute_metrics "
+            "returns, or a name such as 'accuracy'."
+        )
+    if option(args, "adapt_children") and not adapts:
+        raise ValueError("adapt_children=True is for surrogate='ala', whose controller the children share.")
+    if adapts and metric is None:
+        raise ValueError(
+            "surrogate='ala' rewards its controller by a metric, so it wants one: metric= a name, a function or a "
+            "Metric."
+        )
+    if learns and args.batch_eval_metrics:
+        raise ValueError(
+            "With batch_eval_metrics=True compute_metrics cannot score groups one by one, as surrogate='auto' needs: "
+            "turn it off, or pass metric= a name or a function, without compute_metrics."
+        )
+    refresh_steps = option(args, "refresh_steps")
+    if refresh_steps is not None and (refresh_steps < 1 or not learns):
+        raise ValueError(
+            f"refresh_steps={refresh_steps} is after how many steps surrogate='auto' learns again, 1 or more; a given "
+            "surrogate stays as it is."
+        )
+    share = option(args, "model_loss_share")
+    if not 0 <= share <= 1:
+        raise ValueError(f"model_loss_share is a share between 0 and 1, got {share}.")
+    switches = learns or (option(args, "surrogate_warmup") or 0) > 0
+    keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
+    if (switches or draws) and keeps_best and args.metric_for_best_model in (None, "loss", "eval_loss"):
+        why = "In evaluation the loss is the model's own" if draws else "The loss changes when the surrogate takes over"
+        raise ValueError(
+            f"{why}, so it cannot tell which checkpoint is the best: set metric_for_best_model to a metric that "
+            "compute_metrics returns."
+        )
+
+
+def option(args: TrainingArguments, name: str) -> Any:
+    """An argument by its name, of plain `TrainingArguments` its default."""
+    return getattr(args, name, getattr(ReLossSeq2SeqTrainingArguments, name))
