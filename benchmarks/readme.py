@@ -115,11 +115,9 @@ RIVAL_TASKS = {
 
 def overview(of: str) -> str:
     """A table of what each way to train gains over cross-entropy, on all tasks of benchmarks/rivals.py."""
-    results = {
-        label: json.loads(path.read_text())
-        for name, label in RIVAL_TASKS.items()
-        if (path := RESULTS / f"{of}_{name}.json").exists()
-    }
+    stored = {label: RESULTS / f"{of}_{name}.json" for name, label in RIVAL_TASKS.items()}
+    results = {label: json.loads(path.read_text()) for label, path in stored.items() if path.exists()}
+    results = {label: result for label, result in results.items() if "scores" in result}  # all of it has been run
     heads = [f"{label}, {MEASURES[result['measure']]}" for label, result in results.items()]
     rows = [_row(["over cross-entropy [95 %]", *heads]), _row(["---"] * (len(heads) + 1))]
     means = [f"{statistics.fmean(result['scores']['cross_entropy'].values()):.2f}" for result in results.values()]

@@ -96,7 +96,8 @@ def test_the_tables_are_those_of_the_stored_results():
     of_tokens = json.loads((DOCS.parent / "benchmarks" / "results" / "scaling_cpu.json").read_text())["bytes"]
     assert of_tokens["4"]["BLEU, 32 sentences of 40 tokens"] == 4 * 32 * 40 * (4 + 8 + 1)  # as the formula has it
     assert readme.filled(rivals) == rivals
-    stored = {path.stem for path in (DOCS.parent / "benchmarks" / "results").glob("rivals_*.json")}
+    results = (DOCS.parent / "benchmarks" / "results").glob("rivals_*.json")
+    stored = {path.stem for path in results if "scores" in json.loads(path.read_text())}
     assert {f"rivals_{task}" for task in re.findall(r"<!-- rivals (\w+) -->\n\|", rivals)} == stored
 
 
