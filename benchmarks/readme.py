@@ -153,6 +153,30 @@ def transfer(folder: str) -> str:
     return "\n".join(rows)
 
 
+EMBEDDING_LOSSES = {
+    "untrained": "nothing learned",
+    "triplet": "triplet",
+    "ala_triplet": "triplet, adapted",
+    "margin": "margin",
+    "ala_margin": "margin, adapted",
+}
+
+
+def embeddings(name: str) -> str:
+    """A table of losses of embeddings, each with its difference to the one that it is compared with."""
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    rows = [_row(("loss", "Recall@1", "difference [95 %]")), _row(["---"] * 3)]
+    differences = {}
+    for pair, gain in result["over"].items():
+        loss, _, baseline = pair.partition(" over ")
+        told = f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+        differences[loss] = f"{told} over {EMBEDDING_LOSSES[baseline]}"
+    for loss, label in EMBEDDING_LOSSES.items():
+        mean = statistics.fmean(result["scores"][loss].values())
+        rows.append(_row((label, f"{mean:.2f}", differences.get(loss, ""))))
+    return "\n".join(rows)
+
+
 def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -219,7 +243,7 @@ def recording(device: str) -> str:
 
 TABLES = {
     table.__name__: table
-    for table in (quality, rivals, overview, transfer, alignment, speed, scaling, gathered, recording)
+    for table in (quality, rivals, overview, transfer, alignment, embeddings, speed, scaling, gathered, recording)
 }
 
 

@@ -20,8 +20,8 @@ class ReLossTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Training on the model's own loss before the surrogate takes over: steps, or a share of all steps "
-            "if below 1. By default 0 with a given surrogate, 0.5 with 'ala', and 0.1 with 'auto', which records "
-            "predictions meanwhile."
+            "if below 1. By default 0 with a given surrogate or loss, 0.5 with 'ala' else, and 0.1 with 'auto', which "
+            "records predictions meanwhile."
         },
     )
     max_recorded_predictions: int = field(

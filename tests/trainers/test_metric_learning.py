@@ -1,5 +1,6 @@
 """The program that trains embeddings, on sentences and images whose classes are in part not trained on."""
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -124,10 +125,9 @@ def test_images_on_cross_entropy_with_a_head(folder, load):
 
 def test_batches_hold_pairs_and_each_example_once(monkeypatch):
     monkeypatch.syspath_prepend(str(TRAINERS))
-    from metric_learning import ClassBatches
-
+    program = runpy.run_path(str(TRAINERS / "metric_learning.py"))
     labels = torch.randint(30, (500,))
-    sampler = ClassBatches(labels, together=4, seed=3)
+    sampler = program["ClassBatches"](labels, together=4, seed=3)
     order = torch.tensor(list(sampler))
     assert torch.equal(order.sort().values, torch.arange(500))
     assert list(sampler) == order.tolist()
