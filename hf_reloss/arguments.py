@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers.utils import logging
 
 from .children import launched
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -50,7 +53,13 @@ class ReLossTrainingArguments(TrainingArguments):
         if self.adapt_children:
             if self.push_to_hub:
                 raise ValueError("adapt_children=True trains several models: push the one that is chosen, afterwards.")
-            child, folder = launched(self.ddp_timeout).rank, Path(self.output_dir or "trainer_output")
+            children, folder = launched(self.ddp_timeout), Path(self.output_dir or "trainer_output")
+            child = children.rank
+            if children.number == 1:
+                logger.warning(
+                    "adapt_children=True, but this is the only process: one model has the controller for itself. Start "
+                    "several with accelerate launch --num_processes (on CPUs, trainers/accelerate/cpu.yaml)."
+                )
             if folder.name != f"child-{child}":  # which copied arguments have done already
                 self.seed, self.output_dir = self.seed + child, str(folder / f"child-{child}")
                 self.disable_tqdm = self.disable_tqdm or child > 0

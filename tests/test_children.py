@@ -64,6 +64,14 @@ def test_each_child_has_a_seed_and_a_folder_of_its_own(tmp_path, monkeypatch):
     assert (again.seed, again.output_dir) == (args.seed, args.output_dir)
 
 
+def test_a_child_that_is_alone_is_told_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(children, "_children", Children())
+    with caplog.at_level("WARNING", logger="hf_reloss"):
+        args = ReLossTrainingArguments(str(tmp_path), adapt_children=True, use_cpu=True)
+    assert "this is the only process" in caplog.text
+    assert args.output_dir == str(tmp_path / "child-0")
+
+
 def test_what_is_wrong_is_told(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="push the one that is chosen"):
         ReLossTrainingArguments(str(tmp_path), adapt_children=True, push_to_hub=True, use_cpu=True)
