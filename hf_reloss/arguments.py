@@ -114,10 +114,10 @@ def check(args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metr
     share = option(args, "model_loss_share")
     if not 0 <= share <= 1:
         raise ValueError(f"model_loss_share is a share between 0 and 1, got {share}.")
-    switches = learns or (option(args, "surrogate_warmup") or 0) > 0
+    switches = learns or adapts or (option(args, "surrogate_warmup") or 0) > 0
     keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
     if (switches or draws) and keeps_best and args.metric_for_best_model in (None, "loss", "eval_loss"):
-        why = "In evaluation the loss is the model's own" if draws else "The loss changes when the surrogate takes over"
+        why = "In evaluation the loss is the model's own" if draws else "The loss changes during the run"
         raise ValueError(
             f"{why}, so it cannot tell which checkpoint is the best: set metric_for_best_model to a metric that "
             "compute_metrics returns."

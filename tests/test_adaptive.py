@@ -204,6 +204,10 @@ def test_validation_data_without_a_class_is_told_of_and_works(tmp_path, caplog):
         ({"adapt_steps": 3}, "at least 5"),
         ({"metric": "no metric"}, "no metric"),
         ({"metric": None}, "rewards its controller by a metric"),
+        (
+            {"load_best_model_at_end": True, "save_strategy": "steps", "eval_strategy": "steps"},
+            "set metric_for_best_model",
+        ),
         ({"loss": "focal"}, "one of class_correlation, margin, triplet, or .* but got 'focal'"),
         ({"loss": hand_made_loss("focal")}, "but got 'focal'"),
     ],
