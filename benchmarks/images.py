@@ -12,7 +12,6 @@ import itertools
 import numpy as np
 import torch
 import torch.nn.functional as F
-from baselines import of_classes
 from PIL import Image
 from task import Task, data_folder
 from torch import nn
@@ -94,8 +93,6 @@ def fashion_mnist_imbalanced(split: str) -> Task:
             "f1_imbalanced": lambda logits, labels: macro_f1.compute(logits[same], labels[same]),
         },
         warmup=0.5,
-        baselines=of_classes(everything.labels[chosen]),
-        of_groups=("soft_f1",),
         losses=(
             *("cross_entropy", "label_smoothing", "class_weights", "logit_adjustment", "soft_f1"),
             *("reloss", "twin", "auto"),

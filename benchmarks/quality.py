@@ -41,6 +41,7 @@ from hf_reloss import (
     SurrogateConfig,
     SurrogateTrainer,
     SurrogateTrainingArguments,
+    hand_made_losses,
 )
 from hf_reloss.comparison import comparison_table, paired_difference
 from hf_reloss.hub import ORGANISATION
@@ -93,11 +94,13 @@ def run(name: str, split: str, loss: str, seed: int, surrogates: str) -> dict[st
     if loss == "cross_entropy":
         return train_and_score(task, seed)
     if loss in task.baselines:
-        # Those that are means over examples need no warm-up.
-        warmup = task.warmup if loss in task.of_groups else 0.0
-        return train_and_score(task, seed, LossTrainer, loss=task.baselines[loss], warmup=warmup)
+        return train_and_score(task, seed, LossTrainer, loss=task.baselines[loss])
     if loss == "label_smoothing":
         return train_and_score(task, seed, recipe={"label_smoothing_factor": 0.1})
+    if loss in hand_made_losses():
+        # Those that are means over examples need no warm-up.
+        recipe = {"surrogate_warmup": task.warmup if hand_made_losses()[loss].is_of_groups() else 0.0}
+        return train_and_score(task, seed, ReLossTrainer, surrogate=loss, recipe=recipe)
     if loss == "auto":
         return train_and_score(task, seed, ReLossTrainer, surrogate="auto", metric=task.metric)
     if loss == "minimum_risk":

@@ -50,7 +50,7 @@ class Task:
         record: instead of the predictions of a run on the twin: what surrogates are learned from.
         learning: arguments of `SurrogateTrainingArguments`.
         original: the loss that all others are compared with: the model's own, or one of the baselines.
-        baselines: hand-made losses, by name; of groups, if their names are in `of_groups`.
+        baselines: hand-made losses of the task's own, by name.
         warmup: share of the training on cross-entropy before any loss of groups takes over.
         losses: those to compare, if not told otherwise.
         writing: arguments of `ReLossSeq2SeqTrainingArguments` for the loss `minimum_risk`.
@@ -72,7 +72,6 @@ class Task:
     learning: dict[str, Any] = field(default_factory=dict)
     original: str = "cross_entropy"
     baselines: dict[str, Loss] = field(default_factory=dict)
-    of_groups: tuple[str, ...] = ()
     warmup: float = 0.0
     losses: tuple[str, ...] = ("cross_entropy", "label_smoothing", "reloss", "twin", "paper", "auto")
     writing: dict[str, Any] = field(default_factory=dict)
@@ -114,21 +113,17 @@ class LossTrainer(Trainer):
 
     Args:
         loss: the loss; None for the model's own.
-        warmup: share of the training that is on the model's own loss first.
     """
 
     loss_is_scaled_for_ga = False
 
-    def __init__(self, *args: Any, loss: Loss | None, warmup: float = 0.0, **options: Any):
+    def __init__(self, *args: Any, loss: Loss | None, **options: Any):
         super().__init__(*args, **options)
-        self.loss, self.warmup, self.model_accepts_loss_kwargs = loss, warmup, False
+        self.loss, self.model_accepts_loss_kwargs = loss, False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         own_loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
-        if self.loss is None or self.state.global_step < self.warmup * self.state.max_steps:
-            loss = own_loss
-        else:
-            loss = self.loss(outputs, inputs) + outputs.get("auxiliary_loss", 0.0)
+        loss = own_loss if self.loss is None else self.loss(outputs, inputs) + outputs.get("auxiliary_loss", 0.0)
         return (loss, outputs) if return_outputs else loss
 
 

@@ -44,7 +44,7 @@ def compare(
     import json
 
     from .compare import compare as race
-    from .compare import load_task
+    from .compared_task import load_task
     from .metrics import load_metric
 
     _be_quiet()

@@ -1,10 +1,8 @@
 """Ways to train for a metric, raced on one's own model and data: what `reloss compare` does."""
 
 import json
-import runpy
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,13 @@ import torch
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from .adaptation import part_of
 from .adaptive import AdaptiveLossTrainer
 from .arguments import ReLossTrainingArguments
+from .compared_task import ComparedTask
 from .comparison import comparison_table, paired_difference, verdict
-from .demo import DigitClassifier, digits
 from .losses import hand_made_losses
 from .metrics import Metric, load_metric
 from .plots import plot_gains
@@ -33,49 +30,6 @@ from .surrogates.classification import SurrogateForClassification
 BASELINE = "cross_entropy"
 RECORDING_SEED = 1_000
 LEARNED = ("reloss", "auto", "approximation", "ala")
-
-
-@dataclass
-class ComparedTask:
-    """What is trained.
-
-    Attributes:
-        model: makes a fresh model.
-        train_dataset, eval_dataset: as for a Trainer, of one label per example.
-        arguments: of `TrainingArguments`.
-        trainer_options: further ones of Trainer, such as `data_collator` and `processing_class`.
-    """
-
-    model: Callable[[], nn.Module]
-    train_dataset: Any
-    eval_dataset: Any
-    arguments: dict[str, Any] = field(default_factory=dict)
-    trainer_options: dict[str, Any] = field(default_factory=dict)
-
-
-def load_task(where: str) -> ComparedTask:
-    """A task: `"digits"`, or a Python file that defines what `ComparedTask` has, under these names.
-
-    Raises:
-        ValueError: if something that it needs is not defined there.
-    """
-    if where == "digits":
-        train, test = digits()
-        arguments = {"num_train_epochs": 20, "per_device_train_batch_size": 32, "learning_rate": 1e-2}
-        return ComparedTask(DigitClassifier, train, test, arguments)
-    if not Path(where).is_file():
-        raise ValueError(f"{where} is no task that comes along (digits) and no file: pass a Python file.")
-    defined = runpy.run_path(where)
-    names = ("model", "train_dataset", "eval_dataset")
-    missing = [name for name in names if name not in defined]
-    if missing or not callable(defined["model"]):
-        raise ValueError(
-            f"{where} has to define {', '.join(names)}, where model() makes a fresh model"
-            + (f", but lacks {', '.join(missing)}." if missing else ".")
-        )
-    return ComparedTask(
-        *(defined[name] for name in names), defined.get("arguments", {}), defined.get("trainer_options", {})
-    )
 
 
 def compare(
@@ -116,9 +70,9 @@ def compare(
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
     stored = json.loads(path.read_text()) if path.exists() else {"metric": metric.signature, "scores": {}}
-    if stored["metric"] != metric.signature:
+    if stored.get("metric") != metric.signature:
         raise ValueError(
-            f"{path} holds results of {stored['metric']}, not of {metric.signature}: choose another folder."
+            f"{path} holds results of {stored.get('metric')}, not of {metric.signature}: choose another folder."
         )
     scores = {loss: {int(seed): value for seed, value in of_loss.items()} for loss, of_loss in stored["scores"].items()}
     jobs = [(loss, seed) for seed in range(seeds) for loss in losses if seed not in scores.get(loss, {})]

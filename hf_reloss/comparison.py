@@ -64,12 +64,12 @@ def comparison_table(
         digits: after the point.
     """
     table = Table(title=title)
-    for heading in ("loss", metric, f"over {baseline.replace('_', ' ')} [95 %]", "seeds ahead"):
+    for heading in ("loss", metric, f"over {spelled(baseline)} [95 %]", "seeds ahead"):
         table.add_column(heading, justify="left" if heading == "loss" else "right")
     if alignments:
         table.add_column("alignment", justify="right")
     for loss, scores in results.items():
-        row = [loss.replace("_", " "), f"{statistics.fmean(scores.values()):.{digits}f}"]
+        row = [spelled(loss), f"{statistics.fmean(scores.values()):.{digits}f}"]
         if loss == baseline:
             row += ["", ""]
         else:
@@ -98,9 +98,9 @@ def verdict(results: Mapping[str, Mapping[int, float]], baseline: str, *, higher
     for loss, gain in sorted(gains.items(), key=lambda item: -item[1].mean if higher_is_better else item[1].mean):
         up, down = gain.low > 0, gain.high < 0
         kind = "neither" if not (up or down) else "better" if up == higher_is_better else "worse"
-        told = loss.replace("_", " ")
+        told = spelled(loss)
         named[kind].append(told if kind == "neither" else f"{told} ({gain.to(4)})")
-    usual, pairs = baseline.replace("_", " "), max((gain.pairs for gain in gains.values()), default=0)
+    usual, pairs = spelled(baseline), max((gain.pairs for gain in gains.values()), default=0)
     parts = [
         f"{_listed(losses)} {'is' if len(losses) == 1 else 'are'} {kind} than {usual}"
         for kind, losses in named.items()
@@ -114,6 +114,11 @@ def verdict(results: Mapping[str, Mapping[int, float]], baseline: str, *, higher
     if len(gains) > 1 and (named["better"] or named["worse"]):
         sentence += f" (of {len(gains)} comparisons at 95 % each, one may be so by chance)"
     return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def spelled(loss: str) -> str:
+    """The name of a loss as people read it."""
+    return {"ala": "ALA", "reloss": "ReLoss"}.get(loss, loss.replace("_", " "))
 
 
 def _listed(names: list[str]) -> str:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from .comparison import paired_difference
+from .comparison import paired_difference, spelled
 from .surrogates.base import Surrogate
 
 OURS, USUAL, FAINT = "#c4441c", "#3f5a73", "#b9c0c6"
@@ -36,8 +36,8 @@ def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], bas
         axes.plot([gain.low, gain.high], [place, place], color=color, lw=2.2, zorder=2)
         axes.plot(gain.mean, place, "o", color=color, ms=7, zorder=4)
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.set_yticks(range(len(order)), [loss.replace("_", " ") for loss in order])
-    axes.set_xlabel(f"{metric}, over {baseline.replace('_', ' ')}: each seed, mean and 95 % interval")
+    axes.set_yticks(range(len(order)), [spelled(loss) for loss in order])
+    axes.set_xlabel(f"{metric}, over {spelled(baseline)}: each seed, mean and 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 

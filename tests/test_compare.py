@@ -5,7 +5,8 @@ import json
 import pytest
 from matplotlib.image import imread
 
-from hf_reloss.compare import compare, load_task
+from hf_reloss.compare import compare
+from hf_reloss.compared_task import load_task
 from hf_reloss.comparison import verdict
 
 from .test_cli import call

@@ -32,6 +32,6 @@ def test_the_table_holds_means_differences_and_alignment():
     )
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
-    row = next(line for line in console.export_text().splitlines() if "reloss" in line)
+    row = next(line for line in console.export_text().splitlines() if "ReLoss" in line)
     for cell in ("81.75", "+0.75", "2 of 2", "0.987"):
         assert cell in row
