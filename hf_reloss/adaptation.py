@@ -157,7 +157,7 @@ class AdaptsLoss(TrainerCallback):
         readings = [self.readings[0]] * (self.readings.maxlen - len(self.readings)) + list(self.readings)
         states = parameter_states(torch.stack(readings), self.network.values().cpu(), progress)
         actions, log_probabilities = self.controller.act(states, self.generator)
-        self.pending = remembered(states, actions, log_probabilities)
+        self.pending = remembered(states, actions, log_probabilities, generator=self.generator)
         self.network.adjust(self.controller.changes(actions))
         self.history.append((step, self.network.values().cpu()))
 

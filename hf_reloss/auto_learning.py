@@ -61,7 +61,7 @@ class LearnsSurrogate:
         )
         folder = Path(args.output_dir) / "_surrogate"  # with _, so that push_to_hub leaves it out while it is there
         with undisturbed(), self._cleared(folder):
-            to_learn, how = self._to_learn(kind)
+            to_learn, how = self._to_learn(kind, self.metric)
             learner = SurrogateTrainer(
                 to_learn,
                 SurrogateTrainingArguments(
@@ -114,10 +114,10 @@ class LearnsSurrogate:
             logger.warning(f"At step {self.state.global_step} the surrogate stays as it was: {error}")
             return self.surrogate
 
-    def _to_learn(self, kind: type[Surrogate]) -> tuple[Surrogate, dict[str, Any]]:
+    def _to_learn(self, kind: type[Surrogate], metric: Metric) -> tuple[Surrogate, dict[str, Any]]:
         """The surrogate that is to be learned, and how: ranks, or values in turn with the model."""
         if not self._approximates:
-            return kind.for_metric(self.metric), {}
+            return kind.for_metric(metric), {}
         network, settings = kind(SurrogateConfig(task=kind.task, architecture="set")), {"objective": "approximation"}
         if self.surrogate is not None:  # it goes on from what it was
             network.load_state_dict(self.surrogate.state_dict())
@@ -180,6 +180,8 @@ class LearnsSurrogate:
         metric = self._wanted_metric
         if isinstance(metric, str):
             metric = self._metric_of_key(outputs, columns)
+        with torch.random.fork_rng():
+            self._to_learn(kind, metric)  # of embeddings there is nothing to learn
         try:
             metric.compute(*scored(kind, columns, self._decoding(kind)))
         except Exception as error:  # a batch may be too small for it, so this is no more than a sign

@@ -113,11 +113,11 @@ class LossController(PreTrainedModel):
         return self.config.step_size * (actions - 1)
 
 
-def remembered(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What is learned from of tensors [P, ...]: of more than `MOST_PARAMETERS` so many, drawn at random."""
+def remembered(*parts: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, ...]:
+    """What is learned from of tensors [P, ...]: of more than `MOST_PARAMETERS` so many, drawn anew each time."""
     if len(parts[0]) <= MOST_PARAMETERS:
         return parts
-    chosen = torch.randperm(len(parts[0]), generator=torch.Generator().manual_seed(0))[:MOST_PARAMETERS]
+    chosen = torch.randperm(len(parts[0]), generator=generator)[:MOST_PARAMETERS]
     return tuple(part[chosen] for part in parts)
 
 

@@ -197,3 +197,10 @@ def test_a_thousand_classes_take_some_hundred_megabytes():
     episode = remembered(states, *controller.act(states))
     assert sum(part.nbytes for part in episode) < 8e6  # which is remembered of it
     learning.learn(Episode(*episode, 1.0))
+
+
+def test_of_many_parameters_others_are_remembered_each_time():
+    numbers, generator = torch.arange(100_000), torch.Generator().manual_seed(0)
+    first, second = (set(remembered(numbers, generator=generator)[0].tolist()) for _ in range(2))
+    assert len(first) == len(second) == 2**16
+    assert first != second

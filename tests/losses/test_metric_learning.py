@@ -148,6 +148,20 @@ def test_a_model_learns_on_it(tmp_path, name):
     assert -1 <= trainer.evaluate()["eval_alignment"] <= 1
 
 
+def test_auto_has_nothing_to_learn_and_says_so_in_the_first_step(tmp_path):
+    class WithLoss(TinyEmbedder):
+        def forward(self, features, labels=None):
+            return super().forward(features) | {"loss": self.projection.weight.square().sum()}
+
+    args = TrainingArguments(str(tmp_path), save_strategy="no", disable_tqdm=True, use_cpu=True)
+    for surrogate, message in (("auto", "train on surrogate='triplet'"), ("approximation", "Unknown architecture 'set' for embeddings")):
+        options = {"surrogate": surrogate, "metric": "recall_at_k"}
+        trainer = ReLossTrainer(WithLoss(), args, train_dataset=tiny_rows(2_000), **options)
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
+        assert trainer.state.global_step == 0
+
+
 def test_the_outputs_of_usual_names_are_read():
     loss, labels = hand_made_loss("triplet"), torch.tensor([0, 0, 1, 1, 2, 2])
     expected = loss(EMBEDDINGS, labels)
