@@ -31,7 +31,8 @@ from .metrics import Metric, load_metric, metric_of
 from .minimum_risk import MinimumRisk
 from .recording import PredictionRecorder, batch_labels, unwrapped, writes_text
 from .surrogates.auto import AutoSurrogate
-from .surrogates.base import Evidence, Surrogate, output_tensor
+from .surrogates.base import Surrogate, output_tensor
+from .surrogates.network import Evidence
 from .watching import WatchesRun
 
 logger = logging.get_logger(__name__)

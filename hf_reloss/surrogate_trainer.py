@@ -18,7 +18,8 @@ from .metrics import Metric, load_metric
 from .objectives import OBJECTIVES
 from .ranking import spearman
 from .recording import whose
-from .surrogates.base import Evidence, Surrogate
+from .surrogates.base import Surrogate
+from .surrogates.network import Evidence
 
 SETTINGS = (
     *("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type"),

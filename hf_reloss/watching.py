@@ -15,7 +15,8 @@ from .losses.base import HandMadeLoss
 from .metrics import Metric
 from .ranking import spearman
 from .recording import PredictionRecorder, joined, recorded_dataset
-from .surrogates.base import Evidence, Surrogate
+from .surrogates.base import Surrogate
+from .surrogates.network import Evidence
 
 logger = logging.get_logger(__name__)
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..surrogates.base import Evidence, SurrogateNetwork
 from ..surrogates.config import SurrogateConfig
+from ..surrogates.network import Evidence, SurrogateNetwork
 
 
 class HandMadeLoss(SurrogateNetwork):

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from ..surrogates.base import Evidence
 from ..surrogates.config import SurrogateConfig
+from ..surrogates.network import Evidence
 from .base import AdjustableLoss
 
 

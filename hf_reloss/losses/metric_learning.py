@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ..metrics.base import need
-from ..surrogates.base import Evidence
 from ..surrogates.config import SurrogateConfig
+from ..surrogates.network import Evidence
 from .base import AdjustableLoss
 
 FARTHEST = 2.0

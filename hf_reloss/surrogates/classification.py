@@ -10,9 +10,10 @@ from torch import nn
 
 from ..metrics import Metric, load_metric
 from ..metrics.classification import CountMetric
-from .base import Evidence, Surrogate, SurrogateNetwork, counted, output_tensor
+from .base import Surrogate, counted, output_tensor
 from .config import SurrogateConfig
 from .layers import MonotoneSpline, ScoreMixture, class_margins, label_margin, logit_scale
+from .network import Evidence, SurrogateNetwork
 
 GENERAL_SCORES: dict[str, dict[str, Any]] = {
     "recall": {"average": "micro"},  # which is accuracy

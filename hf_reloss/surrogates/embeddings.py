@@ -9,7 +9,8 @@ from ..losses.margin import Margin
 from ..losses.triplet import Triplet
 from ..metrics import Metric
 from ..metrics.base import IGNORED_LABEL
-from .base import Evidence, Surrogate, output_tensor
+from .base import Surrogate, output_tensor
+from .network import Evidence
 
 NAMES = ("embeddings", "sentence_embedding", "text_embeds", "image_embeds")
 """What models call their embeddings, the logits of those with a head aside."""

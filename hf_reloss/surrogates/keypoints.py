@@ -10,10 +10,11 @@ from torch import nn
 
 from ..metrics import Metric, load_metric
 from ..metrics.keypoints import COCO_SIGMAS, OKS, PCK
-from .base import Evidence, Surrogate, SurrogateNetwork, output_tensor
+from .base import Surrogate, output_tensor
 from .config import SurrogateConfig
 from .heatmaps import LITTLE, decode_heatmaps, gaussian_targets, labelled, squared_distances, squared_errors
 from .layers import MonotoneSpline
+from .network import Evidence, SurrogateNetwork
 
 DEFAULT_SCORES: dict[str, dict[str, Any]] = {"pck": {"alpha": 0.2}}
 """The metric whose twin the surrogate of an unknown one is."""

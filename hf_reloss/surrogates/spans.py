@@ -9,9 +9,10 @@ from torch import nn
 
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
-from .base import Evidence, Surrogate, SurrogateNetwork, output_tensor
+from .base import Surrogate, output_tensor
 from .config import SurrogateConfig
 from .layers import MonotoneSpline
+from .network import Evidence, SurrogateNetwork
 
 NEVER = -1e4
 """The logit of what is impossible. Finite, so that no gradient is NaN."""

@@ -15,9 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
-from .base import Evidence, Surrogate, SurrogateNetwork, counted, output_tensor
+from .base import Surrogate, counted, output_tensor
 from .config import SurrogateConfig
 from .layers import MonotoneSpline
+from .network import Evidence, SurrogateNetwork
 
 RECORDED_REACH = 4
 """Recordings hold the margins of labels up to so many places before and after their own."""

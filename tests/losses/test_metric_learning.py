@@ -154,7 +154,10 @@ def test_auto_has_nothing_to_learn_and_says_so_in_the_first_step(tmp_path):
             return super().forward(features) | {"loss": self.projection.weight.square().sum()}
 
     args = TrainingArguments(str(tmp_path), save_strategy="no", disable_tqdm=True, use_cpu=True)
-    for surrogate, message in (("auto", "train on surrogate='triplet'"), ("approximation", "Unknown architecture 'set' for embeddings")):
+    for surrogate, message in (
+        ("auto", "train on surrogate='triplet'"),
+        ("approximation", "Unknown architecture 'set' for embeddings"),
+    ):
         options = {"surrogate": surrogate, "metric": "recall_at_k"}
         trainer = ReLossTrainer(WithLoss(), args, train_dataset=tiny_rows(2_000), **options)
         with pytest.raises(ValueError, match=message):

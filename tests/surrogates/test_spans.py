@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from hf_reloss import AutoSurrogate, SurrogateConfig
-from hf_reloss.surrogates.base import Evidence
+from hf_reloss.surrogates.network import Evidence
 from hf_reloss.surrogates.spans import SurrogateForSpans, best_spans, boundary_f1
 
 credits = pytest.mark.parametrize("credit", ["f1", "exact"])

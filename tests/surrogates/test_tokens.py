@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForTokens, load_metric, next_token_labels
 from hf_reloss.surrogates import tokens
-from hf_reloss.surrogates.base import Evidence
+from hf_reloss.surrogates.network import Evidence
 
 
 def make(seed: int | None = None, **options) -> SurrogateForTokens:
