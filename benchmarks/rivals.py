@@ -59,6 +59,9 @@ READ = 1_000
 HALF = "_auto"
 """Behind a hand-made loss: first that alone, then half of it and half of a surrogate that is learned in the run."""
 
+BESIDE_OWN = "_half"
+"""Behind any loss: half of that, half of the model's own, cross-entropy."""
+
 TRANSFERRED_FROM = "fashion_mnist"
 """The task on which the controller of `ala_transferred` has learned."""
 
@@ -76,6 +79,8 @@ def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: 
     logging.disable_progress_bar()
     task = TASKS[name](split)
     recipe: dict[str, Any] = {"learning_rate": factor * task.recipe["learning_rate"]} | more
+    if loss.endswith(BESIDE_OWN):
+        loss, recipe["model_loss_share"] = loss.removesuffix(BESIDE_OWN), 0.5
     if loss == "cross_entropy":
         return _first(train_and_score(task, seed, recipe=recipe))
     if loss in ("auto", "approximation"):
@@ -154,10 +159,11 @@ class Runs:
     def do(self, split: str, jobs: list[tuple[str, int, float]]) -> None:
         """Runs of (loss, seed, factor)."""
         jobs = [job for job in jobs if _key(*job) not in self.done[split]]
-        needed = [loss for loss in LEARNED if loss in {job[0] for job in jobs}]
+        used = {loss.removesuffix(BESIDE_OWN) for loss, _, _ in jobs}
+        needed = [loss for loss in LEARNED if loss in used]
         with tempfile.TemporaryDirectory() as folder:
             for loss, task in (("ala", self.name), ("ala_transferred", TRANSFERRED_FROM)):
-                if loss in {job[0] for job in jobs}:
+                if loss in used:
                     (Path(folder) / loss).mkdir()
                     self.surrogates[loss] = {"task": task} | learn_controller(task, Path(folder) / loss, self.recipe)
             if needed:
