@@ -180,7 +180,7 @@ class LearnsSurrogate:
         metric = self._wanted_metric
         if isinstance(metric, str):
             metric = self._metric_of_key(outputs, columns)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             self._to_learn(kind, metric)  # of embeddings there is nothing to learn
         try:
             metric.compute(*scored(kind, columns, self._decoding(kind)))
