@@ -155,6 +155,21 @@ def cifar10(split: str) -> Task:
     )
 
 
+def cifar10_full(split: str) -> Task:
+    """CIFAR-10: all 50,000 training images, for a GPU; 10,000 test images, or the last 10,000 of training to tune on.
+
+    What is tuned trains on the other 40,000.
+    """
+    everything, evaluation = read_cifar10(split)
+    images = len(everything) - (0 if split == "test" else len(evaluation))
+    return Task(
+        train=Images(everything.images[:images], everything.labels[:images], varied=True),
+        evaluation=evaluation,
+        make_model=small_resnet,
+        recipe=RESNET_RECIPE | {"num_train_epochs": 8, "per_device_train_batch_size": 512, "learning_rate": 8e-3},
+    )
+
+
 def cifar10_imbalanced(split: str) -> Task:
     """CIFAR-10 with classes of 3,000 down to 150 training images, a ratio of 20, for macro-F1."""
     everything, evaluation = read_cifar10(split)
@@ -207,4 +222,4 @@ def read_cifar10(split: str) -> tuple[Images, Images]:
     )
 
 
-TASKS = (fashion_mnist, fashion_mnist_imbalanced, fashion_mnist_resnet, cifar10, cifar10_imbalanced)
+TASKS = (fashion_mnist, fashion_mnist_imbalanced, fashion_mnist_resnet, cifar10, cifar10_full, cifar10_imbalanced)

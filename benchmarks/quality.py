@@ -168,7 +168,10 @@ def learn(surrogate: Surrogate, predictions: datasets.Dataset, metric: Metric, s
 
 def environment() -> dict[str, str]:
     packages = ("hf-reloss", "torch", "transformers", "accelerate", "datasets")
-    return {"python": platform.python_version(), "machine": platform.machine()} | {p: version(p) for p in packages}
+    machine = {"python": platform.python_version(), "machine": platform.machine()}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine | {package: version(package) for package in packages}
 
 
 def main() -> None:

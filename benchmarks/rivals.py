@@ -155,10 +155,13 @@ class Runs:
         stored = json.loads(path.read_text()) if path.exists() else {}
         self.done: dict[str, dict[str, float]] = stored.get("runs", {"validation": {}, "test": {}})
         self.surrogates: dict[str, Any] = stored.get("surrogates", {})
+        self.environment: dict[str, str] = stored.get("environment", {})
 
     def do(self, split: str, jobs: list[tuple[str, int, float]]) -> None:
         """Runs of (loss, seed, factor)."""
         jobs = [job for job in jobs if _key(*job) not in self.done[split]]
+        if jobs:
+            self.environment = environment()
         used = {loss.removesuffix(BESIDE_OWN) for loss, _, _ in jobs}
         needed = [loss for loss in LEARNED if loss in used]
         with tempfile.TemporaryDirectory() as folder:
@@ -189,7 +192,7 @@ class Runs:
         stored = {
             "task": self.name,
             "command": f"python benchmarks/rivals.py {self.name}" + " --bf16" * bool(self.recipe),
-            "environment": environment(),
+            "environment": self.environment,
             "surrogates": self.surrogates,
             **result,
             "runs": runs,
@@ -240,7 +243,8 @@ def main() -> None:
     measure = next(iter(task.measures))
     runs.store({"measure": measure, "learning_rates": rates, "scores": scores, "over": over})
     title = f"{options.task}, each at its best learning rate"
-    Console().print(comparison_table(scores, "cross_entropy", title=title, metric=measure))
+    if "cross_entropy" in scores:
+        Console().print(comparison_table(scores, "cross_entropy", title=title, metric=measure))
 
 
 if __name__ == "__main__":
