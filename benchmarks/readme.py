@@ -108,7 +108,8 @@ def rivals(name: str) -> str:
 
 RIVAL_TASKS = {
     "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
+    "cifar10": "CIFAR-10, 10,000 images",
+    "cifar10_full": "CIFAR-10, all images",
     "fashion_mnist_imbalanced": "imbalanced Fashion-MNIST",
     "hwu64_frozen": "HWU64, frozen MiniLM",
 }
