@@ -39,7 +39,7 @@ SIZES = {"fashion_mnist": (1_500, 6_000, 24_000, 48_000), "cifar10": (2_500, 10_
 
 READ = {"fashion_mnist": read_fashion_mnist, "cifar10": read_cifar10}
 TITLES = {"fashion_mnist": "Fashion-MNIST, a small CNN", "cifar10": "CIFAR-10, a small ResNet"}
-LOSSES = {"cross_entropy": "cross-entropy", "twin": "the twin", "reloss": "ReLoss", "reloss_half": "half of each"}
+LOSSES = {"cross_entropy": "cross-entropy", "twin": "the twin", "reloss": "ReLoss", "reloss_half": "half ReLoss"}
 PICTURE = Path(__file__).parents[1] / "docs" / "fit.png"
 
 
@@ -103,21 +103,16 @@ def draw(results: dict[str, dict[str, Any]]) -> None:
     ):
         axes.axhline(0, color=USUAL, lw=1)
         fits = {images: found["training"]["cross_entropy"] for images, found in by_images.items()}
+        apart = 0.02 * (max(fits.values()) - min(fits.values()))
         for shift, (loss, color) in enumerate(colors.items()):
             gains = [by_images[images]["over_cross_entropy"][loss] for images in fits]
-            places = [fit + 0.35 * (shift - 1) for fit in fits.values()]
+            places = [fit + apart * (shift - 1) for fit in fits.values()]
             for place, gain in zip(places, gains, strict=True):
                 axes.plot([place, place], [gain["low"], gain["high"]], color=color, lw=1.6)
             axes.plot(places, [gain["mean"] for gain in gains], "o-", color=color, ms=5, lw=1, label=LOSSES[loss])
-        for images, fit in fits.items():
-            axes.annotate(
-                f"{int(images):,}",
-                (fit, 0.01),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                fontsize=7,
-                color=USUAL,
-            )
+        for level, (images, fit) in enumerate(fits.items()):
+            place = (fit, 0.01 + 0.045 * (level % 2))  # those of neighbours would overlap
+            axes.annotate(f"{int(images):,}", place, xycoords=("data", "axes fraction"), ha="center", fontsize=7)
         axes.set_title(f"{TITLES[name]}, by training images", fontsize=9)
         axes.set_xlabel("training accuracy on cross-entropy, %")
         axes.spines[["top", "right"]].set_visible(False)

@@ -138,6 +138,20 @@ def overview(of: str) -> str:
     return "\n".join(rows)
 
 
+def fit(name: str) -> str:
+    """A table of what losses gain over cross-entropy, by how many training images there are."""
+    result = json.loads((RESULTS / f"fit_{name}.json").read_text())["by_training_images"]
+    losses = list(next(iter(result.values()))["over_cross_entropy"])
+    heads = ("training images", "training accuracy", "test accuracy", *(NAMES[loss] for loss in losses))
+    rows = [_row(heads), _row(["---"] * len(heads))]
+    for images, found in result.items():
+        gains = (found["over_cross_entropy"][loss] for loss in losses)
+        cells = (f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" for gain in gains)
+        usual = (f"{found[part]['cross_entropy']:.2f}" for part in ("training", "test"))
+        rows.append(_row((f"{int(images):,}", *usual, *cells)))
+    return "\n".join(rows)
+
+
 def transfer(folder: str) -> str:
     """A table of the surrogates in a folder, hub_cards, each used on a model that it never saw."""
     heads = ("surrogate", "learned on", "used on", "measure", "usual loss", "with it", "gain [95 %]", "its twin's gain")
@@ -246,7 +260,7 @@ def recording(device: str) -> str:
 
 TABLES = {
     table.__name__: table
-    for table in (quality, rivals, overview, transfer, alignment, embeddings, speed, scaling, gathered, recording)
+    for table in (quality, rivals, overview, fit, transfer, alignment, embeddings, speed, scaling, gathered, recording)
 }
 
 
