@@ -136,7 +136,7 @@ def main() -> None:
     runs, rates = stored["runs"], json.loads((RESULTS / f"rivals_{options.task}.json").read_text())["learning_rates"]
     precision = {"bf16": True, "use_cpu": not torch.cuda.is_available()} if options.bf16 else {}
     jobs = {
-        f"{loss} {images} {seed}": (images, loss, seed, {"learning_rate": rates.get(loss, rates["reloss"])} | precision)
+        f"{loss} {images} {seed}": (images, loss, seed, {"learning_rate": rates[loss]} | precision)
         for seed in range(options.seeds)
         for images in SIZES[options.task]
         for loss in LOSSES
