@@ -1,4 +1,4 @@
-"""Whether a loss gains depends on how well the model fits what it is trained on: few images often, or many seldom.
+"""What losses gain by how well the model fits what it is trained on: few images, seen often, or many, seen seldom.
 
     HF_RELOSS_DATA=... python benchmarks/fit.py cifar10
 
@@ -11,9 +11,7 @@ tasks' are drawn in docs/fit.png.
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,11 +19,10 @@ from typing import Any
 import torch
 from images import Images, read_cifar10, read_fashion_mnist
 from matplotlib.figure import Figure
-from quality import RESULTS, environment, learn_surrogates, train_and_score
+from quality import RESULTS, environment, in_processes, learn_surrogates, train_and_score
 from task import Task
 from tasks import TASKS
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.utils import logging
 
@@ -146,13 +143,10 @@ def main() -> None:
         if jobs:
             stored["environment"] = environment()
             stored["surrogates"] = learn_surrogates(options.task, "test", ["reloss", "twin"], folder)
-        with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-            waiting = {pool.submit(run, options.task, *job, folder): key for key, job in jobs.items()}
-            for finished in tqdm(as_completed(waiting), total=len(waiting), desc=options.task):
-                if finished.exception() is not None:
-                    pool.shutdown(cancel_futures=True)
-                runs[waiting[finished]] = finished.result()
-                path.write_text(json.dumps(stored, indent=2) + "\n")
+        calls = {key: (options.task, *job, folder) for key, job in jobs.items()}
+        for key, measured in in_processes(run, calls, options.workers, options.task):
+            runs[key] = measured
+            path.write_text(json.dumps(stored, indent=2) + "\n")
     stored["by_training_images"] = summary(runs, options.task, options.seeds)
     path.write_text(json.dumps(stored, indent=2) + "\n")
     files = {name: RESULTS / f"fit_{name}.json" for name in SIZES}

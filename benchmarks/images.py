@@ -166,6 +166,7 @@ def cifar10_full(split: str) -> Task:
         train=Images(everything.images[:images], everything.labels[:images], varied=True),
         evaluation=evaluation,
         make_model=small_resnet,
+        # The learning rate was the best of three for cross-entropy on validation images, one seed.
         recipe=RESNET_RECIPE | {"num_train_epochs": 8, "per_device_train_batch_size": 512, "learning_rate": 8e-3},
     )
 

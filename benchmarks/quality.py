@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import platform
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
@@ -166,6 +167,18 @@ def learn(surrogate: Surrogate, predictions: datasets.Dataset, metric: Metric, s
     return {name: value for name, value in surrogate.config.record.items() if name != "held_out"}
 
 
+def in_processes(
+    function: Callable[..., Any], calls: Mapping[Any, tuple[Any, ...]], workers: int, title: str
+) -> Iterator[tuple[Any, Any]]:
+    """Calls a function with each of some arguments, in processes side by side: key and result of each as it ends."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(function, *arguments): key for key, arguments in calls.items()}
+        for finished in tqdm(as_completed(waiting), total=len(waiting), desc=title):
+            if finished.exception() is not None:
+                pool.shutdown(cancel_futures=True)  # else all others would run to their end first
+            yield waiting[finished], finished.result()
+
+
 def environment() -> dict[str, str]:
     packages = ("hf-reloss", "torch", "transformers", "accelerate", "datasets")
     machine = {"python": platform.python_version(), "machine": platform.machine()}
@@ -201,13 +214,10 @@ def main() -> None:
         needed = [loss for loss in LEARNED if loss in used]
         if needed:
             stored["surrogates"] |= learn_surrogates(options.task, options.split, needed, folder)
-        with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-            waiting = {pool.submit(run, options.task, options.split, *job, folder): job for job in jobs}
-            for finished in tqdm(as_completed(waiting), total=len(waiting), desc=options.task):
-                if finished.exception() is not None:
-                    pool.shutdown(cancel_futures=True)  # else all others would run to their end first
-                runs[waiting[finished]] = finished.result()
-                _store(path, options, task, stored["surrogates"], runs)
+        calls = {job: (options.task, options.split, *job, folder) for job in jobs}
+        for job, measured in in_processes(run, calls, options.workers, options.task):
+            runs[job] = measured
+            _store(path, options, task, stored["surrogates"], runs)
     _show(_store(path, options, task, stored["surrogates"], runs))
 
 

@@ -12,21 +12,18 @@ and runs found there are not repeated.
 
 import argparse
 import json
-import multiprocessing
 import os
 import socket
 import statistics
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
-from quality import LEARNED, RESULTS, environment, learn_surrogates, train_and_score
+from quality import LEARNED, RESULTS, environment, in_processes, learn_surrogates, train_and_score
 from rich.console import Console
 from task import Task
 from tasks import TASKS
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hf_reloss import (
@@ -171,13 +168,10 @@ class Runs:
                     self.surrogates[loss] = {"task": task} | learn_controller(task, Path(folder) / loss, self.recipe)
             if needed:
                 self.surrogates |= learn_surrogates(self.name, split, needed, folder)
-            with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
-                waiting = {pool.submit(run, self.name, split, *job, folder, self.recipe): job for job in jobs}
-                for finished in tqdm(as_completed(waiting), total=len(waiting), desc=f"{self.name}, {split}"):
-                    if finished.exception() is not None:
-                        pool.shutdown(cancel_futures=True)
-                    self.done[split][_key(*waiting[finished])] = finished.result()
-                    self.store({})
+            calls = {_key(*job): (self.name, split, *job, folder, self.recipe) for job in jobs}
+            for key, measured in in_processes(run, calls, self.workers, f"{self.name}, {split}"):
+                self.done[split][key] = measured
+                self.store({})
 
     def best(self, loss: str) -> float:
         """The factor that is best on validation data."""

@@ -2,20 +2,17 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from .conftest import BENCHMARKS
+
 STORED = sorted((BENCHMARKS / "results").glob("fit_*.json"))
 
 
 @pytest.fixture
-def fit(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import fit
-
-    return fit
+def fit(program):
+    return program("fit")
 
 
 def test_a_model_sees_as_many_images_however_many_there_are(fit):

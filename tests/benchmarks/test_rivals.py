@@ -1,22 +1,19 @@
 """The comparison of all losses: how a loss is read from its name, and that what is stored fits together."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from hf_reloss.comparison import paired_difference
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from .conftest import BENCHMARKS
+
 STORED = sorted((BENCHMARKS / "results").glob("rivals_*.json"))
 
 
 @pytest.fixture
-def rivals(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import rivals
-
-    return rivals
+def rivals(program):
+    return program("rivals")
 
 
 @pytest.fixture

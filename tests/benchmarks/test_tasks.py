@@ -2,22 +2,18 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
 from hf_reloss import ReLossTrainer, SurrogateConfig, SurrogateForClassification
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from .conftest import BENCHMARKS
 
 
 @pytest.fixture
-def tasks(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import tasks
-
-    return tasks
+def tasks(program):
+    return program("tasks")
 
 
 @pytest.fixture
