@@ -56,10 +56,11 @@ class MarginNetwork(SurrogateNetwork):
             gradient = (evidence.outputs - others).clamp(max=0).exp().neg_().scatter_(-1, index, 1.0)  # ∇m
             centred = evidence.outputs - evidence.outputs.mean(-1, keepdim=True)
             along = (gradient * centred).sum(-1) / logit_scale(centred)[..., 0]
-            square = gradient.square_().sum(-1)
+            across = (gradient.square_().sum(-1) - along.square()).clamp(min=0.0)
 
         def norms(slope: torch.Tensor) -> torch.Tensor:
-            return (slope.square() * square + 2 * self.pull * slope * along + self.pull**2).sqrt()
+            # Of two classes the gradient lies along the logits, and at rest it vanishes: the root is kept off 0.
+            return ((slope * along + self.pull).square() + slope.square() * across + 1e-12).sqrt()
 
         slope = -torch.sigmoid(-self.spline(margin)) * self.spline.slope(margin)
         return norms(slope), norms(-torch.sigmoid(-margin))
