@@ -11,20 +11,30 @@ from .children import launched
 
 logger = logging.get_logger(__name__)
 
+FEWEST_PREDICTIONS = 160
+"""What "auto" learns from at least, in all processes together: the held-out fifth makes groups of 16."""
+
+SURROGATE_LOSS = "loss/surrogate"
+"""The surrogate's part of the loss in the log, and in evaluations whose `eval_loss` is the model's own."""
+
 
 @dataclass
 class ReLossTrainingArguments(TrainingArguments):
     """TrainingArguments with the knobs of `ReLossTrainer`. Plain `TrainingArguments` work too, with these defaults."""
 
-    model_loss_share: float = field(
-        default=0.0, metadata={"help": "Share of the model's own loss in the sum, 0 to 1; the rest is the surrogate's."}
+    model_loss_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the model's own loss in the sum, 0 to 1; the rest is the surrogate's. By default 0, but "
+            "0.5 with 'auto' for a model that writes text."
+        },
     )
     surrogate_warmup: float | None = field(
         default=None,
         metadata={
             "help": "Training on the model's own loss before the surrogate takes over: steps, or a share of all steps "
             "if below 1. By default 0 with a given surrogate or loss, 0.5 with 'ala' else, and 0.1 with 'auto', which "
-            "records predictions meanwhile."
+            "records predictions meanwhile: 160 at least, and for longer if nothing can be learned from them yet."
         },
     )
     max_recorded_predictions: int = field(
@@ -83,7 +93,8 @@ class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArg
 
 def check(args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metric: Any) -> None:
     """Refuses arguments that contradict each other."""
-    if args.label_smoothing_factor and option(args, "model_loss_share") == 0:
+    share = option(args, "model_loss_share") or 0.0
+    if args.label_smoothing_factor and share == 0:
         raise ValueError(
             f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate "
             "replaces: set it to 0, use Trainer, or keep a model_loss_share, which is smoothed then."
@@ -111,17 +122,27 @@ def check(args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metr
             f"refresh_steps={refresh_steps} is after how many steps surrogate='auto' learns again, 1 or more; a given "
             "surrogate stays as it is."
         )
-    share = option(args, "model_loss_share")
     if not 0 <= share <= 1:
         raise ValueError(f"model_loss_share is a share between 0 and 1, got {share}.")
-    switches = learns or adapts or (option(args, "surrogate_warmup") or 0) > 0
-    keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
-    if (switches or draws) and keeps_best and args.metric_for_best_model in (None, "loss", "eval_loss"):
-        why = "In evaluation the loss is the model's own" if draws else "The loss changes during the run"
+    kept = option(args, "max_recorded_predictions") * args.world_size
+    if learns and kept < 2 * FEWEST_PREDICTIONS:  # a recorder that is full drops every second prediction
         raise ValueError(
-            f"{why}, so it cannot tell which checkpoint is the best: set metric_for_best_model to a metric that "
-            "compute_metrics returns."
+            f"max_recorded_predictions={kept // args.world_size} keeps too little to learn a surrogate from: "
+            f"{2 * FEWEST_PREDICTIONS} or more in all processes together, such as the default "
+            f"{ReLossTrainingArguments.max_recorded_predictions:,}."
         )
+    best = (args.metric_for_best_model or "").removeprefix("eval_")
+    if best == SURROGATE_LOSS and (learns or adapts or draws or args.greater_is_better):
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r} is the loss of a given surrogate in evaluation, and "
+            "less is better: pass greater_is_better=False, and a surrogate that stays what it is through the run."
+        )
+
+
+def model_share(args: TrainingArguments, by_default: float) -> float:
+    """The share of the model's own loss, 0 to 1."""
+    share = option(args, "model_loss_share")
+    return by_default if share is None else share
 
 
 def option(args: TrainingArguments, name: str) -> Any:

@@ -1,56 +1,111 @@
 """What `surrogate="auto"` does in a run: predictions are recorded, and a surrogate is learned from them."""
 
 import contextlib
+import copy
+import dataclasses
+import functools
+import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 from transformers.utils import logging
 
+from .arguments import FEWEST_PREDICTIONS, option
 from .isolation import undisturbed
-from .metrics import AdditiveMetric, Metric, load_metric, metric_of
-from .metrics.adapters import ComputeMetrics
+from .learning_time import HELD_OUT, RunClock, TimeLimit, affordable_groups
+from .metrics import AdditiveMetric, GroupwiseMetric, Metric, load_metric, metric_of
+from .metrics.adapters import ComputeMetrics, EvaluationMetrics
 from .metrics.base import IGNORED_LABEL
-from .recording import PredictionRecorder, described, joined, recorded_dataset, scored, writes_text
+from .recording import (
+    PredictionRecorder,
+    described,
+    joined,
+    recorded_dataset,
+    scored,
+    tokenizer_of,
+    writes_text,
+)
 from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate
 from .surrogates.config import SurrogateConfig
+from .watching import DRIFTED
 
 logger = logging.get_logger(__name__)
 
 SURROGATE_FOLDER = "surrogate"
 """Where a checkpoint keeps the surrogate."""
 
-FEWEST_PREDICTIONS = 160
-"""What "auto" records at least, in all processes together: the held-out fifth makes groups of 16."""
+LEARNING_STATE = "reloss_state.json"
+"""Where a checkpoint says how far the learning of its surrogate has come."""
+
+EPOCHS = 5
+"""Over the groups, half as many as `SurrogateTrainer` has by default: a run waits for this."""
+
+MOST_EVALUATION_BYTES = 2**30
+"""Of what is recorded for `compute_metrics`, in each process."""
+
+
+@dataclasses.dataclass
+class LearningState:
+    """How far a run has come that learns its surrogate; it is saved with each checkpoint.
+
+    Attributes:
+        surrogate: the word that was asked for, `"auto"` or `"approximation"`.
+        metric: what was asked for: a word, or a metric's signature.
+        first_step: at which recording began.
+        next_try: the step at which learning is tried again after it failed; None before the first try.
+        switched_at: the step from which on the loss is the surrogate or the soft metric; None before that.
+        gave_up: whether learning failed for good, so that the loss is the model's own to the end.
+    """
+
+    surrogate: str
+    metric: str
+    first_step: int = 0
+    next_try: int | None = None
+    switched_at: int | None = None
+    gave_up: bool = False
 
 
 class LearnsSurrogate:
     """The part of a Trainer that records predictions and learns a surrogate of the metric from them.
 
+    Learning never ends a run. Where it fails at the end of the first stretch, predictions are recorded for as long
+    again, and it is tried once more. Where it fails again, the loss is the soft metric, the surrogate before anything
+    is learned, or, of a metric that has none, the model's own; a warning says why. The soft metric is the loss, too,
+    where what was learned ranks held-out groups worse than that, or than the usual loss.
+
     Attributes:
         surrogate: the loss; None as long as it is to be learned.
         recorder: of the predictions to learn from; None with a given surrogate.
         metric: what is learned, once the first batch has shown what it scores.
+        learning: how far that has come.
     """
 
     surrogate: Surrogate | None
     recorder: PredictionRecorder | None
     metric: Metric | None
+    learning: LearningState | None = None
     _approximates: bool = False
+    _records_evaluation: bool = False
+    _clock: RunClock
 
     def learn_surrogate(self) -> Surrogate:
         """Learns the surrogate from what has been recorded, on all processes together, and goes on with it.
 
+        It takes 5 % of the run or 10 seconds, whichever is more. Goes on with the soft metric if that, or the usual
+        loss, ranks held-out groups better than what was learned.
+
         Raises:
-            ValueError, MisalignedSurrogateError: if that fails. A checkpoint of the model has been written by then.
+            ValueError, MisalignedSurrogateError: if nothing can be learned.
         """
         args, kind = self.args, self.recorder.kind
         predictions = self._recorded_everywhere()
@@ -59,18 +114,17 @@ class LearnsSurrogate:
             f"{why} at step {self.state.global_step}: learning a surrogate of {self.metric.name} from "
             f"{len(predictions):,} predictions."
         )
-        folder = Path(args.output_dir) / "_surrogate"  # with _, so that push_to_hub leaves it out while it is there
-        with undisturbed(), self._cleared(folder):
+        limit = TimeLimit(self._clock.seconds_to_learn(self.state.global_step, self.state.max_steps))
+        sizes = self._sizes(predictions, limit)
+        with self._temporary_folder() as folder, undisturbed():
             to_learn, how = self._to_learn(kind, self.metric)
+            soft_metric = None if self._approximates else copy.deepcopy(to_learn)
             learner = SurrogateTrainer(
                 to_learn,
                 SurrogateTrainingArguments(
                     output_dir=str(folder),
                     **how,
-                    # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
-                    group_size=max(
-                        FEWEST_PREDICTIONS // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10)
-                    ),
+                    **sizes,
                     seed=args.seed,
                     bf16=args.bf16,
                     fp16=args.fp16,
@@ -81,43 +135,147 @@ class LearnsSurrogate:
                 ),
                 train_dataset=predictions,
                 metric=self.metric,
+                callbacks=[limit],
             )
             for talkative in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
                 learner.pop_callback(talkative)
             if not args.disable_tqdm:
                 learner.add_callback(_LearningBar)
+            began = limit.watch.seconds()
+            start = learner.evaluate()
+            limit.reserve(limit.watch.seconds() - began)  # for the last evaluation
             learner.train()
-        self.surrogate = self._placed(learner.accelerator.unwrap_model(learner.model))
-        broadcast(list(self.surrogate.state_dict().values()))  # one and the same, also without a shared disk
+        self._go_on_with(learner.accelerator.unwrap_model(learner.model), soft_metric, start)
         if self._refresh_steps is not None:
             self.recorder = self._fresh_recorder()
             self.recorder.kind = kind
-        record = self.surrogate.config.record
-        usual = self.surrogate.original_loss
-        logs_next = self.control.should_log  # which logging this would take back
-        self.log(
-            {"surrogate_alignment": record["alignment"], f"surrogate_alignment_{usual}": record[f"alignment_{usual}"]}
-        )
-        self.control.should_log = logs_next
-        self._tell(
-            f"Switched at step {self.state.global_step} to the surrogate for {self.metric.name}: its "
-            f"alignment on held-out groups is {record['alignment']:.3f}, against {record[f'alignment_{usual}']:.3f} "
-            f"for {usual.replace('_', ' ')}."
-        )
         return self.surrogate
+
+    def _go_on_with(self, learned: Surrogate, soft_metric: Surrogate | None, start: Mapping[str, float]) -> None:
+        """Makes the loss what was learned or, if that does not rank better, the soft metric, which `start` measures."""
+        record, usual = learned.config.record, f"alignment_{learned.original_loss}"
+        chosen, others = learned, {learned.original_loss.replace("_", " "): record[usual]}
+        if soft_metric is not None and not record["alignment"] >= max(start["eval_alignment"], record[usual]):
+            others = {"the learned surrogate": record["alignment"]} | others
+            chosen, chosen.config.metric = soft_metric, learned.config.metric
+            measured = {name.removeprefix("eval_"): value for name, value in start.items() if "alignment" in name}
+            told = ("models", "eval_groups", "train_groups", "group_size", "predictions", "seed")
+            chosen.config.record = measured | {name: record[name] for name in told} | {"steps": 0}
+        alignment = chosen.config.record["alignment"]
+        self._switch_to(chosen)
+        logs_next = self.control.should_log  # which logging this would take back
+        self.log({"surrogate_alignment": alignment, f"surrogate_{usual}": record[usual]})
+        self.control.should_log = logs_next
+        what = "surrogate" if chosen is learned else "soft metric, of which nothing is learned,"
+        self._tell(
+            f"Switched at step {self.state.global_step} to the {what} for {self.metric.name}: its alignment on "
+            f"held-out groups is {alignment:.3f}, against "
+            + " and ".join(f"{value:.3f} for {other}" for other, value in others.items())
+            + "."
+        )
+
+    def _switch_to(self, surrogate: Surrogate) -> None:
+        """Makes it the loss, one and the same in all processes, also without a shared disk."""
+        self.surrogate = self._placed(surrogate)
+        broadcast(list(self.surrogate.state_dict().values()))
+        if self.learning.switched_at is None:
+            self.learning.switched_at = self.state.global_step
 
     def refresh_surrogate(self) -> Surrogate:
         """Learns the surrogate again from what has been recorded since; if that fails, it stays as it is."""
         try:
             return self.learn_surrogate()
-        except (MisalignedSurrogateError, ValueError) as error:
-            logger.warning(f"At step {self.state.global_step} the surrogate stays as it was: {error}")
+        except Exception as error:  # a metric may be somebody's own, and raise anything
+            logger.warning(f"At step {self.state.global_step} the surrogate stays as it was: {_reason(error)}")
             return self.surrogate
+
+    def _end_first_stretch(self) -> None:
+        """Learns the surrogate if there is enough to learn from, and no try has failed just now."""
+        step, again = self.state.global_step, self.learning.next_try
+        if again is not None:
+            if step >= again:
+                self._learn_or_go_on()
+            return
+        number = self._recorded_number()
+        if number >= FEWEST_PREDICTIONS:
+            self._learn_or_go_on()
+        elif 2 * step >= self.warmup_steps + self.state.max_steps:  # in the middle of what is left, it waits no longer
+            self._go_on_without(_too_few(number))
+
+    def _learn_or_go_on(self) -> None:
+        """Tries to learn the surrogate; what fails is tried again later, and then given up."""
+        step, left = self.state.global_step, self.state.max_steps - self.state.global_step
+        try:
+            self.learn_surrogate()
+        except Exception as error:  # a metric may be somebody's own, and raise anything
+            again = step + min(step - self.learning.first_step, left // 2)
+            if self.learning.next_try is None and again > step:
+                self.learning.next_try = again
+                self._tell(
+                    f"At step {step} no surrogate of {self.metric.name} can be learned yet: {_reason(error)} Recording "
+                    f"goes on until step {again}."
+                )
+            else:
+                self._go_on_without(_reason(error))
+
+    def _go_on_without(self, reason: str) -> None:
+        """Gives up learning: the loss is the soft metric from here on, if there is one, or the model's own."""
+        soft_metric, step = self._usable_soft_metric(), self.state.global_step
+        if soft_metric is None:
+            self.learning.gave_up = True
+            goes_on = "The run goes on with the model's own loss"
+        else:
+            self._switch_to(soft_metric)
+            goes_on = f"The run goes on with the soft metric for {self.metric.name}, of which nothing is learned"
+        logger.warning(
+            f"No surrogate of {self.metric.name} could be learned by step {step}: {reason} {goes_on}. To learn one, "
+            f"train for longer or on more data, or set surrogate_warmup to more than the {step} steps of this run "
+            f"({len(self.recorder):,} predictions were recorded); or pass another metric=, or a surrogate= that has "
+            "been learned before."
+        )
+
+    def _usable_soft_metric(self) -> Surrogate | None:
+        """The soft metric, if the metric has one and does not rank the wrong way round."""
+        kind = self.recorder.kind
+        if self._approximates or not kind.has_soft_metric(self.metric):
+            return None
+        with torch.random.fork_rng(devices=[]):
+            surrogate, _ = self._to_learn(kind, self.metric)
+        surrogate.config.metric = self.metric.signature
+        try:
+            alignment = self._alignment(self.recorder, self._placed(surrogate))
+        except Exception:  # what cannot be scored is why nothing was learned, which is reported
+            return surrogate
+        if alignment is not None and alignment < -DRIFTED:
+            logger.warning(
+                f"{self.metric.name} falls where predictions get better (rank correlation {alignment:.2f}). If less of "
+                "it is better, say so: greater_is_better=False with metric_for_best_model, or "
+                "metric=load_metric(..., higher_is_better=False)."
+            )
+            return None
+        return surrogate
+
+    def _sizes(self, predictions: datasets.Dataset, limit: TimeLimit) -> dict[str, int]:
+        """How many groups of which size learning can afford."""
+        kind = self.recorder.kind
+        # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
+        size = max(FEWEST_PREDICTIONS // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10))
+        row = self.recorder.rows()
+        elements = sum(row[name][0].numel() for name in kind.read_columns)
+        score = None
+        if isinstance(self.metric, GroupwiseMetric):
+            some = {name: column[:size] for name, column in row.items()}
+            score = functools.partial(self._score, some)
+        most = SurrogateTrainingArguments.num_eval_groups
+        with undisturbed():
+            held_out = affordable_groups(most, size, len(predictions), elements, score, limit.seconds / 2)
+        (held_out,) = broadcast_object_list([held_out])  # all have as many as the first process can afford
+        return {"group_size": size, "num_eval_groups": held_out, "num_groups": HELD_OUT * held_out}
 
     def _to_learn(self, kind: type[Surrogate], metric: Metric) -> tuple[Surrogate, dict[str, Any]]:
         """The surrogate that is to be learned, and how: ranks, or values in turn with the model."""
         if not self._approximates:
-            return kind.for_metric(metric), {}
+            return kind.for_metric(metric, trust_region=True), {"num_train_epochs": EPOCHS}
         network, settings = kind(SurrogateConfig(task=kind.task, architecture="set")), {"objective": "approximation"}
         if self.surrogate is not None:  # it goes on from what it was
             network.load_state_dict(self.surrogate.state_dict())
@@ -126,8 +284,10 @@ class LearnsSurrogate:
 
     @property
     def _is_recording(self) -> bool:
-        """Whether predictions are taken note of: until a surrogate is learned or, if it is to be again, always."""
-        return self.recorder is not None and (self.surrogate is None or self._refresh_steps is not None)
+        """Whether predictions are recorded: until a surrogate is learned or, if it is to be again, always."""
+        if self.recorder is None or self.learning.gave_up:
+            return False
+        return self.surrogate is None or self._refresh_steps is not None
 
     @property
     def _refresh_steps(self) -> int | None:
@@ -135,38 +295,73 @@ class LearnsSurrogate:
         return max(1, self.warmup_steps) if steps is None and self._approximates else steps
 
     def _start_recording(self) -> None:
-        self.surrogate, self.metric, self._first_step = None, None, 0
+        self.surrogate, self.metric, self._records_evaluation = None, None, False
+        wanted = self._wanted_metric if isinstance(self._wanted_metric, str) else self._wanted_metric.signature
+        self.learning = LearningState("approximation" if self._approximates else "auto", wanted)
         self.recorder = self._fresh_recorder()
 
     def _fresh_recorder(self) -> PredictionRecorder:
-        return PredictionRecorder(
-            getattr(self.args, "max_recorded_predictions", PredictionRecorder.default_max_predictions)
-        )
+        return PredictionRecorder(option(self.args, "max_recorded_predictions"))
+
+    def _recorded_number(self) -> int:
+        """How many predictions all processes have recorded together."""
+        return sum(gather_object([len(self.recorder)]))
+
+    def _save_learning(self, folder: Path) -> None:
+        """Writes what is needed to go on into a checkpoint: what this process has recorded, and the state."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._is_recording:
+            self.recorder.save(folder / self._recording_name)
+        if self.args.should_save:
+            state = json.dumps(dataclasses.asdict(self.learning), indent=2)
+            (folder / LEARNING_STATE).write_text(state + "\n", encoding="utf-8")
 
     def _resume_recording(self, checkpoint: Path) -> None:
-        """Takes the surrogate, or what has been recorded for it, from a checkpoint."""
-        if (checkpoint / SURROGATE_FOLDER).is_dir():
-            self.surrogate = self._placed(AutoSurrogate.from_pretrained(checkpoint / SURROGATE_FOLDER))
-            self.watched_metric = metric_of(self.surrogate.config.metric)
+        """Takes the surrogate, or what has been recorded for it, from a checkpoint.
+
+        A checkpoint of another Trainer, or of another metric or surrogate, has none: recording starts there.
+        """
+        state, wanted = checkpoint / LEARNING_STATE, self.learning
+        former = LearningState(**json.loads(state.read_text(encoding="utf-8"))) if state.is_file() else None
         recording = checkpoint / self._recording_name
-        if recording.is_file():
-            self.recorder.load(recording)
-        if self.surrogate is None and not any(gather_object([recording.is_file()])):  # all processes go on alike
-            self._first_step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
-            logger.warning(f"{checkpoint} has no surrogate and no recording for one: recording starts now.")
+        found = any(gather_object([recording.is_file()]))  # all processes go on alike
+        if former is not None and (former.surrogate, former.metric) != (wanted.surrogate, wanted.metric):
+            why = f"was trained with surrogate={former.surrogate!r}, metric={former.metric!r}"
+        elif former is None and not found and not (checkpoint / SURROGATE_FOLDER).is_dir():
+            why = "has no surrogate and no recording for one"
+        else:
+            self.learning = former or wanted
+            if (checkpoint / SURROGATE_FOLDER).is_dir():
+                self.surrogate = self._placed(AutoSurrogate.from_pretrained(checkpoint / SURROGATE_FOLDER))
+                self.watched_metric = metric_of(self.surrogate.config.metric)
+            if recording.is_file():
+                self.recorder.load(recording)
+            return
+        wanted.first_step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+        logger.warning(f"{checkpoint} {why}: for {wanted.metric} recording starts now.")
 
     def _find_metric(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
         """Finds out what is to be learned, and watched, from the first batch of a run."""
         if self.metric is None:
             self.metric = self.watched_metric = self._checked_metric(outputs, labels, inputs)
 
-    def _record(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
-        self.recorder.add(outputs, labels, self.state.global_step / max(self.state.max_steps, 1), inputs)
+    def _beside(
+        self, outputs: Any, inputs: Mapping[str, Any]
+    ) -> tuple[float, Mapping[str, Any], dict[str, Any] | None]:
+        """What is recorded of a batch beside outputs and labels: stage, inputs, and what compute_metrics would get."""
+        stage = self.state.global_step / max(self.state.max_steps, 1)
+        return stage, inputs, self._as_evaluated(outputs, inputs) if self._records_evaluation else None
 
     def _decoding(self, kind: type[Surrogate]) -> Any:
         """What decodes the token ids that a surrogate of a kind records, or None if they stand for classes."""
         reads_text = kind.task == "spans" or (kind.task == "tokens" and writes_text(self.model))
-        return self.processing_class if reads_text and hasattr(self.processing_class, "batch_decode") else None
+        return tokenizer_of(self.processing_class, self.data_collator) if reads_text else None
+
+    def _score(self, columns: Mapping[str, torch.Tensor]) -> float:
+        """The metric of recorded predictions, taken as one group."""
+        if isinstance(self.metric, EvaluationMetrics):
+            return self.metric.score_one(*self.metric.columns(columns))
+        return self.metric.compute(*scored(self.recorder.kind, columns, self._decoding(self.recorder.kind)))
 
     def _checked_metric(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> Metric:
         """The metric that is to be learned, tried on the first batch: what fails should fail now.
@@ -179,9 +374,11 @@ class LearnsSurrogate:
         columns = {name: column.detach().cpu() for name, column in columns.items()}
         metric = self._wanted_metric
         if isinstance(metric, str):
-            metric = self._metric_of_key(outputs, columns)
+            metric = self._metric_of_key(outputs, columns, inputs)
         with torch.random.fork_rng(devices=[]):
             self._to_learn(kind, metric)  # of embeddings there is nothing to learn
+        if isinstance(metric, EvaluationMetrics):
+            return metric  # which has been called on this batch
         try:
             metric.compute(*scored(kind, columns, self._decoding(kind)))
         except Exception as error:  # a batch may be too small for it, so this is no more than a sign
@@ -189,47 +386,101 @@ class LearnsSurrogate:
                 raise
             logger.warning(
                 f"The metric {metric.name!r} cannot score the first batch ({error!r}). If it cannot score groups "
-                f"either, the run will stop at step {self.warmup_steps}, where the surrogate is learned."
+                "either, no surrogate of it can be learned."
             )
         return metric
 
-    def _metric_of_key(self, outputs: Any, columns: dict[str, torch.Tensor]) -> Metric:
-        kind = self.recorder.kind
-        if kind.task != "classification":
-            # What is recorded elsewhere is not what compute_metrics takes: ids, not the logits of a vocabulary.
-            return load_metric(self._wanted_metric)
+    def _metric_of_key(self, outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]) -> Metric:
+        """The metric that a word means: the user's own function, if it returns such a key, or one known by name."""
+        own, call = self._own_metric(outputs, columns, inputs)
+        failed = None
+        try:
+            keys = call().keys()
+        except Exception as error:
+            if self.recorder.kind.task == "classification":  # which is reported when it is tried as the metric
+                return own
+            keys, failed = (), error
+        if own.key in keys:
+            self._records_evaluation = isinstance(own, EvaluationMetrics)
+            return own
+        try:
+            metric = load_metric(own.key)
+        except ValueError as unknown:
+            why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
+            if failed is not None:
+                why = f"compute_metrics cannot be called on a training batch: {failed!r}."
+            raise ValueError(f"{why} {unknown}") from failed
+        if failed is not None:
+            self._tell(
+                f"compute_metrics cannot be called on a training batch ({failed!r}): what is learned is the metric "
+                f"that is known by the name {own.key!r}."
+            )
+        return metric
+
+    def _own_metric(self, outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The key of `compute_metrics` as a metric, and a call of that function on the first batch."""
+        better = self._higher_is_better()
+        if self.recorder.kind.task != "classification":
+            own = EvaluationMetrics(self.compute_metrics, self._wanted_metric, higher_is_better=better)
+            return own, lambda: own.results(*own.columns(self._evaluated_batch(outputs, inputs)))
         passed_over = {"loss", *getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", ())}
         own = ComputeMetrics(
             self.compute_metrics,
             self._wanted_metric,
             preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
-            higher_is_better=self._higher_is_better(),
+            higher_is_better=better,
             in_tuple=isinstance(outputs, Mapping) and len(outputs.keys() - passed_over) > 1,
         )
         logits, labels = columns["logits"], columns["labels"]
         counts = labels != IGNORED_LABEL
-        try:
-            keys = own.results(logits[counts].numpy(), labels[counts].numpy()).keys()
-        except Exception:  # which is told of when it is tried as the metric
-            return own
-        if own.key in keys:
-            return own
-        try:
-            return load_metric(self._wanted_metric)
-        except ValueError as unknown:
-            raise ValueError(f"compute_metrics gives {sorted(keys)}, without {own.key!r}. {unknown}") from None
+        return own, lambda: own.results(logits[counts].numpy(), labels[counts].numpy())
+
+    def _evaluated_batch(self, outputs: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What `compute_metrics` would get of a batch, on the host.
+
+        Raises:
+            ValueError: if that cannot be recorded.
+        """
+        found = {name: value.detach().cpu() for name, value in self._as_evaluated(outputs, inputs).items()}
+        if not found:
+            raise ValueError("what the model puts out is not one tensor with a row per example, or a tuple of these")
+        size = sum(value[0].nbytes for value in found.values())
+        most = option(self.args, "max_recorded_predictions")
+        if size * most > MOST_EVALUATION_BYTES:
+            raise ValueError(
+                f"it would get {size / 2**20:.1f} MiB for each example, too much to record {most:,} of them: pass "
+                "preprocess_logits_for_metrics=, such as lambda logits, labels: logits.argmax(-1)"
+            )
+        return found
+
+    def _as_evaluated(self, outputs: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What `compute_metrics` would get of a batch, as columns to record."""
+        ignored = getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", ["past_key_values"])
+        if isinstance(outputs, Mapping):
+            found = tuple(value for name, value in outputs.items() if name not in ("loss", *ignored))
+        else:
+            found = tuple(outputs[1:])
+        labels = tuple(inputs[name] for name in self.label_names)
+        predictions = found[0] if len(found) == 1 else found
+        labels = labels[0] if len(labels) == 1 else labels
+        if getattr(self.args, "predict_with_generate", False):  # it gets ids; here they are of the next tokens
+            predictions = found[0].argmax(-1)
+        elif self.preprocess_logits_for_metrics is not None:
+            predictions = self.preprocess_logits_for_metrics(predictions, labels)
+        return EvaluationMetrics.recorded(predictions, labels)
 
     def _higher_is_better(self) -> bool:
         chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if chosen == self._wanted_metric.removeprefix("eval_") and self.args.greater_is_better is not None:
+        if chosen == self._wanted_metric and self.args.greater_is_better is not None:
             return self.args.greater_is_better
         return not self._wanted_metric.endswith("loss")
 
     def _recorded_everywhere(self) -> datasets.Dataset:
         """What all processes have recorded."""
         parts = [part for part in gather_object([self.recorder.rows() if len(self.recorder) else None]) if part]
-        if not parts:
-            raise ValueError("Nothing has been recorded to learn a surrogate from.")
+        number = sum(len(part["labels"]) for part in parts)
+        if number < FEWEST_PREDICTIONS:
+            raise ValueError(_too_few(number))
         columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
         return recorded_dataset(
             self.recorder.kind,
@@ -240,10 +491,15 @@ class LearnsSurrogate:
         )
 
     @contextlib.contextmanager
-    def _cleared(self, folder: Path) -> Iterator[None]:
-        """Takes a folder away at the end."""
+    def _temporary_folder(self) -> Iterator[Path]:
+        """A new folder in `output_dir`, the same for all processes, that is taken away at the end."""
+        made = None
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            made = tempfile.mkdtemp(prefix="_surrogate-", dir=self.args.output_dir)  # push_to_hub leaves _* out
+        (folder,) = broadcast_object_list([made])
         try:
-            yield
+            yield Path(folder)
         finally:
             if self.is_world_process_zero():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -254,6 +510,18 @@ class LearnsSurrogate:
     @property
     def _recording_name(self) -> str:
         return f"recording_{self.args.process_index}.safetensors"
+
+
+def _too_few(number: int) -> str:
+    return f"{number} predictions are recorded, and {FEWEST_PREDICTIONS} are the fewest to learn from."
+
+
+def _reason(error: Exception) -> str:
+    """Why nothing could be learned, as a sentence; of what a metric of somebody's own raised, with its type."""
+    if isinstance(error, MisalignedSurrogateError):
+        return error.summary
+    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 class _LearningBar(ProgressCallback):
@@ -280,35 +548,32 @@ class SwitchCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         steps = self.trainer.warmup_steps
+        self.trainer._clock = RunClock(state.global_step)
         if self.trainer.recorder is None and state.global_step < steps < state.max_steps:
             self.trainer._tell(f"The model's own loss is the loss until step {steps}, for a warm-up.")
-        if self.trainer.recorder is not None and self.trainer.surrogate is None and steps >= state.max_steps:
+        if self.trainer._is_recording and self.trainer.surrogate is None and steps >= state.max_steps:
             logger.warning(
                 f"No surrogate will be learned: recording predictions takes {steps} steps, and the run has "
                 f"{state.max_steps}. Train for longer, or pass a surrogate that has been learned before."
             )
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
         since = state.global_step - trainer.warmup_steps
+        # What is learned at the last step would train nothing.
+        goes_on = trainer._is_recording and state.global_step < state.max_steps
         if trainer.recorder is None:
             if since == 0:
                 config = trainer.surrogate and trainer.surrogate.config
                 named = "minimum risk" if config is None else config.origin or f"the surrogate for {config.metric}"
                 trainer._tell(f"The warm-up is over: switched at step {state.global_step} to {named}.")
-            return
-        if trainer.surrogate is not None:
-            if trainer._is_recording and since > 0 and since % trainer._refresh_steps == 0:
+        elif trainer.surrogate is not None:
+            since = state.global_step - trainer.learning.switched_at
+            if goes_on and since > 0 and since % trainer._refresh_steps == 0:
                 trainer.refresh_surrogate()
-            return
-        if since < 0:
-            return
-        try:
-            trainer.learn_surrogate()
-        except Exception:
-            trainer._save_checkpoint(model, trial=None)
-            logger.error(
-                f"No surrogate could be learned. The model is safe in {args.output_dir}/checkpoint-{state.global_step}:"
-                " resume from there with another metric, a longer surrogate_warmup or a given surrogate."
-            )
-            raise
+        elif since >= 0 and goes_on:
+            trainer._end_first_stretch()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.trainer._take_surrogate_of(Path(state.best_model_checkpoint))

@@ -9,11 +9,15 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import gather_object
 
+from .metrics.adapters import EvaluationMetrics
 from .metrics.base import IGNORED_LABEL, Metric, add_up
 from .recording import TEXTS, statistics_column
 
 MOST_PREDICTIONS = 2**18
 """How many predictions of a recording are read at most."""
+
+FEWEST_GROUPS = 16
+"""With fewer groups for which the metric is defined there is no rank correlation to speak of."""
 
 
 class PredictionGroups(torch.utils.data.Dataset):
@@ -40,6 +44,11 @@ class PredictionGroups(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def where(self, kept: torch.Tensor) -> "PredictionGroups":
+        """Some of the groups, by `kept` [m] bool."""
+        labels = None if self.labels is None else self.labels[kept]
+        return PredictionGroups(self.columns, self.index[kept], self.scores[kept], labels)
 
     def __getitems__(self, chosen: list[int]) -> dict[str, torch.Tensor]:
         rows = torch.as_tensor(chosen)
@@ -81,7 +90,7 @@ def draw_groups(
     corruption: float = 1.0,
     seed: int = 0,
 ) -> PredictionGroups:
-    """Draws groups whose scores are spread from bad to good.
+    """Draws groups whose scores are spread from bad to good; those for which the metric is undefined are left out.
 
     Each group comes from a stretch of the training of its own, from a narrow one to all of it. Where predictions have
     one label each, it has a share of its labels of its own, between 0 and `corruption`, replaced by random classes.
@@ -91,14 +100,14 @@ def draw_groups(
     Args:
         predictions: as `record_predictions` gives them.
         metric: scores the groups.
-        num_groups: m.
+        num_groups: m, at most.
         group_size: N, two or more.
         corruption: the largest share of labels that is replaced.
         seed: the same seed draws the same groups.
 
     Raises:
-        ValueError: for a group size below 2, fewer predictions than that, labels out of range, or scores that are not
-            finite or the same for all groups, from which nothing can be learned.
+        ValueError: for a group size below 2, fewer predictions than that, labels out of range, or scores that are
+            defined for hardly any group or the same for all, from which nothing can be learned.
     """
     if group_size < 2:
         raise ValueError(
@@ -121,15 +130,16 @@ def draw_groups(
         groups = _corrupted(predictions, metric, index, corruption, generator)
     else:
         groups = _as_recorded(predictions, metric, index)
+    groups = groups.where(groups.scores.isfinite())
     scores = groups.scores
-    if not scores.isfinite().all():
+    if len(groups) < min(FEWEST_GROUPS, num_groups):
         raise ValueError(
-            f"The metric {metric.name!r} is not finite for {int((~scores.isfinite()).sum())} of {num_groups} groups of "
-            f"{group_size}: use larger groups, or a metric that is defined for each of them."
+            f"The metric {metric.name!r} is defined for {len(groups)} of {num_groups} groups of {group_size} only: use "
+            "larger groups, or a metric that is defined for most of them."
         )
     if (scores == scores[0]).all():
         raise ValueError(
-            f"The metric {metric.name!r} is {float(scores[0]):.4g} for all {num_groups} groups of {group_size}, so "
+            f"The metric {metric.name!r} is {float(scores[0]):.4g} for all {len(groups)} groups of {group_size}, so "
             "there is nothing to rank. Check that it reads these predictions, use larger groups, or record predictions "
             "from earlier in training as well."
         )
@@ -164,7 +174,10 @@ def _as_recorded(predictions: datasets.Dataset, metric: Metric, index: torch.Ten
         for name, feature in predictions.features.items()
         if name not in (*TEXTS, "reference", "stage") and not name.startswith("statistics of ")
     }
-    if recorded in names:
+    evaluated = {name: read.pop(name) for name in list(read) if name.startswith(EvaluationMetrics.prefixes)}
+    if isinstance(metric, EvaluationMetrics):
+        scores = metric.score_groups(*metric.columns(evaluated), index)
+    elif recorded in names:
         statistics = torch.tensor(predictions[recorded][:], dtype=torch.float64)
         scores = metric.score(add_up(statistics, index))
     elif texts:

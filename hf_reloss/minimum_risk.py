@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from .metrics import AdditiveMetric, Metric, load_metric
 from .metrics.base import IGNORED_LABEL
 from .metrics.translation import Bleu, SacreBleu
-from .recording import decoded, unwrapped, writes_text
+from .recording import decoded, tokenizer_of, unwrapped, writes_text
 
 PROBE, ANOTHER = "a b c d e f g h", "i j k l m n o p"
 """What a metric's scale is read from: a text against itself and against one with nothing in common."""
@@ -125,7 +125,8 @@ class MinimumRisk:
                 "surrogate='minimum_risk' draws texts from a model that is whole in each process, but FSDP or "
                 "DeepSpeed's ZeRO-3 divides it: use data parallel processes, or another surrogate."
             )
-        if not hasattr(trainer.processing_class, "batch_decode"):
+        self.tokenizer = tokenizer_of(trainer.processing_class, trainer.data_collator)
+        if self.tokenizer is None:
             raise ValueError(
                 "surrogate='minimum_risk' scores texts, so it wants the tokenizer, processing_class=, to decode them, "
                 f"but got {type(trainer.processing_class).__name__}."
@@ -163,8 +164,7 @@ class MinimumRisk:
         distinct = ~(targets[:, :, None] == targets[:, None]).all(-1).tril(-1).any(-1)  # [N, K]
         examples, targets = distinct.nonzero()[:, 0], targets[distinct]
         log_probabilities, outputs = self._log_probabilities(model, prompt, starts[examples], targets, examples)
-        tokenizer = self.trainer.processing_class
-        texts, references = decoded(targets, tokenizer), decoded(labels, tokenizer)
+        texts, references = decoded(targets, self.tokenizer), decoded(labels, self.tokenizer)
         risks = self.risk(texts, [references[example] for example in examples.tolist()]).to(labels.device)
 
         def by_example(values: torch.Tensor, missing: float) -> torch.Tensor:

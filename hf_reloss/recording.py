@@ -37,6 +37,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import find_labels
 
 from .metrics import AdditiveMetric, Metric, load_metric
+from .metrics.adapters import EvaluationMetrics
 from .metrics.base import IGNORED_LABEL
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate
@@ -71,7 +72,7 @@ def record_predictions(
             says, or is the most likely token at each position after the right ones (teacher forcing). Margins are
             always those after the right ones. The column's name says which.
         data_collator, processing_class: as for Trainer. The tokenizer of a model that writes text, or answers with a
-            span of it, is the second.
+            span of it, is the second, or that of a processor.
         batch_size: examples per device and forward pass.
         max_predictions: of a larger data set, so many examples are taken at random.
         stage: the share of its training that the model has behind it, to mix with other recordings.
@@ -94,7 +95,8 @@ def record_predictions(
             "Encoder-decoders can generate what is recorded, since their labels are all that they are to write, but "
             f"this is {type(model).__name__}."
         )
-    if writes and not hasattr(processing_class, "batch_decode"):
+    tokenizer = tokenizer_of(processing_class, data_collator)
+    if writes and tokenizer is None:
         raise ValueError("A model that writes text wants its tokenizer, processing_class=, to decode what it wrote.")
     if writes and isinstance(metric, AdditiveMetric):
         metric.statistics(["a"], ["a"])  # what cannot count should say so before the model has written all
@@ -114,7 +116,7 @@ def record_predictions(
     return recorded_dataset(
         trainer.kind,
         columns | {"stage": torch.full((len(predictions[0]),), float(stage))},
-        tokenizer=processing_class if writes or trainer.kind.task == "spans" else None,
+        tokenizer=tokenizer if writes or trainer.kind.task == "spans" else None,
         written=GENERATED if generate else TEACHER_FORCED,
         metric=metric,
         description=described(model),
@@ -202,6 +204,20 @@ class _PredictingTrainer(Trainer):
         return None, tuple(columns.values()), labels
 
 
+def tokenizer_of(processing_class: Any, data_collator: Any = None) -> Any:
+    """What decodes token ids: a tokenizer, that of a processor or, failing these, of the collator; None without one.
+
+    Args:
+        processing_class, data_collator: of a Trainer.
+    """
+    for holder in (processing_class, data_collator):
+        for found in (holder, *(getattr(holder, name, None) for name in ("tokenizer", "processor"))):
+            found = getattr(found, "tokenizer", found)  # of a processor, which decodes by that
+            if hasattr(found, "batch_decode") and hasattr(found, "pad_token_id"):
+                return found
+    return None
+
+
 def scored(kind: type[Surrogate], columns: Mapping[str, torch.Tensor], tokenizer: Any = None) -> tuple[Any, Any]:
     """What a metric compares of recorded columns: predictions and references, as tensors or, of token ids, texts.
 
@@ -254,7 +270,8 @@ def recorded_dataset(
     stored, features = {}, {}
     for name, column in columns.items():
         if name not in left_out:
-            stored[name], features[name] = _stored(column, counts if column.dim() > 1 else None)
+            ragged = counts is not None and column.dim() > 1 and not name.startswith(EvaluationMetrics.prefixes)
+            stored[name], features[name] = _stored(column, counts if ragged else None)
     compared = scored(kind, columns, tokenizer)
     if tokenizer is not None:
         texts = dict(zip((ANSWERED if kind.task == "spans" else written, "reference"), compared, strict=True))
@@ -335,13 +352,21 @@ class PredictionRecorder(TrainerCallback):
     def __len__(self) -> int:
         return self._count
 
-    def add(self, outputs: Any, labels: torch.Tensor, stage: float, inputs: Mapping[str, Any] | None = None) -> None:
+    def add(
+        self,
+        outputs: Any,
+        labels: torch.Tensor,
+        stage: float,
+        inputs: Mapping[str, Any] | None = None,
+        beside: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         """Takes in a batch; predictions whose labels are all -100 are left out.
 
         Args:
             outputs, labels: of the model, as surrogates read them.
             stage: the share of its training that the model has behind it.
             inputs: what it was given, where a metric is to see texts that are spans of it.
+            beside: further columns [n, ...] to keep.
         """
         index = torch.arange(self._seen, self._seen + len(labels))
         self._seen += len(labels)
@@ -353,7 +378,7 @@ class PredictionRecorder(TrainerCallback):
             return
         self.kind = self.kind or AutoSurrogate.reading(outputs, labels)
         with torch.no_grad():
-            columns = self.kind.recorded(outputs, labels.detach(), inputs or {})
+            columns = self.kind.recorded(outputs, labels.detach(), inputs or {}) | dict(beside or {})
         self._parts.append(
             {"index": index[kept.cpu()]}
             | {name: column.detach()[kept].cpu() for name, column in columns.items()}

@@ -18,8 +18,15 @@ from transformers.trainer_utils import has_length
 from transformers.utils import PushToHubMixin, logging
 
 from .adaptation import AdaptsLoss
-from .arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments, check, option
-from .auto_learning import FEWEST_PREDICTIONS, SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
+from .arguments import (
+    FEWEST_PREDICTIONS,
+    ReLossSeq2SeqTrainingArguments,
+    ReLossTrainingArguments,
+    check,
+    model_share,
+    option,
+)
+from .auto_learning import SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
 from .checkpoints import last_whole_checkpoint
 from .children import launched
 from .controller import LossController
@@ -42,19 +49,23 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     """What makes a Trainer one that trains on a surrogate of the metric.
 
     Everything that the Trainer does it does: accumulation, several processes, mixed precision, evaluation, checkpoints.
-    The loss of a batch is the surrogate's of its predictions, in training and in evaluation; a step's is that of all
-    its examples, in all processes. `loss/surrogate` and `loss/model` are logged apart, and `eval_alignment` says in
-    every evaluation how well the surrogate still ranks as its metric does. What a model puts out as
-    `auxiliary_loss`, a scalar, is added to it: the part of its loss that no surrogate is for, such as that of a length
-    that it predicts.
+    The loss of a batch is the surrogate's of its predictions; a step's is that of all its examples, in all processes.
+    `loss/surrogate` and `loss/model` are logged apart, and `eval_alignment` says in every evaluation how well the loss
+    ranks as its metric does. What a model puts out as `auxiliary_loss`, a scalar, is added to it: the part of its loss
+    that no surrogate is for, such as that of a length that it predicts.
+
+    `eval_loss` is what early stopping, plateau schedulers and scripts that report perplexity take it for: where the
+    loss changes during the run, and for models that write text, it is the model's own loss, and the surrogate's is
+    `eval_loss/surrogate`. With a given surrogate it is that surrogate's.
 
     Args:
         model, args, trainer_options: as for the Trainer; `args` may be `ReLossTrainingArguments` or
             `ReLossSeq2SeqTrainingArguments`. Texts are decoded with the tokenizer, `processing_class`.
         surrogate: the loss. A `Surrogate` (which is frozen), a folder or Hub id of one, or one of these words:
             `"auto"`: the first stretch of a run is on the model's own loss, its predictions are recorded, a surrogate
-            is learned from them, and the rest is trained on that. It is saved in the folder `surrogate` of every
-            checkpoint and of the final model. Each call of `train` learns its own.
+            is learned from them, and the rest is trained on that; see `LearnsSurrogate` for what happens where that
+            fails. It is saved in the folder `surrogate` of every checkpoint and of the final model. Each call of
+            `train` learns its own. A model that writes text keeps half of its own loss (`model_loss_share`).
             `"approximation"`: likewise, but what is learned is a network of sets that regresses the metric, in turn
             with the model (Grabocka et al. 2019): again after every `refresh_steps`, by default as many as the first
             stretch has.
@@ -63,8 +74,9 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
                 training; in evaluation the model's own loss. See `hf_reloss.minimum_risk`.
             The name of a hand-made loss, see `hf_reloss.losses`; those that weigh classes count the labels of
             `train_dataset`.
-        metric: what `"auto"` learns: a key of what `compute_metrics` returns, a name or whatever else `load_metric`
-            takes. Of a name that `compute_metrics` gives too, the user's own function counts. Of `"minimum_risk"`: what
+        metric: what `"auto"` learns: a key of what `compute_metrics` returns (with or without `eval_`), a name or
+            whatever else `load_metric` takes. Of a name that `compute_metrics` gives too, the user's own function
+            counts. Of `"minimum_risk"`: what
             the risk is measured by. Of a given surrogate: the metric that it is watched for, by default its own.
 
     Raises:
@@ -96,6 +108,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         learns = self._approximates or surrogate == "auto"
         adapts = isinstance(surrogate, LossController) or surrogate == "ala"
         draws = surrogate == "minimum_risk"
+        if learns and isinstance(metric, str):
+            metric = metric.removeprefix("eval_")
         check(args, learns, adapts, draws, metric)
         if isinstance(surrogate, str) and surrogate in hand_made_losses(None):
             wants = hand_made_losses(None)[surrogate].wants_frequencies
@@ -114,7 +128,9 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         self.recorder: PredictionRecorder | None = None
         self.metric: Metric | None = None
         self._wanted_metric = metric
-        self._first_step = 0
+        self._has_best_model = False
+        of_text = learns and not self._approximates and writes_text(self.model)
+        self.model_loss_share = model_share(args, by_default=0.5 if of_text else 0.0)
         if learns:
             if self.compute_metrics is None or not isinstance(metric, str):
                 self._wanted_metric = load_metric(metric)
@@ -146,7 +162,13 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         if self.recorder is None:
             return steps
         examples_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return self._first_step + max(steps, math.ceil(FEWEST_PREDICTIONS / examples_per_step))
+        return self.learning.first_step + max(steps, math.ceil(FEWEST_PREDICTIONS / examples_per_step))
+
+    @property
+    def evaluates_own_loss(self) -> bool:
+        """Whether `eval_loss` is the model's own loss: the loss changes during the run, or the model writes text."""
+        changes = self.recorder is not None or self.adaptation is not None or self.minimum_risk is not None
+        return changes or bool(option(self.args, "surrogate_warmup")) or writes_text(self.model)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
         """Trains, as `Trainer.train`. A checkpoint brings its surrogate, or what has been recorded for it, with it.
@@ -155,6 +177,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+        self._has_best_model = False
         if self.recorder is not None:
             self._start_recording()
             if isinstance(resume_from_checkpoint, str | Path):
@@ -181,33 +204,55 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             logger.info(f"Going on with {former.config.origin}, on which {checkpoint} was trained, not {origin}.")
         self.surrogate = self._placed(former)
 
+    def _take_surrogate_of(self, checkpoint: Path) -> None:
+        """After a run has loaded its best checkpoint: the loss is the one on which that model was trained."""
+        self._has_best_model, folder = True, checkpoint / SURROGATE_FOLDER
+        if self.adaptation is not None or (self.recorder is not None and self.surrogate is not None):
+            had_one = self._steps_of_model() > self._switched_at()
+            self.surrogate = self._placed(AutoSurrogate.from_pretrained(folder)) if had_one else None
+        if self._steps_of_model() <= self._switched_at():
+            self._tell(f"The best checkpoint, {checkpoint.name}, is of a model that was trained on its own loss alone.")
+
+    def _steps_of_model(self) -> int:
+        """How many steps the model has been trained for, as it is now."""
+        return self.state.best_global_step if self._has_best_model else self.state.global_step
+
+    def _switched_at(self) -> float:
+        """The step after which the loss is another one than the model's own; infinite if it never was."""
+        if self.recorder is None:
+            return self.warmup_steps
+        return math.inf if self.learning.switched_at is None else self.learning.switched_at
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the model's page, as `Trainer.create_model_card`, which also says on which loss it was trained."""
-        super().create_model_card(*args, **kwargs)
+        history = self.state.log_history
+        self.state.log_history = _even(history)
+        try:
+            super().create_model_card(*args, **kwargs)
+        finally:
+            self.state.log_history = history
         if self.is_world_process_zero():
+            has_switched = self._steps_of_model() > self._switched_at()
             write_loss(
                 self.args.output_dir,
-                self.surrogate,
-                risk=self.minimum_risk and self.minimum_risk.risk.metric.signature,
-                own_share=option(self.args, "model_loss_share"),
+                self.surrogate if has_switched else None,
+                risk=self.minimum_risk.risk.metric.signature if self.minimum_risk and has_switched else None,
+                own_share=self.model_loss_share,
                 of_transformers=isinstance(self.accelerator.unwrap_model(self.model), PushToHubMixin),
             )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = self._labels(inputs)
-        share = option(self.args, "model_loss_share")
+        share = self.model_loss_share
         warming_up = self.recorder is None and self.state.global_step < self.warmup_steps
         draws = self.minimum_risk is not None and model.training
         if warming_up or (self.surrogate is None and not draws):
             share = 1.0
-        withheld = share == 0 and not draws and self.surrogate.task == "tokens"
+        reports_own = not model.training and self.evaluates_own_loss
+        withheld = share == 0 and not draws and not reports_own and self.surrogate.task == "tokens"
         parts, evidence, given = {}, None, inputs
-        if share > 0:
-            # Without num_items_in_batch every loss, compute_loss_func's too, is a mean over the batch.
-            own_loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
-            own_loss = own_loss.mean()  # of DataParallel, one for each device
-            if not own_loss.isfinite() and not counted(labels).any():
-                own_loss = torch.nan_to_num(own_loss) * 0.0  # a mean over nothing
+        if share > 0 or reports_own:
+            own_loss, outputs = self._own_loss(model, inputs, labels)
             own_loss = parts["model"] = self.share[0] * own_loss
         elif draws:
             own_loss = 0.0
@@ -229,13 +274,16 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
                 replaced = replaced + self.share[0] * auxiliary_loss.mean()
             loss = (1 - share) * replaced + share * own_loss
         if not model.training:
-            self._hear(outputs, labels, inputs)
+            if reports_own and "surrogate" in parts:
+                self._note_evaluated(parts["surrogate"], labels)
+            loss = own_loss if reports_own else loss
+            self._keep_evaluated(outputs, labels, inputs)
         else:
             self._watch(loss, parts, evidence)
             if self.recorder is not None:
                 self._find_metric(outputs, labels, inputs)
             if self._is_recording and not self.is_padding:
-                self._record(outputs, labels, inputs)
+                self.recorder.add(outputs, labels, *self._beside(outputs, inputs))
             if given is not inputs:  # with the labels, what hears a model's forward passes has gone without them
                 for callback in self.callback_handler.callbacks:
                     if isinstance(callback, PredictionRecorder):
@@ -243,6 +291,26 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         # Trainer takes the first of other outputs for the loss, which a model trained on a surrogate need not have.
         outputs = outputs if isinstance(outputs, Mapping) else {"logits": output_tensor(outputs, "logits")}
         return (loss, outputs) if return_outputs else loss
+
+    def _own_loss(self, model: nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """The model's own loss, or that of `compute_loss_func`: a mean over what counts in the batch; and its outputs.
+
+        Raises:
+            ValueError: for a model that puts out no loss.
+        """
+        # A compute_loss_func that divides by the number of items gives a mean, too; a model gives one without it.
+        items = counted(labels).sum() if self.compute_loss_func is not None else None
+        loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True, num_items_in_batch=items)
+        if loss.numel() > 1 and self.args.n_gpu <= 1:
+            raise ValueError(
+                f"{type(unwrapped(model)).__name__} puts out no loss of its own: what comes first in its outputs has "
+                f"the shape {list(loss.shape)}. Return the loss first, or as 'loss' in a dict, where labels are given; "
+                "or pass compute_loss_func=; or train on a given surrogate from the start, which needs no such loss."
+            )
+        loss = loss.mean()  # of DataParallel, one for each device
+        if not loss.isfinite() and not counted(labels).any():
+            loss = torch.nan_to_num(loss) * 0.0  # a mean over nothing
+        return loss, outputs
 
     def _evidence(self, model: nn.Module, outputs: Any, labels: torch.Tensor) -> Evidence:
         """What the surrogate sees; in training, one of groups sees the micro-batch of all processes."""
@@ -294,9 +362,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     def _save_rng_state(self, output_dir: str) -> None:
         # As random states, what each process has recorded is needed to go on as if nothing had happened.
         super()._save_rng_state(output_dir)
-        if self._is_recording:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            self.recorder.save(Path(output_dir) / self._recording_name)
+        if self.recorder is not None:
+            self._save_learning(Path(output_dir))
         if self.adaptation is not None and self.args.should_save:
             self.adaptation.save(Path(output_dir))
         self.accelerator.wait_for_everyone()  # after this a checkpoint counts as whole
@@ -340,6 +407,12 @@ class ReLossSeq2SeqTrainer(_SurrogateLoss, Seq2SeqTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach().mean()
         return loss, generated, labels
+
+
+def _even(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The log with the same keys in each evaluation, as the table of a page wants it."""
+    keys = dict.fromkeys(key for entry in log_history if "eval_loss" in entry for key in entry)
+    return [{key: entry.get(key, "No log") for key in keys} if "eval_loss" in entry else entry for entry in log_history]
 
 
 def _training_labels(dataset: Any, names: list[str] | None) -> torch.Tensor | None:

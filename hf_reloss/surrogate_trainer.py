@@ -32,7 +32,15 @@ SHOWN_GROUPS = 256
 
 
 class MisalignedSurrogateError(RuntimeError):
-    """A surrogate that does not rank as its metric does, and would lead a model astray."""
+    """A surrogate that does not rank as its metric does, and would lead a model astray.
+
+    Attributes:
+        summary: how well it ranks, without advice.
+    """
+
+    def __init__(self, summary: str, advice: str = ""):
+        super().__init__(f"{summary} {advice}".strip())
+        self.summary = summary
 
 
 @dataclass
@@ -183,10 +191,10 @@ class SurrogateTrainer(Trainer):
         if not learned >= self.args.min_alignment:
             raise MisalignedSurrogateError(
                 f"The surrogate's alignment with {self.metric.name} on held-out groups is {learned:.3f} "
-                f"({usual.replace('_', ' ')}: {reference:.3f}), below min_alignment={self.args.min_alignment}: a model "
-                "trained on it would not get better at the metric. Record predictions from early and late in training, "
-                "raise group_size or num_groups, train for more epochs, or use the default architecture, whose sign "
-                "cannot be wrong."
+                f"({usual.replace('_', ' ')}: {reference:.3f}), below {self.args.min_alignment}: a model trained on it "
+                "would not get better at the metric.",
+                "Record predictions from early and late in training, raise group_size or num_groups, train for more "
+                "epochs, or use the default architecture, whose sign cannot be wrong. (The bar is min_alignment.)",
             )
         return result
 

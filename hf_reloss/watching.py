@@ -10,12 +10,14 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from .arguments import SURROGATE_LOSS
 from .groups import draw_groups
 from .losses.base import HandMadeLoss
 from .metrics import Metric
 from .ranking import spearman
 from .recording import PredictionRecorder, joined, recorded_dataset
 from .surrogates.base import Surrogate
+from .surrogates.config import SurrogateConfig
 from .surrogates.network import Evidence
 
 logger = logging.get_logger(__name__)
@@ -32,15 +34,17 @@ DRIFTED = 0.5
 
 class WatchesRun:
     """The part of a Trainer that logs `loss/surrogate` and `loss/model`, stops a run that has diverged, and measures
-    `eval_alignment`: Spearman's rank correlation, over groups of the predictions of an evaluation, of the negated
-    surrogate with its metric.
+    `eval_alignment`: Spearman's rank correlation, over groups of the predictions of an evaluation, of the negated loss
+    with the metric. The loss is the surrogate or, as long as one is still to be learned, the task's usual loss.
 
     Attributes:
-        surrogate: the loss.
-        watched_metric: what it is to be aligned with; None if that is not known.
+        surrogate: the loss; None for the model's own.
+        recorder: of the predictions to learn from; None with a given surrogate.
+        watched_metric: what the loss is to be aligned with; None if that is not known.
     """
 
     surrogate: Surrogate | None
+    recorder: PredictionRecorder | None
     watched_metric: Metric | None = None
 
     def _tell(self, event: str) -> None:
@@ -100,61 +104,89 @@ class WatchesRun:
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
-        watches = self.surrogate is not None and self.watched_metric is not None
+        watches = self.recorder is not None or (self.surrogate is not None and self.watched_metric is not None)
         most = MOST_PREDICTIONS // self.args.world_size
-        self._heard = heard = PredictionRecorder(most) if watches and most > 1 else None
-        if heard is not None:
-            heard.kind = type(self.surrogate)  # logits may be meant as embeddings
+        self._evaluated_predictions = seen = PredictionRecorder(most) if watches and most > 1 else None
+        if seen is not None:
+            # Logits may be meant as embeddings.
+            seen.kind = type(self.surrogate) if self.surrogate is not None else self.recorder.kind
+        self._evaluated_losses: list[torch.Tensor] = []
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
-            self._heard = None
-        if heard is not None:
-            alignment = self._alignment(heard)
-            if alignment is not None:
-                output.metrics[f"{metric_key_prefix}_alignment"] = alignment
+            losses, self._evaluated_losses = self._evaluated_losses, []
+            self._evaluated_predictions = None
+        if losses:
+            output.metrics[f"{metric_key_prefix}_{SURROGATE_LOSS}"] = torch.cat(losses).mean().item()
+        alignment = None
+        try:
+            alignment = None if seen is None else self._alignment(seen, self.surrogate)
+        except Exception as error:  # also of a metric that is somebody's own: an evaluation is not lost to this
+            logger.warning(f"The alignment with {self.watched_metric.name} could not be measured: {error!r}")
+        if alignment is None and (self.args.metric_for_best_model or "").removeprefix("eval_") == "alignment":
+            alignment = 0.0  # a checkpoint is chosen by it, so it must not be missing
+        if alignment is not None:
+            output.metrics[f"{metric_key_prefix}_alignment"] = alignment
         return output
 
-    def _hear(self, outputs: Any, labels: torch.Tensor, inputs: dict[str, Any]) -> None:
-        """Takes in a batch of an evaluation."""
-        heard = getattr(self, "_heard", None)
-        if heard is None:
+    def _note_evaluated(self, loss: torch.Tensor, labels: torch.Tensor) -> None:
+        """Takes note of the surrogate's loss of a batch of an evaluation, as Trainer does of the loss."""
+        self._evaluated_losses.append(self.accelerator.gather_for_metrics(loss.detach().repeat(len(labels))).cpu())
+
+    def _keep_evaluated(self, outputs: Any, labels: torch.Tensor, inputs: dict[str, Any]) -> None:
+        """Keeps the predictions of a batch of an evaluation, to measure the alignment on."""
+        seen = getattr(self, "_evaluated_predictions", None)
+        if seen is None:
             return
-        first = not len(heard)
+        if self.recorder is not None:
+            self._find_metric(outputs, labels, inputs)
+        first = not len(seen)
         try:
-            heard.add(outputs, labels, self.state.global_step / max(self.state.max_steps, 1), inputs)
+            seen.add(outputs, labels, *self._beside(outputs, inputs))
         except ValueError as error:  # such as of answers without the text that they are of
-            self._heard = None
+            self._evaluated_predictions = None
             logger.warning(f"The alignment with {self.watched_metric.name} is not measured: {error}")
             return
-        if first and len(heard):
-            size = sum(column[0].nbytes for column in heard.rows().values())
-            heard.max_predictions = max(2, min(heard.max_predictions, MOST_BYTES // self.args.world_size // size))
+        if first and len(seen):
+            size = sum(column[0].nbytes for column in seen.rows().values())
+            seen.max_predictions = max(2, min(seen.max_predictions, MOST_BYTES // self.args.world_size // size))
 
-    def _alignment(self, heard: PredictionRecorder) -> float | None:
-        """The alignment over groups of what was heard in all processes; None if it cannot be measured."""
-        parts = [part for part in gather_object([heard.rows() if len(heard) else None]) if part is not None]
+    def _alignment(self, seen: PredictionRecorder, surrogate: Surrogate | None) -> float | None:
+        """Spearman's correlation of a negated loss with the metric, over groups of what all processes have seen.
+
+        Args:
+            seen: predictions.
+            surrogate: the loss; None for the one that the task is usually trained on.
+
+        Returns:
+            None for too few predictions.
+
+        Raises:
+            ValueError: if they cannot be ranked; and what a metric of somebody's own raises.
+        """
+        parts = [part for part in gather_object([seen.rows() if len(seen) else None]) if part is not None]
         number = sum(len(part["labels"]) for part in parts)
         if number < FEWEST_PREDICTIONS:
             return None
         columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
-        kind, metric, surrogate = type(self.surrogate), self.watched_metric, self.surrogate
-        try:
-            predictions = recorded_dataset(kind, columns, tokenizer=self._decoding(kind), metric=metric)
-            size = min(LARGEST_GROUP, max(2, number // 10))
-            groups = draw_groups(predictions, metric, num_groups=NUM_GROUPS, group_size=size)
-        except Exception as error:  # also of a metric that is somebody's own: an evaluation is not lost to this
-            logger.warning(f"The alignment with {metric.name} could not be measured: {error!r}")
-            return None
+        kind, metric = seen.kind, self.watched_metric
+        predictions = recorded_dataset(kind, columns, tokenizer=self._decoding(kind), metric=metric)
+        size = min(LARGEST_GROUP, max(2, number // 10))
+        groups = draw_groups(predictions, metric, num_groups=NUM_GROUPS, group_size=size)
+        reader = self._placed(kind(SurrogateConfig(task=kind.task))) if surrogate is None else surrogate
         losses = []
         with torch.no_grad():
-            for first in range(0, NUM_GROUPS, 32):
-                batch = groups.__getitems__(list(range(first, min(first + 32, NUM_GROUPS))))
+            for first in range(0, len(groups), 32):
+                batch = groups.__getitems__(list(range(first, min(first + 32, len(groups)))))
                 batch = {name: column.to(self.args.device) for name, column in batch.items()}
-                losses.append(surrogate(surrogate.evidence(batch, batch["labels"])).cpu())
+                evidence = reader.evidence(batch, batch["labels"])
+                if surrogate is None:
+                    losses.append(reader.network.mean(reader.original_losses(evidence), evidence.counts).cpu())
+                else:
+                    losses.append(surrogate(evidence).cpu())
         alignment = spearman(-torch.cat(losses).double(), groups.scores.double()).item()
         # Elsewhere no labels are replaced, so the groups of one evaluation differ by chance alone.
-        learned = not isinstance(surrogate.network, HandMadeLoss)
+        learned = surrogate is not None and not isinstance(surrogate.network, HandMadeLoss)
         if kind.task == "classification" and learned and alignment < DRIFTED:
             logger.warning(
                 f"The surrogate's rank correlation with {metric.name} is {alignment:.3f} on these predictions: it has "

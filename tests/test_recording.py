@@ -302,7 +302,7 @@ def test_what_cannot_be_recorded_says_so(translator):
 
     model, tokenizer, rows, collator = translator
     with pytest.raises(ValueError, match="its tokenizer"):
-        record_predictions(model, rows, data_collator=collator)
+        record_predictions(model, rows, data_collator=lambda features: collator(features))
     decoder = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(ValueError, match="but this is GPT2LMHeadModel"):
         record_predictions(decoder, rows, generate=True, processing_class=tokenizer)

@@ -251,10 +251,11 @@ def test_a_surrogate_is_loaded_from_its_folder(tmp_path):
         (
             {
                 "surrogate": "auto", "metric": "accuracy", "load_best_model_at_end": True,
-                "save_strategy": "epoch", "eval_strategy": "epoch",
+                "save_strategy": "epoch", "eval_strategy": "epoch", "metric_for_best_model": "loss/surrogate",
             },
-            "set metric_for_best_model",
+            "a surrogate that stays what it is",
         ),
+        ({"surrogate": "auto", "metric": "accuracy", "max_recorded_predictions": 200}, "320 or more"),
     ],
 )  # fmt: skip
 def test_bad_arguments_say_what_is_wanted(tmp_path, options, message):

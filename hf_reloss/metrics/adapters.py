@@ -3,10 +3,11 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
 from .base import GroupwiseMetric
@@ -130,6 +131,51 @@ class ComputeMetrics(GroupwiseMetric):
             tensors = (torch.from_numpy(logits),) if self.in_tuple else torch.from_numpy(logits)
             predictions = np.asarray(self.preprocess(tensors, torch.from_numpy(labels)))
         results = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels))
+        return {key.removeprefix("eval_"): value for key, value in results.items()}
+
+
+class EvaluationMetrics(ComputeMetrics):
+    """A Trainer's `compute_metrics` on what Trainer hands over in an evaluation, whatever the task.
+
+    Predictions are recorded as Trainer gives them to `compute_metrics` (after `preprocess_logits_for_metrics`), and so
+    are the labels: one array each, or a tuple of several.
+    """
+
+    prefixes: ClassVar[tuple[str, str]] = ("evaluation predictions", "evaluation labels")
+    """How the names of the recorded columns begin; a number follows."""
+
+    @classmethod
+    def recorded(cls, predictions: Any, labels: Any) -> dict[str, torch.Tensor]:
+        """The columns [n, ...] to record of a batch, or none if they are no tensors of one row per example.
+
+        Args:
+            predictions, labels: a tensor or a tuple of tensors each, as Trainer has them in an evaluation.
+        """
+        found = {}
+        for prefix, values in zip(cls.prefixes, (predictions, labels), strict=True):
+            for place, value in enumerate(values if isinstance(values, tuple) else (values,)):
+                found[f"{prefix} {place}"] = value
+        rows = [len(value) if torch.is_tensor(value) and value.dim() else -1 for value in found.values()]
+        return found if rows[0] >= 0 and len(set(rows)) == 1 else {}
+
+    def columns(self, recorded: Mapping[str, torch.Tensor]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Predictions and labels, arrays [n, ...] each, of recorded columns."""
+        predictions, labels = (
+            [column.numpy() for name, column in recorded.items() if name.startswith(prefix)] for prefix in self.prefixes
+        )
+        return predictions, labels
+
+    def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
+        scores = []
+        for rows in tqdm(index.numpy(), f"scoring {self.name}", disable=len(index) < 64, leave=False, unit="group"):
+            group = ([array[rows] for array in arrays] for arrays in (predictions, references))
+            scores.append(self.score_one(*group))
+        return torch.tensor(scores, dtype=torch.float64)
+
+    def results(self, predictions: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, float]:
+        """All that `compute_metrics` returns for arrays [N, ...], without the prefix `eval_`."""
+        handed = (arrays[0] if len(arrays) == 1 else tuple(arrays) for arrays in (predictions, labels))
+        results = self.compute_metrics(EvalPrediction(*handed))
         return {key.removeprefix("eval_"): value for key, value in results.items()}
 
 

@@ -92,6 +92,11 @@ class Surrogate(PreTrainedModel):
         """
         raise NotImplementedError
 
+    @classmethod
+    def has_soft_metric(cls, metric: Metric) -> bool:
+        """Whether `for_metric` gives the soft form of the very metric, which serves as a loss with nothing learned."""
+        raise NotImplementedError
+
     def example(self) -> tuple[str, str]:
         """Made-up outputs of a model and labels for them, as code with torch, to show how it is used."""
         raise NotImplementedError

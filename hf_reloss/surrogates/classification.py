@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from packaging.version import Version
 from torch import nn
 
 from ..metrics import Metric, load_metric
@@ -34,7 +35,7 @@ class MarginNetwork(SurrogateNetwork):
     def __init__(self, config: SurrogateConfig):
         super().__init__()
         self.pull = _checked_share(config.scale_weight)
-        self.spline = MonotoneSpline(config.num_knots, config.knot_range)
+        self.spline = MonotoneSpline(config.num_knots, config.knot_range, trust_region=config.trust_region)
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         of_margin = self.curve(label_margin(evidence.outputs, evidence.labels))
@@ -80,8 +81,11 @@ class CountNetwork(SurrogateNetwork):
         self.pull = _checked_share(config.scale_weight)
         # Half of the probability stays half: with an offset, learning took soft hits to where all are small, in which
         # their ratios rank well, and a model that was trained on them lost all it had.
-        self.spline = MonotoneSpline(config.num_knots, config.knot_range, anchored=True)
-        self.metrics = [load_metric(name, **options) for name, options in (config.scores or {}).items()]
+        self.spline = MonotoneSpline(
+            config.num_knots, config.knot_range, anchored=True, trust_region=config.trust_region
+        )
+        # In the order of their names, in which a configuration is saved: the weights of the mixture go by it.
+        self.metrics = [load_metric(name, **options) for name, options in sorted((config.scores or {}).items())]
         if not self.metrics:
             raise ValueError(
                 "The architecture 'counts' wants scores: the metrics whose soft twins it mixes, such as "
@@ -109,6 +113,22 @@ class CountNetwork(SurrogateNetwork):
 
     def curve(self, margin: torch.Tensor) -> torch.Tensor:
         return F.softplus(-self.spline(margin))
+
+    def adopt(self, version: Version) -> None:
+        """Of more than one score, 0.1 saved the weights in the order in which they were given, and lost that order."""
+        if version >= Version("0.2.0") or len(self.metrics) < 2:
+            return
+        if {metric.name: metric for metric in self.metrics} != {
+            name: load_metric(name, **options) for name, options in GENERAL_SCORES.items()
+        }:
+            raise ValueError(
+                f"It was saved by hf_reloss {version}, which lost the order of its {len(self.metrics)} scores "
+                f"({', '.join(metric.name for metric in self.metrics)}), and with it which weight belongs to which: "
+                "learn it again."
+            )
+        given = list(GENERAL_SCORES)
+        with torch.no_grad():
+            self.mixture.weights.copy_(self.mixture.weights[[given.index(metric.name) for metric in self.metrics]])
 
     def learned(self) -> dict[str, str]:
         weights = self.mixture.weights.softmax(-1).tolist()
@@ -274,6 +294,10 @@ class SurrogateForClassification(Surrogate):
         known = isinstance(metric, CountMetric)
         scores = {metric.name: metric.options} if known else GENERAL_SCORES
         return cls(SurrogateConfig(**{"architecture": "counts", "scores": scores} | options))
+
+    @classmethod
+    def has_soft_metric(cls, metric: Metric) -> bool:
+        return metric.name in ("accuracy", "top_k_accuracy") or isinstance(metric, CountMetric)
 
 
 def at_rest(evidence: Evidence, pull: float) -> Evidence:

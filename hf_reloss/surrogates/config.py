@@ -23,6 +23,8 @@ class SurrogateConfig(PreTrainedConfig):
             as `load_metric` takes them; of `"hits"`: `"pck"` or `"oks"` with its options.
         num_knots: of `"margin"`, `"counts"`, `"overlap"` and `"hits"`: intervals of the learned monotone spline.
         knot_range: of the same: the spline bends at margins between -knot_range and knot_range.
+        trust_region: of the same: whether the spline is learned above 0 only. Below, where a prediction is wrong, the
+            curve stays that of the soft metric, so that what is learned never lets go of wrong predictions.
         scale_weight: of `"margin"`, `"counts"` and `"overlap"`: the pull on the scale of the logits. For the first
             two it lies between 0 and 1: as much of the probability as label smoothing of that size would take from the
             label.
@@ -50,6 +52,7 @@ class SurrogateConfig(PreTrainedConfig):
     scores: dict[str, dict[str, Any]] | None = None
     num_knots: int = 16
     knot_range: float = 4.0
+    trust_region: bool = False
     scale_weight: float = 0.1
     max_order: int = 4
     reach: int = 0
@@ -66,13 +69,17 @@ class SurrogateConfig(PreTrainedConfig):
     hf_reloss_version: str | None = None
 
     @property
+    def version(self) -> Version:
+        """Of the package that saved it; this one's if it was not saved, or by none that is known."""
+        try:
+            return Version(self.hf_reloss_version or __version__)
+        except InvalidVersion:
+            return Version(__version__)
+
+    @property
     def advice(self) -> str:
         """What may help where something in it is not known here: a newer version, if one saved it; else nothing."""
-        try:
-            newer = Version(self.hf_reloss_version or "0") > Version(__version__)
-        except InvalidVersion:
-            newer = False
-        if not newer:
+        if self.version <= Version(__version__):
             return ""
         return (
             f" It was saved by hf_reloss {self.hf_reloss_version}, and this is {__version__}: pip install --upgrade "

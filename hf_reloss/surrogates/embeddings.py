@@ -84,6 +84,10 @@ class SurrogateForEmbeddings(Surrogate):
             "them that is adapted to the metric, AdaptiveLossTrainer(..., loss='triplet')."
         )
 
+    @classmethod
+    def has_soft_metric(cls, metric: Metric) -> bool:
+        return False
+
 
 def embeddings_of(outputs: Any) -> torch.Tensor:
     """The embeddings [..., N, D] that a model puts out, by their names or, of a tuple, the first tensor."""

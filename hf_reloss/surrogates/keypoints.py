@@ -66,7 +66,7 @@ class HitNetwork(SurrogateNetwork):
             raise ValueError(f"'hits' wants as scores one of 'pck' and 'oks' with its options, but got {name!r}.")
         self.sigma, self.anchor = config.sigma, config.anchor
         self.log_falls = nn.Parameter(torch.zeros(self.stretches))
-        self.spline = MonotoneSpline(config.num_knots, config.knot_range)
+        self.spline = MonotoneSpline(config.num_knots, config.knot_range, trust_region=config.trust_region)
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         points = evidence.labels[..., :2]
@@ -217,6 +217,10 @@ class SurrogateForKeypoints(Surrogate):
         metric = load_metric(metric)
         scores = {metric.name: metric.options} if isinstance(metric, PCK | OKS) else DEFAULT_SCORES
         return cls(SurrogateConfig(**{"task": cls.task, "scores": scores} | options))
+
+    @classmethod
+    def has_soft_metric(cls, metric: Metric) -> bool:
+        return isinstance(metric, PCK | OKS)
 
 
 def _read(outputs: Any, labels: torch.Tensor) -> Evidence:

@@ -17,14 +17,17 @@ class MonotoneSpline(nn.Module):
         intervals: how many slopes are learned.
         knot_range: the knots lie between -knot_range and knot_range.
         anchored: whether 0 stays 0; otherwise an offset is learned.
+        trust_region: whether it stays the identity below 0, where a prediction is wrong, whatever is learned above;
+            0 stays 0 then, too.
     """
 
-    def __init__(self, intervals: int, knot_range: float, anchored: bool = False):
+    def __init__(self, intervals: int, knot_range: float, anchored: bool = False, trust_region: bool = False):
         super().__init__()
         if intervals < 3 or knot_range <= 0:
             raise ValueError(f"A spline wants 3 intervals or more and a range > 0, got {intervals} and {knot_range}.")
         self.log_slopes = nn.Parameter(torch.zeros(intervals))
-        self.offset = None if anchored else nn.Parameter(torch.zeros(()))
+        self.offset = None if anchored or trust_region else nn.Parameter(torch.zeros(()))
+        self.trust_region = trust_region
         self.register_buffer("knots", torch.linspace(-knot_range, knot_range, intervals - 1))
         self.sharpness = (intervals - 2) / knot_range  # passages are half as wide as the intervals between the knots
 
@@ -34,13 +37,16 @@ class MonotoneSpline(nn.Module):
         changes = slopes.diff() / self.sharpness
         bends = F.softplus(self._passages(x)) @ changes
         if self.offset is None:
-            return slopes[0] * x + bends - F.softplus(self._passages(torch.zeros_like(self.knots[0]))) @ changes
-        return slopes[0] * x + bends + self.offset
+            learned = slopes[0] * x + bends - F.softplus(self._passages(torch.zeros_like(self.knots[0]))) @ changes
+        else:
+            learned = slopes[0] * x + bends + self.offset
+        return learned.where(x >= 0, x) if self.trust_region else learned
 
     def slope(self, x: torch.Tensor) -> torch.Tensor:
         """The derivative [...] at [...], above 0."""
         slopes = self.log_slopes.exp()
-        return slopes[0] + torch.sigmoid(self._passages(x)) @ slopes.diff()
+        learned = slopes[0] + torch.sigmoid(self._passages(x)) @ slopes.diff()
+        return learned.where(x >= 0, 1.0) if self.trust_region else learned
 
     def _passages(self, x: torch.Tensor) -> torch.Tensor:
         """How far [..., knots] each x lies beyond each knot, in widths of a passage."""

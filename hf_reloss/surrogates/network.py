@@ -3,6 +3,7 @@
 from typing import ClassVar, NamedTuple
 
 import torch
+from packaging.version import Version
 from torch import nn
 from torch.func import functional_call
 
@@ -95,6 +96,13 @@ class SurrogateNetwork(nn.Module):
         Used as a loss, it reads the evidence as it is.
         """
         return evidence
+
+    def adopt(self, version: Version) -> None:
+        """Turns weights that an older version of this package saved, and that were just loaded, into today's.
+
+        Raises:
+            ValueError: if what they meant cannot be known any more.
+        """
 
     curve_of: ClassVar[str | None] = "margin"
     """What `curve` is a function of: a margin, the probability of the label; or None, if there is no such curve."""

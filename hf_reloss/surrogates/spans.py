@@ -49,7 +49,7 @@ class OverlapNetwork(SurrogateNetwork):
         if config.credit not in ("f1", "exact"):
             raise ValueError(f"'overlap' wants the credit 'f1' or 'exact', but got {config.credit!r}.")
         self.pull = config.scale_weight
-        self.spline = MonotoneSpline(config.num_knots, config.knot_range)
+        self.spline = MonotoneSpline(config.num_knots, config.knot_range, trust_region=config.trust_region)
         self.log_power = nn.Parameter(torch.zeros(())) if config.credit == "f1" else None
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
@@ -164,6 +164,10 @@ class SurrogateForSpans(Surrogate):
         """
         exact = "exact" in load_metric(metric).name
         return cls(SurrogateConfig(**{"task": cls.task, "credit": "exact" if exact else "f1"} | options))
+
+    @classmethod
+    def has_soft_metric(cls, metric: Metric) -> bool:
+        return metric.name.rpartition("_")[2] in ("f1", "exact", "match")
 
 
 def best_spans(start: torch.Tensor, end: torch.Tensor, max_answer_length: int) -> tuple[torch.Tensor, torch.Tensor]:

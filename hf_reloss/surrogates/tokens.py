@@ -50,7 +50,9 @@ class NgramNetwork(SurrogateNetwork):
             )
         self.max_order, self.over_sentences = config.max_order, config.level == "sentence"
         # Half of the probability stays half, as in the network of counts.
-        self.spline = MonotoneSpline(config.num_knots, config.knot_range, anchored=True)
+        self.spline = MonotoneSpline(
+            config.num_knots, config.knot_range, anchored=True, trust_region=config.trust_region
+        )
         self.order_weights = nn.Parameter(torch.zeros(config.max_order))
         self.shift_weights = nn.Parameter(torch.zeros(2 * config.reach))
 
@@ -217,16 +219,25 @@ class SurrogateForTokens(Surrogate):
         all tokens at once wants `reach=4`; one that is given those before must not be paid for the next but one.
         """
         metric = load_metric(metric)
-        structure = {"max_order": 4, "level": "group"}
-        if metric.name in ("bleu", "sacrebleu"):
-            structure["max_order"] = getattr(metric, "max_order", 4)
-        elif metric.name.startswith("rouge"):
-            structure = {"max_order": 1 if metric.name == "rouge1" else 2, "level": "sentence"}
-        elif metric.name in ("accuracy", "f1", "precision", "recall", "wer", "cer"):
-            structure["max_order"] = 1
-        elif metric.name.startswith("seqeval"):
-            structure["max_order"] = 2
+        structure = _structure(metric) or {"max_order": 4, "level": "group"}
         return cls(SurrogateConfig(task=cls.task, **structure | options))
+
+    @classmethod
+    def has_soft_metric(cls, metric: Metric) -> bool:
+        return _structure(metric) is not None
+
+
+def _structure(metric: Metric) -> dict[str, Any] | None:
+    """The n-grams whose soft precision is the soft form of a metric, as options; None if there are none for it."""
+    if metric.name in ("bleu", "sacrebleu"):
+        return {"max_order": getattr(metric, "max_order", 4), "level": "group"}
+    if metric.name.startswith("rouge"):
+        return {"max_order": 1 if metric.name == "rouge1" else 2, "level": "sentence"}
+    if metric.name in ("accuracy", "f1", "precision", "recall", "wer", "cer"):
+        return {"max_order": 1, "level": "group"}
+    if metric.name.startswith(("seqeval", "overall_")):  # as seqeval's keys are called in evaluate
+        return {"max_order": 2, "level": "group"}
+    return None
 
 
 def next_token_labels(labels: torch.Tensor) -> torch.Tensor:
