@@ -173,6 +173,7 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
     if not labels or any(each is None for each in labels):
         return None
     labels = labels[0] if len(labels) == 1 else torch.stack(labels, dim=-1)
+    labels = labels if labels.is_floating_point() else labels.long()
     model = unwrapped(model)
     if labels.dim() == 2 and writes_text(model) and not model.config.is_encoder_decoder:
         return next_token_labels(labels)

@@ -64,7 +64,7 @@ def class_frequencies(name: str, labels: torch.Tensor | Sequence[int] | None) ->
     """The share of each class, [C], among labels [n], for the loss of a name."""
     if labels is None:
         raise ValueError(f"The loss {name!r} weighs classes by how frequent they are: pass it the labels= trained on.")
-    labels = torch.as_tensor(labels)
+    labels = torch.as_tensor(labels).long()  # of two classes they may be True and False
     counts = torch.bincount(labels[labels >= 0])
     if len(counts) < 2 or not counts.all():
         missing = (counts == 0).nonzero().flatten().tolist()

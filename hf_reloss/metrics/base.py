@@ -102,6 +102,8 @@ class Metric(abc.ABC):
         """
         predictions, references = numbers(predictions, self.name), numbers(references, self.name)
         same_length(self.name, predictions, references)
+        if not references.is_floating_point():
+            references = references.long()  # -100 is none of the numbers of an unsigned type
         return self.decide(predictions), references.to(predictions.device)
 
     def check_against(self, module: Any, predictions: Any, references: Any) -> float:

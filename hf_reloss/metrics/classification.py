@@ -102,9 +102,10 @@ class TopKAccuracy(Accuracy):
         return predictions.shape[:-1]
 
     def _right(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        label = references.clamp(min=0)[..., None]
-        if label.numel() and label.max() >= predictions.shape[-1]:
-            raise ValueError(f"{self.name}: a reference is {label.max()}, of {predictions.shape[-1]} classes.")
+        label = references.masked_fill(references == IGNORED_LABEL, 0)[..., None]
+        wrong = (label < 0) | (label >= predictions.shape[-1])
+        if wrong.any():
+            raise ValueError(f"{self.name}: a reference is {label[wrong][0]}, of {predictions.shape[-1]} classes.")
         logit = predictions.gather(-1, label)
         later = torch.arange(predictions.shape[-1], device=label.device) > label
         ahead = (predictions > logit) | ((predictions == logit) & later)

@@ -323,13 +323,14 @@ def output_tensor(outputs: Any, name: str, index: int = 0) -> torch.Tensor:
 
 
 def counted(labels: torch.Tensor, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels with -100 replaced by 0, and which of them count.
+    """Labels of any integer type as int64 with -100 replaced by 0, and which of them count.
 
     Raises:
         ValueError: for labels that are no integers or out of range.
     """
     if labels.is_floating_point():
         raise ValueError(f"The surrogate wants integer labels, class indices, but these are {labels.dtype}.")
+    labels = labels.long()  # first: compared with a short type, numbers out of its range wrap around
     counts = labels != IGNORED_LABEL
     wrong = counts & ((labels < 0) | (labels >= num_labels))
     if wrong.any():

@@ -101,12 +101,15 @@ class CountNetwork(SurrogateNetwork):
         soft = torch.sigmoid(self.spline(class_margins(evidence.outputs))) * counts
         due = F.one_hot(evidence.labels, soft.shape[-1]) * counts
         # A class that is not due takes no part: it has no right ones that could become more.
-        predicted = soft.sum(-2) * (due.sum(-2) > 0)
+        # Of a ratio to next to nothing the second derivatives have no bound.
+        predicted = (soft.sum(-2) + 1e-9) * (due.sum(-2) > 0)
         sums = torch.cat([(soft * due).sum(-2), predicted, due.sum(-2)], dim=-1)
         scores = []
         for metric in self.metrics:
             parts, weights = metric.parts(sums)
-            scores.append((((parts - metric.zero_point) / (1 - metric.zero_point)).clamp(min=0), weights))
+            defined = parts.isfinite()  # of one class alone, there is no recall beyond guessing
+            parts = ((parts - metric.zero_point) / (1 - metric.zero_point)).clamp(min=0)
+            scores.append((parts.masked_fill(~defined, 0.0), weights * defined))
         number = evidence.counts.sum(-1).clamp(min=1)
         pull = (logit_scale(evidence.outputs)[..., 0] * evidence.counts).sum(-1) / number
         return self.mixture(scores) + self.pull * pull
@@ -309,6 +312,11 @@ def at_rest(evidence: Evidence, pull: float) -> Evidence:
     classes = evidence.outputs.shape[-1]
     spread = math.sqrt((classes - 1) / classes)  # the norm of centred logits (1, 0, ..., 0)
     lead = math.log(classes - 1) + math.log((1 - pull * spread) / (pull * spread))
+    if lead <= 0:
+        raise ValueError(
+            f"scale_weight={pull} is a pull that takes the logits of {classes} classes to 0, where nothing can be "
+            f"learned: it has to be below {spread:.3f}."
+        )
     centred = evidence.outputs - evidence.outputs.mean(-1, keepdim=True)
     return evidence._replace(outputs=centred * (spread * lead / logit_scale(centred)))
 

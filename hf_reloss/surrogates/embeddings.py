@@ -57,8 +57,9 @@ class SurrogateForEmbeddings(Surrogate):
                 "A loss of embeddings wants one embedding and one class per example, [..., N, D] and [..., N], but got "
                 f"{list(embeddings.shape)} and {given}."
             )
-        counts = labels != IGNORED_LABEL
-        if labels.is_floating_point() or (labels[counts] < 0).any():
+        classes = labels.long()
+        counts = classes != IGNORED_LABEL
+        if labels.is_floating_point() or (classes[counts] < 0).any():
             raise ValueError(
                 f"A loss of embeddings wants class indices from 0 on, or {IGNORED_LABEL} for what does not count, but "
                 f"got {labels[counts].min().item()} ({labels.dtype})."
@@ -70,7 +71,7 @@ class SurrogateForEmbeddings(Surrogate):
                 "finite: the model has diverged. Lower the learning rate, clip gradients, or train in a wider "
                 "precision."
             )
-        return Evidence(embeddings, labels.masked_fill(~counts, 0), counts)
+        return Evidence(embeddings, classes.masked_fill(~counts, 0), counts)
 
     @classmethod
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForEmbeddings":

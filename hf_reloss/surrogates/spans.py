@@ -235,6 +235,7 @@ def _read(outputs: Any, labels: torch.Tensor) -> Evidence:
         )
     if labels.is_floating_point():
         raise ValueError(f"The surrogate wants integer labels, positions of tokens, but these are {labels.dtype}.")
+    labels = labels.long()
     counts = ((labels >= 0) & (labels < start.shape[-1])).all(-1)
     backwards = counts & (labels[..., 1] < labels[..., 0])
     if backwards.any():

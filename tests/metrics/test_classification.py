@@ -182,6 +182,14 @@ def test_class_indices_of_any_type_are_read():
     assert math.isnan(load_metric("matthews_correlation").compute([], []))
 
 
+@pytest.mark.parametrize("name", ["accuracy", "top_k_accuracy", "cohen_kappa", "roc_auc"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_labels_of_a_short_type_are_read_as_they_are(name, dtype):
+    logits, labels = torch.randn(20, 200), torch.arange(140, 160)  # in uint8, -100 is 156
+    metric = load_metric(name)
+    assert metric.compute(logits, labels.to(dtype)) == metric.compute(logits, labels)
+
+
 def test_labels_that_are_floating_point_are_read_with_a_threshold():
     metric = load_metric("f1", average="macro", threshold=0.9)  # logits above 2.2
     assert metric.compute([[3.0, -1.0], [4.0, 3.0]], [[1.0, 0.0], [0.0, 1.0]]) == pytest.approx((2 / 3 + 1) / 2)
@@ -197,6 +205,13 @@ def test_logits_that_are_nan_are_wrong():
     assert load_metric("top_k_accuracy", k=1).compute(torch.full((3, 4), torch.nan), [0, 1, 2]) == 0.0
     with pytest.raises(ValueError, match="a reference is 7, of 4 classes"):
         load_metric("top_k_accuracy").compute(torch.zeros(1, 4), [7])
+
+
+def test_labels_out_of_range_are_among_no_highest_logits():
+    metric, logits = load_metric("top_k_accuracy", k=1), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    with pytest.raises(ValueError, match="a reference is -1, of 2 classes"):
+        metric.compute(logits, [0, -1])
+    assert metric.compute(logits, [0, -100]) == 1.0
 
 
 @pytest.mark.parametrize("average", ["macro", "weighted"])

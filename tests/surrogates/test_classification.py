@@ -221,6 +221,17 @@ def test_labels_of_minus_100_do_not_count(architecture):
     assert surrogate(logits, torch.full_like(labels, -100)) == 0
 
 
+@pytest.mark.parametrize(("dtype", "label"), [(torch.uint8, 156), (torch.int8, 100), (torch.int32, 199)])
+def test_labels_of_a_short_type_are_not_mistaken_for_what_is_out_of_its_range(dtype, label):
+    """In uint8, -100 is 156; in int8, 200 is -56."""
+    surrogate, logits, labels = surrogate_with_random_weights(3), torch.randn(2, 200), torch.tensor([label, 3])
+    evidence = surrogate.evidence(logits, labels.to(dtype))
+    assert evidence.labels.tolist() == [label, 3]
+    assert evidence.labels.dtype == torch.int64
+    assert evidence.counts.all()
+    assert surrogate(logits, labels.to(dtype)) == surrogate(logits, labels)
+
+
 @architectures
 def test_it_computes_in_float32_under_autocast_and_for_bfloat16(architecture):
     surrogate = surrogate_with_random_weights(4, architecture=architecture)

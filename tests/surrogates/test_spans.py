@@ -372,6 +372,12 @@ def test_any_form_of_outputs_is_read():
     torch.testing.assert_close(surrogate(shifted, gold), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_positions_of_any_integer_type_are_read(dtype):
+    outputs, gold = questions(0, length=240)
+    assert fresh()(outputs, gold.to(dtype)) == fresh()(outputs, gold)
+
+
 def test_it_is_found_for_its_outputs_only():
     outputs, gold = questions(0)
     assert AutoSurrogate.reading(outputs, gold) is SurrogateForSpans

@@ -1,0 +1,482 @@
+"""With two classes everything works as with more: losses, surrogates, metrics, trainers."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+import torch.nn.functional as F
+
+from hf_reloss import (
+    AdaptiveLossTrainer,
+    ReLossTrainer,
+    ReLossTrainingArguments,
+    SurrogateConfig,
+    SurrogateForClassification,
+    SurrogateForTokens,
+    SurrogateTrainer,
+    SurrogateTrainingArguments,
+    hand_made_loss,
+    hand_made_losses,
+    load_metric,
+)
+from hf_reloss.metrics import _known
+from hf_reloss.metrics.classification import ClassMetric
+from hf_reloss.metrics.curves import CurveMetric
+from hf_reloss.recording import PredictionRecorder
+from hf_reloss.surrogates.base import Surrogate
+from hf_reloss.surrogates.classification import GENERAL_SCORES
+from hf_reloss.surrogates.network import Evidence
+
+from .conftest import TinyClassifier, synthetic_predictions, tiny_rows
+
+LABELS = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 0, 0, 1, 0])
+RIGHT = F.one_hot(LABELS).float()
+HALF_RIGHT = torch.where(torch.arange(12)[:, None] % 2 == 0, RIGHT, 1 - RIGHT)
+EXAMPLES = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+LOGITS = {
+    "random": 3 * EXAMPLES,
+    "right": 9 * RIGHT,
+    "wrong": 9 * (1 - RIGHT),
+    "equal": torch.zeros(12, 2),
+    "extreme": 1e4 * EXAMPLES.sign(),
+    "extreme and right": 2e4 * RIGHT - 1e4,
+    "extreme and wrong": 1e4 - 2e4 * RIGHT,
+    "sure": 50 * (1 - HALF_RIGHT),  # probabilities whose squares float32 does not hold
+    "one class": torch.tensor([90.0, 0.0]).expand(12, 2),
+}
+LABELLINGS = {
+    "both classes": LABELS,
+    "the first class only": torch.zeros_like(LABELS),
+    "the second class only": torch.ones_like(LABELS),
+    "some ignored": LABELS.masked_fill(torch.arange(12) % 3 == 0, -100),
+    "one example": LABELS.masked_fill(torch.arange(12) > 0, -100),
+}
+COUNT_METRICS = {
+    "f1": [{"average": average} for average in ("binary", "micro", "macro", "weighted")],
+    "precision": [{"average": average} for average in ("binary", "macro")],
+    "recall": [{"average": average} for average in ("binary", "micro", "macro")],
+    "fbeta": [{"beta": 0.5}, {"average": "macro", "beta": 2.0}],
+    "balanced_accuracy": [{}, {"adjusted": True}],
+    "matthews_correlation": [{}],
+    "mean_iou": [{}],
+}
+SCORES = {
+    f"{name} {' '.join(map(str, options.values()))}".strip(): {name: options}
+    for name, cases in COUNT_METRICS.items()
+    for options in cases
+} | {"a mixture": GENERAL_SCORES}
+LEARNED = {
+    "margin": {"architecture": "margin"},
+    "paper": {"architecture": "paper", "hidden_size": 8},
+    "set": {"architecture": "set", "hidden_size": 8},
+} | {f"counts of {name}": {"architecture": "counts", "scores": scores} for name, scores in SCORES.items()}
+HAND_MADE = sorted(hand_made_losses())
+EMBEDDINGS = sorted(hand_made_losses("embeddings"))
+
+CASES = [f"{logits}, {labels}" for logits in LOGITS for labels in LABELLINGS]
+ALL_LOGITS = torch.stack([logits for logits in LOGITS.values() for _ in LABELLINGS])  # as many groups
+ALL_LABELS = torch.stack([labels for _ in LOGITS for labels in LABELLINGS.values()])
+
+every_loss = pytest.mark.parametrize("name", [*LEARNED, *HAND_MADE])
+
+
+def fresh(name: str) -> Surrogate:
+    """A loss for two classes, learned or hand-made, at its start."""
+    torch.manual_seed(0)
+    if name in LEARNED:
+        return SurrogateForClassification(SurrogateConfig(**LEARNED[name]))
+    options = {"classes": 2} if name == "class_correlation" else {}
+    if name in EMBEDDINGS and name not in HAND_MADE:
+        pytest.importorskip("pytorch_metric_learning")
+    return hand_made_loss(name, torch.tensor([0, 1, 1, 1]), **options)
+
+
+def as_if_learned(surrogate: Surrogate, seed: int = 0) -> Surrogate:
+    """The loss with random values of all that is learned, or that a controller changes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in surrogate.parameters():
+            parameter.normal_(generator=generator)
+    if surrogate.config.architecture == "class_correlation":
+        surrogate.network.adjust(torch.randn(3, generator=generator))
+    return surrogate
+
+
+def every_state(name: str) -> list[Surrogate]:
+    return [fresh(name), as_if_learned(fresh(name), 0), as_if_learned(fresh(name), 1)]
+
+
+def not_finite(values: torch.Tensor) -> list[str]:
+    """The cases, one for each of the groups [m, ...], in which some are not finite."""
+    wrong = ~values.flatten(1).isfinite().all(1) if values.dim() > 1 else ~values.isfinite()
+    return [case for case, is_wrong in zip(CASES, wrong, strict=True) if is_wrong]
+
+
+def assert_losses_are_finite(surrogate: Surrogate, evidence: Evidence) -> None:
+    outputs = evidence.outputs.clone().requires_grad_()
+    losses = surrogate(evidence._replace(outputs=outputs))
+    assert not not_finite(losses)
+    (gradients,) = torch.autograd.grad(losses.sum(), outputs)
+    assert not not_finite(gradients)
+
+
+def assert_penalty_is_finite(surrogate: Surrogate, evidence: Evidence) -> None:
+    groups = Evidence(*(tensor.repeat_interleave(8, 0) for tensor in evidence))  # of some, every eighth is looked at
+    norms, wanted = surrogate.network.gradient_norms(groups)
+    each = len(norms) // len(CASES)
+    assert not not_finite(norms[::each])
+    assert not not_finite(wanted[::each])
+    weights = list(surrogate.parameters())
+    for gradient in torch.autograd.grad((norms - wanted).square().mean(), weights, allow_unused=True):
+        assert gradient is None or gradient.isfinite().all()
+
+
+# Losses
+
+
+@every_loss
+def test_losses_and_their_gradients_are_finite(name):
+    for surrogate in every_state(name):
+        assert_losses_are_finite(surrogate, surrogate.evidence(ALL_LOGITS, ALL_LABELS))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_the_gradient_penalty_can_be_learned_from(name):
+    for surrogate in every_state(name):
+        evidence = surrogate.evidence(ALL_LOGITS, ALL_LABELS)
+        canonical = surrogate.network.canonical(evidence)
+        assert not not_finite(canonical.outputs)
+        assert_losses_are_finite(surrogate, canonical)
+        assert_penalty_is_finite(surrogate, evidence)
+        assert_penalty_is_finite(surrogate, canonical)
+
+
+# The networks "paper" and "set" start from random weights.
+@pytest.mark.parametrize("name", [name for name in (*LEARNED, *HAND_MADE) if name not in ("paper", "set")])
+def test_right_decisions_cost_less_than_wrong_ones(name):
+    loss = fresh(name)
+    right, half_right, wrong = (loss(3 * logits, LABELS) for logits in (RIGHT, HALF_RIGHT, 1 - RIGHT))
+    assert right < half_right < wrong
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_steps_of_learning_leave_no_nan(tmp_path, name):
+    of_sets = LEARNED[name]["architecture"] == "set"
+    scores = LEARNED[name].get("scores", {"accuracy": {}})
+    metric = load_metric(next(iter(scores)), **next(iter(scores.values())))
+    args = SurrogateTrainingArguments(
+        str(tmp_path), num_groups=32, num_eval_groups=32, group_size=32, per_device_train_batch_size=16, max_steps=3,
+        objective="approximation" if of_sets else "relational", min_alignment=-1.0, logging_steps=1,
+        load_best_model_at_end=False, save_strategy="no", eval_strategy="no", disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    start = fresh(name)
+    before = [parameter.clone() for parameter in start.parameters()]
+    trainer = SurrogateTrainer(start, args, train_dataset=synthetic_predictions(400, classes=2), metric=metric)
+    trainer.train()
+    after = list(trainer.model.parameters())
+    assert all(parameter.isfinite().all() for parameter in after)
+    assert any(not torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    logged = [log for log in trainer.state.log_history if "penalty" in log]
+    assert len(logged) == 3
+    assert all(math.isfinite(log[key]) for log in logged for key in ("loss", "penalty", "grad_norm"))
+    assert math.isfinite(trainer.model.config.record["alignment"])
+
+
+def test_a_pull_under_which_no_decision_would_rest_is_refused():
+    for architecture in ({"architecture": "margin"}, {"architecture": "counts", "scores": SCORES["f1 macro"]}):
+        for classes, most in ((2, 0.707), (3, 0.816)):
+            logits, labels = torch.randn(6, classes), torch.arange(6) % classes
+            below = SurrogateForClassification(SurrogateConfig(scale_weight=most - 0.01, **architecture))
+            canonical = below.network.canonical(below.evidence(logits, labels))
+            assert torch.equal(canonical.outputs.argmax(-1), logits.argmax(-1))
+            above = SurrogateForClassification(SurrogateConfig(scale_weight=most + 0.01, **architecture))
+            with pytest.raises(ValueError, match=f"logits of {classes} classes to 0.* below {most}"):
+                above.network.canonical(above.evidence(logits, labels))
+
+
+def test_what_is_not_defined_for_one_class_alone_has_no_part_in_a_soft_score():
+    loss = fresh("counts of balanced_accuracy True")
+    logits = torch.tensor([[90.0, 0.0], [60.0, 0.0]])
+    pull = loss.network.pull * (logits - logits.mean(-1, keepdim=True)).norm(dim=-1).mean()
+    torch.testing.assert_close(loss(logits, torch.tensor([0, 0])), pull)
+
+
+# Labels
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool])
+def test_labels_of_any_integer_type_are_read(name, dtype):
+    loss = fresh(name)
+    assert torch.equal(loss(LOGITS["random"], LABELS.to(dtype)), loss(LOGITS["random"], LABELS))
+    if dtype.is_signed:
+        ignored = LABELLINGS["some ignored"]
+        assert torch.equal(loss(LOGITS["random"], ignored.to(dtype)), loss(LOGITS["random"], ignored))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_labels_of_any_integer_type_are_counted_and_recorded(dtype):
+    for name in ("class_weights", "logit_adjustment"):
+        frequencies = hand_made_loss(name, LABELS.to(dtype)).network.frequencies
+        torch.testing.assert_close(frequencies, torch.tensor([7 / 12, 5 / 12]))
+    recorder = PredictionRecorder()
+    recorder.add({"logits": LOGITS["random"]}, LABELS.to(dtype), 0.5)
+    assert recorder.dataset()["labels"][:] == LABELS.tolist()
+
+
+# Embeddings
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_losses_of_embeddings_are_finite(name, scale):
+    pytest.importorskip("pytorch_metric_learning")
+    loss = hand_made_loss(name)
+    for outputs in (RIGHT, RIGHT + 0.1 * EXAMPLES, EXAMPLES, torch.ones(12, 2)):
+        for labels in LABELLINGS.values():
+            embeddings = (scale * outputs).requires_grad_()
+            value = loss(embeddings, labels)
+            (gradient,) = torch.autograd.grad(value, embeddings)
+            assert value.isfinite()
+            assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_two_classes_that_are_apart_cost_less_than_two_that_are_mixed(name):
+    pytest.importorskip("pytorch_metric_learning")
+    loss = hand_made_loss(name)
+    embeddings = RIGHT + 0.1 * EXAMPLES
+    assert loss(embeddings, LABELS) < loss(embeddings, torch.arange(12) % 2)
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_classes_of_embeddings_are_of_any_integer_type(name, dtype):
+    pytest.importorskip("pytorch_metric_learning")
+    loss = hand_made_loss(name)
+    assert torch.equal(loss(EXAMPLES, LABELS.to(dtype)), loss(EXAMPLES, LABELS))
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("options", [
+    {"architecture": "ngrams"},
+    {"architecture": "ngrams", "max_order": 2, "level": "sentence", "reach": 2},
+    {"architecture": "paper", "hidden_size": 8},
+], ids=["ngrams", "ngrams of sentences", "paper"])  # fmt: skip
+def test_losses_of_two_tags_are_finite(options):
+    for seed in (None, 0, 1):
+        torch.manual_seed(0)
+        loss = SurrogateForTokens(SurrogateConfig(task="tokens", **options))
+        loss = loss if seed is None else as_if_learned(loss, seed)
+        logits, labels = ALL_LOGITS.reshape(-1, 4, 2).requires_grad_(), ALL_LABELS.reshape(-1, 4)
+        sentences = loss.evidence(logits, labels.int())
+        groups = Evidence(*(tensor.unflatten(0, (-1, 3)) for tensor in sentences))
+        (gradient,) = torch.autograd.grad(loss(groups).sum(), logits)
+        assert not not_finite(gradient.view_as(ALL_LOGITS))
+        groups = groups._replace(outputs=groups.outputs.detach())
+        assert_losses_are_finite(loss, groups)
+        assert_penalty_is_finite(loss, loss.network.canonical(groups))
+
+
+def test_right_tags_cost_less_than_wrong_ones():
+    loss = SurrogateForTokens(SurrogateConfig(task="tokens"))
+    right, half_right, wrong = (
+        loss(3 * logits.view(3, 4, 2), LABELS.view(3, 4)) for logits in (RIGHT, HALF_RIGHT, 1 - RIGHT)
+    )
+    assert right < half_right < wrong
+
+
+# Metrics
+
+THEIRS = {
+    "accuracy": [({}, sklearn.metrics.accuracy_score, {})],
+    "top_k_accuracy": [
+        ({"k": k}, sklearn.metrics.top_k_accuracy_score, {"k": k, "labels": [0, 1]}) for k in (1, 2)
+    ],
+    **{
+        name: [
+            (options, getattr(sklearn.metrics, f"{name}_score"), options | {"zero_division": 0})
+            for average in ("binary", "micro", "macro", "weighted")
+            for options in [{"average": average} | ({"beta": 2.0} if name == "fbeta" else {})]
+        ]
+        for name in ("precision", "recall", "f1", "fbeta")
+    },
+    "balanced_accuracy": [
+        ({"adjusted": adjusted}, sklearn.metrics.balanced_accuracy_score, {"adjusted": adjusted})
+        for adjusted in (False, True)
+    ],
+    "cohen_kappa": [
+        ({"weights": weights}, sklearn.metrics.cohen_kappa_score, {"weights": weights})
+        for weights in (None, "linear", "quadratic")
+    ],
+    "matthews_correlation": [({}, sklearn.metrics.matthews_corrcoef, {})],
+    "mean_iou": [({}, sklearn.metrics.jaccard_score, {"average": "macro"})],
+    "roc_auc": [({"average": average}, sklearn.metrics.roc_auc_score, {}) for average in ("macro", "weighted")],
+    "average_precision": [
+        ({"average": average}, sklearn.metrics.average_precision_score, {}) for average in ("macro", "weighted")
+    ],
+}  # fmt: skip
+OF_SCORES = ("top_k_accuracy", "roc_auc", "average_precision")
+"""Those for which scikit-learn takes the score of the second class."""
+
+
+def test_no_metric_of_classes_is_left_out():
+    families = (ClassMetric, CurveMetric)
+    assert THEIRS.keys() == {
+        name
+        for name, kind in _known().items()
+        if issubclass(kind, families) and kind.__module__.startswith("hf_reloss")
+    }
+
+
+@pytest.mark.parametrize("labels", LABELLINGS.values(), ids=LABELLINGS.keys())
+@pytest.mark.parametrize(
+    ("name", "options", "function", "their_options"),
+    [(name, *case) for name, cases in THEIRS.items() for case in cases],
+)
+def test_metrics_are_those_of_scikit_learn(name, options, function, their_options, labels):
+    metric, counts, every_logits = load_metric(name, **options), labels != -100, list(LOGITS.values())
+    if name == "top_k_accuracy":  # of two equal logits, scikit-learn takes the first one, and of more the last one
+        every_logits = [logits for logits in every_logits if (logits[:, 0] != logits[:, 1]).all()]
+    wanted = []
+    for logits in every_logits:
+        theirs = logits[:, 1] - logits[:, 0] if name in OF_SCORES else logits.argmax(-1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wanted.append(function(labels[counts].numpy(), theirs[counts].numpy(), **their_options))
+    ours, references = torch.cat(every_logits), labels.repeat(len(every_logits))
+    if name == "mean_iou":  # of maps, here of one pixel
+        ours, references, labels = ours[..., None, None], references[:, None, None], labels[:, None, None]
+    index = torch.arange(len(ours)).view(-1, 12)
+    groups = metric.score_groups(ours, references, index)
+    assert groups.tolist() == pytest.approx(wanted, abs=1e-9, nan_ok=True)
+    assert metric.compute(ours[:12], labels) == pytest.approx(wanted[0], abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_labels_of_any_integer_type_are_scored(name):
+    options = {"average": "macro"} if name in ("precision", "recall", "f1", "fbeta") else {}
+    metric, logits, labels = load_metric(name, **options), LOGITS["random"], LABELS
+    if name == "mean_iou":
+        logits, labels = logits.T[None, :, None], labels[None, None]
+    expected = metric.compute(logits, labels)
+    assert math.isfinite(expected)
+    for dtype in (torch.int32, torch.int8, torch.uint8, torch.bool):
+        assert metric.compute(logits, labels.to(dtype)) == expected
+    assert metric.compute(logits.numpy(), labels.numpy().astype(np.uint8)) == expected
+
+
+@pytest.mark.parametrize("labels", list(LABELLINGS.values())[:4], ids=list(LABELLINGS)[:4])
+def test_recall_at_k_is_that_of_a_loop(labels):
+    unit, hits = F.normalize(EXAMPLES, dim=-1), []
+    number = [i for i in range(12) if labels[i] >= 0]
+    for query in number:
+        others = sorted((i for i in number if i != query), key=lambda i: -float(unit[query] @ unit[i]))
+        hits.append(any(labels[i] == labels[query] for i in others[:2]))
+    assert load_metric("recall_at_k", k=2).compute(EXAMPLES, labels) == pytest.approx(np.mean(hits))
+
+
+# Trainers
+
+
+def make_trainer(folder, kind=ReLossTrainer, model=None, **options):
+    passed = {name: options.pop(name) for name in ("surrogate", "metric", "loss") if name in options}
+    args = ReLossTrainingArguments(
+        str(folder), **{
+            "max_steps": 24, "per_device_train_batch_size": 16, "learning_rate": 0.1, "save_strategy": "no",
+            "logging_steps": 5, "disable_tqdm": True, "use_cpu": True, "seed": 3,
+        } | options,
+    )  # fmt: skip
+    return kind(
+        model or TinyClassifier(classes=2), args, train_dataset=tiny_rows(300, classes=2),
+        eval_dataset=tiny_rows(150, classes=2, seed=1), **passed,
+    )  # fmt: skip
+
+
+def assert_it_learns(trainer) -> None:
+    trainer.train()
+    assert all(weight.isfinite().all() for weight in trainer.model.state_dict().values())
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses
+    assert all(map(math.isfinite, losses))
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+    rows = tiny_rows(300, classes=2, seed=2)
+    features, labels = (torch.stack([row[name] for row in rows]) for name in ("features", "labels"))
+    with torch.no_grad():
+        outputs = trainer.model.eval()(features)
+    score = (
+        load_metric("accuracy").compute(outputs.logits, labels)
+        if "logits" in outputs
+        else load_metric("recall_at_k").compute(outputs.embeddings, labels)
+    )
+    assert score > 0.85
+
+
+@pytest.mark.parametrize("name", ["margin", "counts of f1 binary", "counts of a mixture", *HAND_MADE])
+def test_a_model_learns_on_a_given_loss(tmp_path, name):
+    surrogate = fresh(name) if name in LEARNED or name == "class_correlation" else name
+    assert_it_learns(make_trainer(tmp_path, surrogate=surrogate, metric="accuracy"))
+
+
+@pytest.fixture
+def few_groups(monkeypatch):
+    """Surrogates are learned from fewer groups, in less time."""
+    init = SurrogateTrainer.__init__
+
+    def shortened(self, model, args, **options):
+        args.num_groups, args.num_eval_groups, args.num_train_epochs = 512, 128, 4
+        init(self, model, args, **options)
+
+    monkeypatch.setattr(SurrogateTrainer, "__init__", shortened)
+
+
+@pytest.mark.usefixtures("few_groups")
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "average_precision"])
+def test_a_surrogate_is_learned_in_a_run(tmp_path, metric):
+    trainer = make_trainer(tmp_path, surrogate="auto", metric=metric, surrogate_warmup=20, max_steps=40)
+    assert_it_learns(trainer)
+    assert trainer.surrogate.config.record["alignment"] > 0.8
+    assert all(parameter.isfinite().all() for parameter in trainer.surrogate.parameters())
+
+
+@pytest.mark.usefixtures("few_groups")
+def test_the_metric_is_approximated_in_a_run(tmp_path):
+    trainer = make_trainer(tmp_path, surrogate="approximation", metric="f1", surrogate_warmup=15, max_steps=29)
+    assert_it_learns(trainer)
+    assert trainer.surrogate.config.architecture == "set"
+
+
+@pytest.mark.parametrize("loss", [None, "class_correlation", *EMBEDDINGS])
+def test_a_controller_adapts_the_loss_in_a_run(tmp_path, loss):
+    model, metric = None, "accuracy"
+    if loss in EMBEDDINGS:
+        pytest.importorskip("pytorch_metric_learning")
+        from .losses.test_metric_learning import TinyEmbedder
+
+        model, metric = TinyEmbedder(), "recall_at_k"
+    trainer = make_trainer(
+        tmp_path, AdaptiveLossTrainer, model, loss=loss, metric=metric, adapt_steps=5, surrogate_warmup=0.0
+    )
+    assert_it_learns(trainer)
+    assert len(trainer.adaptation.rewards) == 3
+    assert all(values.isfinite().all() for _, values in trainer.adaptation.history)
+
+
+def test_a_controller_is_named_by_a_word(tmp_path):
+    trainer = make_trainer(tmp_path, surrogate="ala", metric="f1", adapt_steps=5)
+    assert_it_learns(trainer)
+    assert trainer.adaptation.network.correlations.shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_a_model_learns_embeddings_of_two_classes(tmp_path, name):
+    pytest.importorskip("pytorch_metric_learning")
+    from .losses.test_metric_learning import TinyEmbedder
+
+    # Both tasks have a loss "margin"; its name alone means that of embeddings.
+    assert_it_learns(make_trainer(tmp_path, model=TinyEmbedder(), surrogate=hand_made_loss(name)))
