@@ -1,5 +1,7 @@
 """The `reloss` command."""
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +26,7 @@ def demo(
     from .demo import run_demo
 
     _be_quiet()
-    run_demo(seeds, output, console)
+    _or_exit(run_demo, seeds, output, console)
 
 
 @app.command()
@@ -37,13 +39,17 @@ def compare(
     metric_options: Annotated[str, typer.Option(help='As JSON, such as {"average": "macro"}.')] = "{}",
     seeds: Annotated[int, typer.Option(min=2, help="Paired training runs of each loss.")] = 5,
     output: Annotated[
-        Path, typer.Option(help="The folder for numbers and picture; what is there is not run again.")
-    ] = (Path("comparison")),
+        Path | None,
+        typer.Option(
+            help="The folder for numbers and picture; what is there is not run again. "
+            "By default one for each task and metric, such as comparison/digits-accuracy."
+        ),
+    ] = None,
 ) -> None:
-    """Race losses on your own model and data, with paired seeds and intervals."""
+    """Compare losses on your own model and data, with paired seeds and intervals."""
     import json
 
-    from .compare import compare as race
+    from .compare import compare as run_comparison
     from .compared_task import load_task
     from .metrics import load_metric
 
@@ -51,7 +57,8 @@ def compare(
     chosen = _or_exit(lambda: load_metric(metric, **json.loads(metric_options)))
     names = [name.strip() for name in losses.split(",") if name.strip()]
     loaded = _or_exit(load_task, task)
-    _or_exit(lambda: race(loaded, names, chosen, seeds=seeds, output=output, console=console))
+    output = output or _default_output(task, metric, metric_options)
+    _or_exit(lambda: run_comparison(loaded, names, chosen, seeds=seeds, output=output, console=console))
 
 
 @app.command()
@@ -142,6 +149,12 @@ def _curve_table(model) -> Table:
     for point, loss in zip(points.tolist(), losses.tolist(), strict=True):
         table.add_row(f"{point:.1f}", f"{loss:.3f}", "█" * round(40 * loss / top))
     return table
+
+
+def _default_output(task: str, metric: str, metric_options: str) -> Path:
+    """A folder of its own for each task and metric, below `comparison`."""
+    place = os.path.relpath(Path(task).with_suffix(""))
+    return Path("comparison") / re.sub(r"\W+", "-", f"{place} {metric} {metric_options}").strip("-")
 
 
 def _or_exit(function, *arguments):

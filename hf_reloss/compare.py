@@ -1,15 +1,18 @@
-"""Ways to train for a metric, raced on one's own model and data: what `reloss compare` does."""
+"""Ways to train for a metric, compared on one's own model and data: what `reloss compare` does."""
 
-import json
 import tempfile
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from .adaptation import part_of
@@ -22,9 +25,9 @@ from .metrics import Metric, load_metric
 from .plots import plot_gains
 from .recording import PredictionRecorder
 from .reloss_trainer import ReLossTrainer
+from .stored_results import StoredResults, fingerprint, locked, replaced
 from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
-from .surrogates.base import Surrogate
 from .surrogates.classification import SurrogateForClassification
 
 BASELINE = "cross_entropy"
@@ -44,7 +47,8 @@ def compare(
     """Trains on each loss with the same seeds, and writes results.json, a picture and what the evidence supports.
 
     Runs of a seed share the initial weights and the order of the data. What is found in the output's results.json is
-    not run again, so a comparison that was stopped goes on, and more losses or seeds can be added.
+    not run again, so a comparison that was stopped goes on, and more losses or seeds can be added. A loss that fails is
+    shown and stored with the reason, while the others go on, and is tried again by the next call.
 
     Args:
         task: model and data.
@@ -52,70 +56,99 @@ def compare(
             its own), `auto`, `approximation`, `ala` (which takes a tenth of the training data for validation), names of
             hand-made losses, folders or Hub ids of surrogates.
         metric: what `load_metric` takes, of logits and labels.
-        seeds: so many, from 0 on.
+        seeds: how many runs of each loss, with the seeds 0, 1, ...
         output: a folder; made if need be.
         console: where table and progress are shown.
 
     Returns:
-        Loss to seed to score on `eval_dataset`.
+        Loss to seed to score on `eval_dataset`, of the losses that did not fail.
 
     Raises:
-        ValueError: for an unknown loss, or results of another metric in the folder.
+        ValueError: for an unknown loss; if the folder has results of another task, data, arguments, metric or versions,
+            or another comparison is running in it.
+        Exception: whatever cross-entropy fails with, since there is nothing to compare with then.
     """
     metric, console = load_metric(metric), console or Console()
     losses = list(dict.fromkeys([BASELINE, *(BASELINE if loss == "ce" else loss for loss in losses)]))
     for loss in losses:
-        if loss not in LEARNED and loss not in hand_made_losses():
-            AutoSurrogate.from_pretrained(loss)  # what is not there should fail now
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / "results.json"
-    stored = json.loads(path.read_text()) if path.exists() else {"metric": metric.signature, "scores": {}}
-    if stored.get("metric") != metric.signature:
-        raise ValueError(
-            f"{path} holds results of {stored.get('metric')}, not of {metric.signature}: choose another folder."
+        _refuse_unknown(loss)
+    with locked(output):
+        results = StoredResults(output, fingerprint(task, metric))
+        _run_missing(task, losses, metric, seeds, results, console)
+        scores = {loss: results.scores[loss] for loss in losses if loss not in results.failed}
+        gains = {loss: paired_difference(scores[loss], scores[BASELINE]) for loss in scores if loss != BASELINE}
+        sentence = verdict(scores, BASELINE, higher_is_better=metric.higher_is_better)
+        results.save(
+            over_cross_entropy={loss: difference._asdict() for loss, difference in gains.items()}, verdict=sentence
         )
-    scores = {loss: {int(seed): value for seed, value in of_loss.items()} for loss, of_loss in stored["scores"].items()}
-    jobs = [(loss, seed) for seed in range(seeds) for loss in losses if seed not in scores.get(loss, {})]
+        console.print(f"\n{sentence}", soft_wrap=True)
+        if gains and seeds > 1:
+            plot_gains(output / "comparison.png", scores, BASELINE, metric=metric.name)
+            console.print(f"Picture: {output / 'comparison.png'}   Numbers: {results.path}")
+    return scores
+
+
+def _refuse_unknown(loss: str) -> None:
+    """Raises a ValueError for a mistyped name or path, so that nothing is trained, and the Hub not asked, before."""
+    known = sorted({BASELINE, *LEARNED, *hand_made_losses()})
+    if loss in known or Path(loss).is_dir():
+        return
+    if "/" not in loss:
+        near = get_close_matches(loss, known)
+        raise ValueError(
+            f"There is no loss {loss!r}{f' (is {near[0]} meant?)' if near else ''}: choose among {', '.join(known)}, "
+            "or pass the folder or Hub id (owner/name) of a surrogate."
+        )
+    try:
+        validate_repo_id(loss)
+    except HFValidationError:
+        raise ValueError(f"There is no folder {loss}, from which a surrogate could be loaded.") from None
+
+
+def _run_missing(
+    task: ComparedTask, losses: list[str], metric: Metric, seeds: int, results: StoredResults, console: Console
+) -> None:
+    """Runs what has no score yet, seed by seed, and shows the table meanwhile; after a failure the loss is left out."""
+    results.failed = {loss: reason for loss, reason in results.failed.items() if loss not in losses}
+    jobs = [(loss, seed) for seed in range(seeds) for loss in losses if seed not in results.scores.get(loss, {})]
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
     )
 
     def shown() -> Group:
-        ran = {loss: scores[loss] for loss in losses if scores.get(loss)}
-        if BASELINE not in ran:
-            return Group(bar)
-        return Group(_table(ran, metric), bar)
+        table = _table(results, losses, metric)
+        return Group(bar) if table is None else Group(table, bar)
 
     with Live(console=console, get_renderable=shown, refresh_per_second=4):
         progress = bar.add_task("training", total=len(jobs))
-        learned: Surrogate | None = None
         for loss, seed in jobs:
-            if loss == "reloss" and learned is None:
-                bar.update(progress, description="learning a surrogate")
-                learned = _learned(task, metric, output)
-            bar.update(progress, description=f"{loss}, seed {seed}")
-            scores.setdefault(loss, {})[seed] = _score(task, loss, metric, seed, learned)
-            stored["scores"] = scores
-            path.write_text(json.dumps(stored, indent=2) + "\n")
+            if loss not in results.failed:
+                try:
+                    if loss == "reloss" and not _is_whole(results.surrogate):
+                        bar.update(progress, description="learning a surrogate")
+                        _learn(task, metric, results.surrogate)
+                    bar.update(progress, description=f"{loss}, seed {seed}")
+                    score = _score(task, str(results.surrogate) if loss == "reloss" else loss, metric, seed)
+                except Exception as error:  # whatever it is, it should not cost the results of the other losses
+                    if loss == BASELINE:
+                        raise
+                    results.failed[loss] = f"{type(error).__name__}: {error}"
+                else:
+                    results.scores.setdefault(loss, {})[seed] = score
+                results.save()
             bar.update(progress, advance=1, description="training")
-    ran = {loss: scores[loss] for loss in losses}
-    stored["over_cross_entropy"] = {
-        loss: paired_difference(ran[loss], ran[BASELINE])._asdict() for loss in losses if loss != BASELINE
-    }
-    stored["verdict"] = verdict(ran, BASELINE, higher_is_better=metric.higher_is_better)
-    path.write_text(json.dumps(stored, indent=2) + "\n")
-    console.print(f"\n{stored['verdict']}", soft_wrap=True)
-    if len(losses) > 1 and seeds > 1:
-        plot_gains(output / "comparison.png", ran, BASELINE, metric=metric.name)
-        console.print(f"Picture: {output / 'comparison.png'}   Numbers: {path}")
-    return ran
 
 
-def _table(scores: dict[str, dict[int, float]], metric: Metric):
-    return comparison_table(scores, BASELINE, title="paired seeds", metric=metric.name, digits=4)
+def _table(results: StoredResults, losses: list[str], metric: Metric) -> Table | None:
+    """What is known so far; None before there is anything to compare with."""
+    failed = {loss: results.failed[loss] for loss in losses if loss in results.failed}
+    ran = {loss: results.scores[loss] for loss in losses if results.scores.get(loss) and loss not in failed}
+    if BASELINE not in ran:
+        return None
+    return comparison_table(ran, BASELINE, title="paired seeds", metric=metric.name, failed=failed, digits=4)
 
 
-def _score(task: ComparedTask, loss: str, metric: Metric, seed: int, learned: Surrogate | None) -> float:
+def _score(task: ComparedTask, loss: str, metric: Metric, seed: int) -> float:
     """The metric on the evaluation data after a run."""
     if loss == BASELINE:
         return _measured(_train(task, seed), task, metric)
@@ -131,7 +164,7 @@ def _score(task: ComparedTask, loss: str, metric: Metric, seed: int, learned: Su
     if loss in hand_made_losses():
         surrogate, of_groups = loss, hand_made_losses()[loss].is_of_groups()
     else:
-        surrogate = learned if loss == "reloss" else AutoSurrogate.from_pretrained(loss)
+        surrogate = AutoSurrogate.from_pretrained(loss)
         of_groups = surrogate.network.is_of_groups()
     warmup = 0.1 if of_groups else 0.0  # as "auto" has it: a group's loss is flat where everything is wrong
     return _measured(_train(task, seed, ReLossTrainer, surrogate=surrogate, warmup=warmup), task, metric)
@@ -163,11 +196,20 @@ def _measured(trainer: Trainer, task: ComparedTask, metric: Metric) -> float:
     return metric.compute(logits, found.label_ids)
 
 
-def _learned(task: ComparedTask, metric: Metric, output: Path) -> Surrogate:
-    """A surrogate, from the predictions of a run on what it is at its start; saved, and found again."""
-    folder = output / "surrogate"
-    if (folder / "config.json").exists():
-        return AutoSurrogate.from_pretrained(folder)
+def _is_whole(folder: Path) -> bool:
+    """Whether a surrogate can be loaded from there: one of which files are missing or damaged is learned again."""
+    if not folder.is_dir():
+        return False
+    try:
+        AutoSurrogate.from_pretrained(folder)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _learn(task: ComparedTask, metric: Metric, folder: Path) -> None:
+    """Learns a surrogate from the predictions of a run on what it is at its start, and saves it."""
+    set_seed(RECORDING_SEED)  # whatever ran before: a comparison that goes on should learn the same one
     surrogate, recorder = SurrogateForClassification.for_metric(metric), PredictionRecorder()
     _train(task, RECORDING_SEED, ReLossTrainer, surrogate=surrogate, callbacks=[recorder])
     with tempfile.TemporaryDirectory() as checkpoints:
@@ -175,5 +217,5 @@ def _learned(task: ComparedTask, metric: Metric, output: Path) -> Surrogate:
         trainer = SurrogateTrainer(surrogate, args, train_dataset=recorder.dataset(), metric=metric)
         trainer.pop_callback(PrinterCallback)
         trainer.train()
-    surrogate.save_pretrained(folder)
-    return surrogate
+    with replaced(folder) as partial:
+        surrogate.save_pretrained(partial, repo_id=str(folder))  # its page is to name the place where it ends up

@@ -1,5 +1,6 @@
 """What is trained where losses are compared: a user's own file, or scikit-learn's digits, which come with it."""
 
+import hashlib
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class ComparedTask:
         train_dataset, eval_dataset: as for a Trainer, of one label per example.
         arguments: of `TrainingArguments`.
         trainer_options: further ones of Trainer, such as `data_collator` and `processing_class`.
+        source: what the model is fixed by: `"digits"`, or a hash of the file that defines it.
     """
 
     model: Callable[[], nn.Module]
@@ -31,6 +33,7 @@ class ComparedTask:
     eval_dataset: Any
     arguments: dict[str, Any] = field(default_factory=dict)
     trainer_options: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 def load_task(where: str) -> ComparedTask:
@@ -45,7 +48,7 @@ def load_task(where: str) -> ComparedTask:
             "num_train_epochs": 20, "per_device_train_batch_size": 32, "per_device_eval_batch_size": 500,
             "learning_rate": 1e-2,  # the best for cross-entropy of 1e-3, 3e-3, 1e-2, on these same test images
         }  # fmt: skip
-        return ComparedTask(DigitClassifier, train, test, arguments)
+        return ComparedTask(DigitClassifier, train, test, arguments, source=where)
     if not Path(where).is_file():
         raise ValueError(f"{where} is no task that comes along (digits) and no file: pass a Python file.")
     defined = runpy.run_path(where)
@@ -57,7 +60,10 @@ def load_task(where: str) -> ComparedTask:
             + (f", but lacks {', '.join(missing)}." if missing else ".")
         )
     return ComparedTask(
-        *(defined[name] for name in names), defined.get("arguments", {}), defined.get("trainer_options", {})
+        *(defined[name] for name in names),
+        defined.get("arguments", {}),
+        defined.get("trainer_options", {}),
+        source=hashlib.sha256(Path(where).read_bytes()).hexdigest()[:16],
     )
 
 

@@ -2,9 +2,11 @@
 
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
@@ -18,8 +20,9 @@ class PairedDifference(NamedTuple):
     pairs: int
 
     def to(self, digits: int) -> str:
-        """Mean and interval, with so many digits."""
-        return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+        """Mean and, if there is one, interval, with this number of digits."""
+        mean = f"{self.mean:+.{digits}f}"
+        return mean if self.pairs == 1 else f"{mean} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
 
     def __str__(self) -> str:
         return self.to(2)
@@ -51,6 +54,7 @@ def comparison_table(
     title: str,
     metric: str,
     alignments: Mapping[str, float] | None = None,
+    failed: Mapping[str, str] | None = None,
     digits: int = 2,
 ) -> Table:
     """A table of losses: mean score, paired difference to the baseline, seeds ahead, alignment.
@@ -61,6 +65,7 @@ def comparison_table(
         title: above the table.
         metric: heading of the scores.
         alignments: loss to held-out alignment, where it is known.
+        failed: loss to the reason why it has no scores, in rows after the others.
         digits: after the point.
     """
     table = Table(title=title)
@@ -79,6 +84,8 @@ def comparison_table(
         if alignments:
             row.append(f"{alignments[loss]:.3f}" if loss in alignments else "")
         table.add_row(*row)
+    for loss, reason in (failed or {}).items():
+        table.add_row(spelled(loss), "failed", escape(textwrap.shorten(reason, 200, placeholder=" ...")))
     return table
 
 

@@ -17,9 +17,14 @@ def run_demo(seeds: int, output: Path, console: Console) -> None:
         seeds: paired runs.
         output: a folder, made if need be, for what `compare` writes, the surrogate and the picture demo.png.
         console: where the table is printed.
+
+    Raises:
+        ValueError: if ReLoss failed, or as `compare` does.
     """
     console.print(f"Learning a loss for accuracy from one run on {TRAIN_IMAGES} handwritten digits ...")
     scores = compare(load_task("digits"), ["reloss"], "accuracy", seeds=seeds, output=output, console=console)
+    if "reloss" not in scores:
+        raise ValueError(f"ReLoss failed: {output / 'results.json'} says why.")
     surrogate = AutoSurrogate.from_pretrained(output / "surrogate")
     record = surrogate.config.record
     console.print(

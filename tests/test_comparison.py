@@ -17,21 +17,27 @@ def test_the_interval_is_students():
 
 
 def test_one_pair_has_no_interval_and_none_is_an_error():
-    assert math.isnan(paired_difference({1: 2.0}, {1: 1.0}).low)
+    single = paired_difference({1: 2.0}, {1: 1.0})
+    assert math.isnan(single.low)
+    assert single.to(4) == "+1.0000"
     with pytest.raises(ValueError, match="no seed in common"):
         paired_difference({1: 2.0}, {2: 1.0})
 
 
-def test_the_table_holds_means_differences_and_alignment():
+def test_the_table_holds_means_differences_alignment_and_failures():
     table = comparison_table(
         {"cross_entropy": {0: 80.0, 1: 82.0}, "reloss": {0: 81.0, 1: 82.5}},
         "cross_entropy",
         title="t",
         metric="accuracy",
         alignments={"reloss": 0.987},
+        failed={"focal": "ValueError: no [b] here"},
     )
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
-    row = next(line for line in console.export_text().splitlines() if "ReLoss" in line)
+    lines = console.export_text().splitlines()
+    row = next(line for line in lines if "ReLoss" in line)
     for cell in ("81.75", "+0.75", "2 of 2", "0.987"):
         assert cell in row
+    row = next(line for line in lines if "focal" in line)
+    assert "ValueError: no [b] here" in row
