@@ -24,6 +24,7 @@ from .learning_time import HELD_OUT, RunClock, TimeLimit, affordable_groups
 from .metrics import AdditiveMetric, GroupwiseMetric, Metric, load_metric, metric_of
 from .metrics.adapters import ComputeMetrics, EvaluationMetrics
 from .metrics.base import IGNORED_LABEL
+from .metrics.classification import ClassMetric
 from .recording import (
     PredictionRecorder,
     described,
@@ -352,16 +353,20 @@ class LearnsSurrogate:
         stage = self.state.global_step / max(self.state.max_steps, 1)
         return stage, inputs, self._as_evaluated(outputs, inputs) if self._records_evaluation else None
 
-    def _decoding(self, kind: type[Surrogate]) -> Any:
-        """What decodes the token ids that a surrogate of a kind records, or None if they stand for classes."""
+    def _decoding(self, kind: type[Surrogate], metric: Metric) -> Any:
+        """What decodes the token ids that a surrogate of a kind records, or None if the metric compares classes."""
         reads_text = kind.task == "spans" or (kind.task == "tokens" and writes_text(self.model))
-        return tokenizer_of(self.processing_class, self.data_collator) if reads_text else None
+        if not reads_text or isinstance(metric, ClassMetric | EvaluationMetrics):
+            return None
+        return tokenizer_of(self.processing_class, self.data_collator)
 
     def _score(self, columns: Mapping[str, torch.Tensor]) -> float:
         """The metric of recorded predictions, taken as one group."""
         if isinstance(self.metric, EvaluationMetrics):
             return self.metric.score_one(*self.metric.columns(columns))
-        return self.metric.compute(*scored(self.recorder.kind, columns, self._decoding(self.recorder.kind)))
+        return self.metric.compute(
+            *scored(self.recorder.kind, columns, self._decoding(self.recorder.kind, self.metric))
+        )
 
     def _checked_metric(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> Metric:
         """The metric that is to be learned, tried on the first batch: what fails should fail now.
@@ -380,7 +385,7 @@ class LearnsSurrogate:
         if isinstance(metric, EvaluationMetrics):
             return metric  # which has been called on this batch
         try:
-            metric.compute(*scored(kind, columns, self._decoding(kind)))
+            metric.compute(*scored(kind, columns, self._decoding(kind, metric)))
         except Exception as error:  # a batch may be too small for it, so this is no more than a sign
             if isinstance(metric, AdditiveMetric):  # which any batch is large enough for
                 raise
@@ -485,7 +490,7 @@ class LearnsSurrogate:
         return recorded_dataset(
             self.recorder.kind,
             columns,
-            tokenizer=self._decoding(self.recorder.kind),
+            tokenizer=self._decoding(self.recorder.kind, self.metric),
             metric=self.metric,
             description=described(self.model),
         )

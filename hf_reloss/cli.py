@@ -9,7 +9,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from transformers.utils import logging
+
+from .plain import plain
 
 app = typer.Typer(help="Train on the metric you are judged by.", no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -69,7 +72,7 @@ def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id o
     _be_quiet()
     model = _or_exit(AutoSurrogate.from_pretrained, surrogate)
     config = model.config
-    table = Table(title=surrogate, show_header=False)
+    table = Table(title=Text(surrogate), show_header=False)
     record = dict(config.record or {"record": "none: it has not been trained, or was converted"})
     record.pop("held_out", None)
     settings = record.pop("settings", {})
@@ -84,8 +87,8 @@ def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id o
         **settings,
     }
     for name, value in rows.items():
-        value = ", ".join(value) if isinstance(value, list) else value
-        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+        value = ", ".join(map(str, value)) if isinstance(value, list) else value
+        table.add_row(*_cells(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else value))
     console.print(table)
     if model.network.curve_of is not None:
         console.print(_curve_table(model))
@@ -102,7 +105,9 @@ def convert(
     _be_quiet()
     surrogate = _or_exit(convert_checkpoint, file)
     surrogate.save_pretrained(out)
-    console.print(f"Wrote {out}: a surrogate for {surrogate.config.task}, {surrogate.num_parameters():,} parameters.")
+    console.print(
+        f"Wrote {escape(str(out))}: a surrogate for {surrogate.config.task}, {surrogate.num_parameters():,} parameters."
+    )
 
 
 @app.command()
@@ -117,7 +122,7 @@ def push(
 
     _be_quiet()
     surrogate = _or_exit(AutoSurrogate.from_pretrained, folder)
-    console.print(_or_exit(lambda: surrogate.push_to_hub(repo, private=private, revision=revision)))
+    console.print(escape(_or_exit(lambda: surrogate.push_to_hub(repo, private=private, revision=revision))))
 
 
 @app.command("list")
@@ -131,8 +136,13 @@ def list_(
 
     table = Table("surrogate", "tags", "downloads")
     for found in _or_exit(lambda: list_surrogates(metric=metric, task=task, author=author)):
-        table.add_row(found.id, ", ".join(found.tags or []), str(found.downloads or 0))
+        table.add_row(*_cells(found.id, ", ".join(found.tags or []), found.downloads or 0))
     console.print(table)
+
+
+def _cells(*values: object) -> list[Text]:
+    """Cells of a table that show what strangers wrote as it is: as markup of rich it could be an error, or a lie."""
+    return [Text(plain(value)) for value in values]
 
 
 def _curve_table(model) -> Table:
@@ -162,7 +172,8 @@ def _or_exit(function, *arguments):
     try:
         return function(*arguments)
     except (OSError, ValueError) as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        message = "".join(letter for letter in str(error) if letter.isprintable() or letter == "\n")
+        console.print("[bold red]error:[/]", Text(message), highlight=False)
         raise typer.Exit(1) from error
 
 

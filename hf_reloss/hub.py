@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, Rev
 from transformers.utils import CONFIG_NAME
 
 from .metrics import load_metric
+from .plain import plain
 
 if TYPE_CHECKING:
     from .surrogates.base import Surrogate
@@ -33,6 +34,9 @@ ORGANISATION = "reloss"
 """Whose surrogates come with this package."""
 
 PAGE, PICTURE = "README.md", "alignment.png"
+
+ORIGIN = re.compile(r"([\w.-]+(?:/[\w.-]+)*)@([\w.+-]+)")
+"""Where a surrogate was loaded from: its repository, perhaps a folder in that, and the revision."""
 
 SECTION = re.compile(r"<!-- section (\w+) (\w+) -->\n(.*?)<!-- end of section -->\n", re.DOTALL)
 
@@ -49,8 +53,10 @@ def included(name: str, *, revision: str | None = None, force_download: bool = F
     if organisation != ORGANISATION or revision or force_download or Path(name).is_dir():
         return None
     here = Path(__file__).parent
+    if not re.fullmatch(r"\w[\w.-]*", short):  # a path could lead out of the folder
+        return None
     folders = (place / "hub_cards" / short for place in (here, here.parent))  # installed, or in a checkout
-    return next((folder for folder in folders if short and (folder / CONFIG_NAME).is_file()), None)
+    return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
 
 
 def write_page(surrogate: "Surrogate", folder: str | Path, name: str | None = None, **card_data: Any) -> None:
@@ -66,8 +72,7 @@ def write_page(surrogate: "Surrogate", folder: str | Path, name: str | None = No
         card_data: for the page's metadata (`license`, `datasets`, `base_model`, `language`), what is None left out.
     """
     folder = Path(folder)
-    record = surrogate.config.record
-    if record and "held_out" in record:
+    if _has_picture(surrogate):
         from .plots import plot_surrogate
 
         plot_surrogate(folder / PICTURE, surrogate)
@@ -196,8 +201,16 @@ def write_loss(
 
 def _origin(surrogate: "Surrogate | None") -> dict[str, str]:
     """The repository and the revision that a surrogate was loaded from, if it was."""
-    name, _, revision = ((surrogate and surrogate.config.origin) or "").rpartition("@")
+    found = ORIGIN.fullmatch((surrogate and surrogate.config.origin) or "")
+    name, revision = found.groups() if found else ("", "")
     return {"name": name, "revision": revision}
+
+
+def _has_picture(surrogate: "Surrogate") -> bool:
+    """Whether its record holds all that the picture shows."""
+    record, usual = surrogate.config.record or {}, surrogate.original_loss
+    shown = {"alignment", f"alignment_{usual}"} <= record.keys()
+    return shown and {"score", "loss", usual} <= record.get("held_out", {}).keys()
 
 
 def _task_tag(task: str) -> str:
@@ -228,8 +241,8 @@ def _metric_label(surrogate: "Surrogate") -> str | None:
 
 def _metadata(surrogate: "Surrogate", name: str) -> ModelCardData:
     metric, record = _metric_name(surrogate), surrogate.config.record or {}
-    tags = [tag for tag in (TAG, metric, _task_tag(surrogate.task)) if tag]
-    checkpoints = [checkpoint for model in record.get("models", []) if (checkpoint := model.partition(" ")[2])]
+    tags = [tag for tag in (TAG, plain(metric or ""), _task_tag(surrogate.task)) if tag]
+    checkpoints = [plain(checkpoint) for model in record.get("models", []) if (checkpoint := model.partition(" ")[2])]
     results = None
     if "alignment" in record:
         result = EvalResult(
@@ -237,7 +250,7 @@ def _metadata(surrogate: "Surrogate", name: str) -> ModelCardData:
             dataset_type="held-out-groups",
             dataset_name="held-out groups of predictions",
             metric_type="spearmanr",
-            metric_name=f"alignment with {_metric_label(surrogate)}",
+            metric_name=f"alignment with {plain(_metric_label(surrogate))}",
             metric_value=record["alignment"],
         )
         results = [result]
@@ -270,16 +283,9 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
     }
     default = type(config)()
     elsewhere = {"task", "architecture", "metric", "record", "origin", "hf_reloss_version"}
-    options = set(type(config).__annotations__) - elsewhere
+    learned = surrogate.network.learned()
+    options = set(type(config).__annotations__) - elsewhere - learned.keys()
     changed = {key: getattr(config, key) for key in options if getattr(config, key) != getattr(default, key)}
-    details = {
-        "metric": f"`{config.metric}`" if config.metric else "not recorded",
-        "architecture": f"`{config.architecture}`, {surrogate.num_parameters():,} parameters",
-        **{key: f"`{value}`" for key, value in sorted(changed.items())},
-        **surrogate.network.learned(),
-        **dict(sorted(shown.items())),
-        **record.get("settings", {}),
-    }
     context = {
         "title": name.rpartition("/")[2] or name,
         "name": name,
@@ -288,9 +294,12 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
         "record": record,
         "original": usual.replace("cross_", "cross-").replace("_", " "),
         "usual": record.get(f"alignment_{usual}"),
-        "picture": PICTURE if "held_out" in record else None,
+        "picture": PICTURE if _has_picture(surrogate) else None,
         "example": surrogate.example(),
-        "details": {key.replace("_", " "): str(value).replace("|", "\\|") for key, value in details.items()},
+        "config": config,
+        "parameters": surrogate.num_parameters(),
+        "changed": dict(sorted(changed.items())),
+        "details": learned | dict(sorted(shown.items())) | record.get("settings", {}),
     }
     template = _environment().get_template("model_card.md.jinja")
     made = {name: "".join(block(template.new_context(context))).strip() for name, block in template.blocks.items()}
@@ -298,9 +307,17 @@ def _sections(surrogate: "Surrogate", name: str) -> dict[str, str]:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("hf_reloss", ""), trim_blocks=True, keep_trailing_newline=True
+    """Of the templates, which write all markup of a page: every value that is put into them is plain text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hf_reloss", ""), trim_blocks=True, keep_trailing_newline=True, finalize=plain
     )
+    environment.filters["cell"] = _cell
+    return environment
+
+
+def _cell(value: Any) -> str:
+    """A value as plain text in a cell of a table, which a `|` would end."""
+    return re.sub(r"\\*\|", r"\\|", plain(value))
 
 
 def _with_sections(former: ModelCard | None, sections: dict[str, str]) -> str:

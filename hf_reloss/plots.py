@@ -9,9 +9,19 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from .comparison import paired_difference, spelled
+from .plain import plain
 from .surrogates.base import Surrogate
 
 OURS, USUAL, FAINT = "#c4441c", "#3f5a73", "#b9c0c6"
+
+
+LONGEST_NAME = 80
+"""In characters, of what is written beside an axis."""
+
+
+def _literal(text: str) -> str:
+    """A name that somebody gave, as a text in a picture: matplotlib takes what is between two `$` for a formula."""
+    return plain(text)[:LONGEST_NAME].replace("$", r"\$")
 
 
 def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], baseline: str, *, metric: str) -> None:
@@ -37,7 +47,7 @@ def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], bas
         axes.plot(gain.mean, place, "o", color=color, ms=7, zorder=4)
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_yticks(range(len(order)), [spelled(loss) for loss in order])
-    axes.set_xlabel(f"{metric}, over {spelled(baseline)}: each seed, mean and 95 % interval")
+    axes.set_xlabel(f"{_literal(metric)}, over {spelled(baseline)}: each seed, mean and 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
@@ -59,7 +69,7 @@ def plot_correlations(
     """
     steps, values = [step for step, _ in history], torch.stack([values for _, values in history])
     classes = math.isqrt(2 * values.shape[-1])
-    names = [str(name) for name in (class_names if class_names is not None else range(classes))]
+    names = [_literal(name) for name in (class_names if class_names is not None else range(classes))]
     rows, columns = torch.triu_indices(classes, classes)
     changes = values - values[0]
     most = changes[-1].abs().argsort(descending=True, stable=True)[:shown].tolist()
@@ -120,13 +130,13 @@ def plot_comparison(
     pairs.set_title(f"{gain.mean:+.2f} points, 95 % interval {gain.low:+.2f} to {gain.high:+.2f}", fontsize=11)
     pairs.set_xticks([0, 1], ["cross-entropy", "ReLoss"])
     pairs.set_xlim(-0.55, 1.55)
-    pairs.set_ylabel(f"{metric}, one line per seed")
+    pairs.set_ylabel(f"{_literal(metric)}, one line per seed")
     if curve is not None:
         plot_curve(curve, surrogate)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color=FAINT, alpha=0.4, lw=0.7)
-    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.suptitle(_literal(title), fontsize=13, fontweight="bold")
     figure.savefig(path, dpi=150)
 
 
@@ -169,7 +179,7 @@ def plot_surrogate(path: str | Path, surrogate: Surrogate) -> None:
         axes.scatter(held_out[key], held_out["score"], s=14, color=color, alpha=0.6, lw=0)
         axes.set_title(f"{label}: rank correlation {record[alignment]:.3f}", fontsize=11)
         axes.set_xlabel("loss of a group")
-    first.set_ylabel((surrogate.config.metric or "metric").split("|")[0])
+    first.set_ylabel(_literal((surrogate.config.metric or "metric").split("|")[0]))
     second.sharey(first)
     if curve:
         plot_curve(curve[0], surrogate)

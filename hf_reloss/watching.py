@@ -170,7 +170,7 @@ class WatchesRun:
             return None
         columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
         kind, metric = seen.kind, self.watched_metric
-        predictions = recorded_dataset(kind, columns, tokenizer=self._decoding(kind), metric=metric)
+        predictions = recorded_dataset(kind, columns, tokenizer=self._decoding(kind, metric), metric=metric)
         size = min(LARGEST_GROUP, max(2, number // 10))
         groups = draw_groups(predictions, metric, num_groups=NUM_GROUPS, group_size=size)
         reader = self._placed(kind(SurrogateConfig(task=kind.task))) if surrogate is None else surrogate

@@ -1,5 +1,6 @@
 import json
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +65,31 @@ def test_inspect_knows_every_task(tmp_path, options, shown):
     for word in (options["task"], *shown):
         assert word in output
     assert ("█" in output) == ("█" in shown)
+
+
+def test_inspect_and_list_show_markup_as_it_is(tmp_path, monkeypatch):
+    text = "[/] [red]x[/red] [link=http://a]y[/link] :smile: <lambda>\x1b[31m\r\n"
+    shown = "[/] [red]x[/red] [link=http://a]y[/link] :smile: ‹lambda›[31m"
+    record = {"alignment": 0.9, f"a {text}": 1, "b": text, "c": [text, 2], "settings": {"d": text}}
+    folder = tmp_path / "[bold]"
+    surrogate_with_random_weights(0, metric=text, record=record, origin=text).save_pretrained(folder)
+    code, output = call("inspect", folder)
+    assert code == 0
+    assert output.count(shown) == 6
+    assert "\x1b" not in output
+    assert "[bold]" in output
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architecture": "counts", "scores": {"f1": {text: 1}}}))
+    code, output = call("inspect", folder)
+    assert code == 1
+    assert shown.partition("‹")[0] in output
+    assert "\x1b" not in output
+    found = SimpleNamespace(id="someone/[/]", tags=[text], downloads=None)
+    monkeypatch.setattr("hf_reloss.hub.list_surrogates", lambda **_: [found])
+    code, output = call("list")
+    assert code == 0
+    assert "someone/[/]" in output
+    assert shown in output
 
 
 def test_inspect_of_something_else_says_so_in_one_line(tmp_path):

@@ -1,5 +1,7 @@
 """What hand-made losses have in common."""
 
+import math
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -30,7 +32,7 @@ class HandMadeLoss(SurrogateNetwork):
         given = dict(config.loss_options or {})
         if self.wants_frequencies:
             frequencies = given.pop("frequencies", None)
-            if not frequencies or min(frequencies) <= 0:
+            if not (isinstance(frequencies, list | tuple) and frequencies and all(map(_is_positive, frequencies))):
                 raise ValueError(
                     f"The loss {self.architecture!r} wants the share of each class in the training data, above 0, as "
                     f"loss_options={{'frequencies': [...]}}, but got {frequencies}."
@@ -41,6 +43,11 @@ class HandMadeLoss(SurrogateNetwork):
         if unknown:
             known = ", ".join(self.options) or "none"
             raise ValueError(f"The loss {self.architecture!r} has no options {sorted(unknown)}: there are {known}.")
+        for name, value in given.items():
+            wanted = Integral if isinstance(self.options[name], int) else Real
+            if not isinstance(value, wanted) or isinstance(value, bool) or not math.isfinite(value):
+                kind = "a whole number" if wanted is Integral else "a number"
+                raise ValueError(f"The loss {self.architecture!r} wants {kind} as {name}, but got {value!r}.")
         self.__dict__.update(self.options | given)
 
     def checked(self, evidence: Evidence) -> torch.Tensor:
@@ -75,6 +82,10 @@ class AdjustableLoss(HandMadeLoss):
     def doubts(self, labels: torch.Tensor) -> str:
         """What its user should know of the labels [n] of validation data, if there is anything."""
         return ""
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:

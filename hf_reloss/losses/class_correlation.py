@@ -9,6 +9,9 @@ from ..surrogates.config import SurrogateConfig
 from ..surrogates.network import Evidence
 from .base import AdjustableLoss
 
+MOST_CLASSES = 10_000
+"""Of them the correlations take 400 MB."""
+
 
 class ClassCorrelation(AdjustableLoss):
     """-σ(Σ_j Φ_yj log p_j) of an example of class y, with Φ [C, C] symmetric, the identity at its start.
@@ -24,6 +27,10 @@ class ClassCorrelation(AdjustableLoss):
 
     def __init__(self, config: SurrogateConfig):
         super().__init__(config)
+        if not 2 <= self.classes <= MOST_CLASSES:
+            raise ValueError(
+                f"The class-correlation loss is for 2 to {MOST_CLASSES:,} classes, but got {self.classes}."
+            )
         self.register_buffer("correlations", torch.eye(self.classes))
 
     def losses(self, evidence: Evidence) -> torch.Tensor:

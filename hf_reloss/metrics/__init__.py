@@ -82,7 +82,7 @@ def metric_of(signature: str | None) -> Metric | None:
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two of what is nested too deeply
         return text
 
 

@@ -28,10 +28,10 @@ class AutoSurrogate:
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> "Surrogate":
         """Loads a surrogate from a folder or the Hub; arguments and errors as in `Surrogate.from_pretrained`."""
         if not isinstance(config, SurrogateConfig):
-            from .base import Surrogate
+            from .loading import load_config  # transformers, while it is imported, imports this module
 
             where = pretrained_model_name_or_path if config is None else config
-            config, kwargs = Surrogate.load_config(str(where), **kwargs)
+            config, kwargs = load_config(str(where), **kwargs)
         try:
             kind = cls.of_task(config.task)
         except ValueError as error:

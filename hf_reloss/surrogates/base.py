@@ -1,6 +1,5 @@
 """The base of all surrogates: a `PreTrainedModel` from a model's outputs and labels to a loss."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,15 +7,14 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils.hub import extract_commit_hash
 
-from .. import __version__
+from ..hub import included, push_surrogate, write_page
 from ..isolation import undivided
 from ..losses import hand_made_losses
 from ..metrics import Metric
 from ..metrics.base import IGNORED_LABEL
 from .config import SurrogateConfig
+from .loading import PLACE, checked, load_config, load_weights, require_all
 from .network import Evidence, SurrogateNetwork
 
 
@@ -170,10 +168,9 @@ class Surrogate(PreTrainedModel):
             card_data: for the metadata of the page, such as `{"license": "mit", "datasets": ["squad"]}`.
             kwargs: as in `PreTrainedModel.save_pretrained`; of `push_to_hub`, if it is published.
         """
-        from ..hub import push_surrogate, write_page
-
         names = ("commit_message", "commit_description", "private", "revision", "create_pr")
         publishing = {name: kwargs.pop(name) for name in names if name in kwargs}
+        kwargs.pop("max_shard_size", None)  # for weights are loaded from one file only
         try:
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         except SafetensorError as error:
@@ -187,8 +184,6 @@ class Surrogate(PreTrainedModel):
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Publishes it with its page; options as in `hf_reloss.hub.push_surrogate`, and what it returns."""
-        from ..hub import push_surrogate
-
         return push_surrogate(self, repo_id, **options)
 
     @torch.no_grad()
@@ -207,100 +202,34 @@ class Surrogate(PreTrainedModel):
                 Weights are always float32.
 
         Raises:
-            ValueError: if what is there is no surrogate, or one for another task.
+            ValueError: if what is there is no surrogate, one for another task, or its configuration is not valid.
             OSError: if the weights are missing, a pickle, damaged, or do not fit the configuration.
         """
-        from ..hub import included
-
         where = str(pretrained_model_name_or_path)
-        here = included(where, **kwargs)
-        if not isinstance(config, SurrogateConfig):
-            config, kwargs = cls.load_config(where if config is None else str(config), **kwargs)
+        source = str(included(where, **kwargs) or where)
+        if isinstance(config, SurrogateConfig):
+            config = checked(config)
+        else:
+            config, kwargs = load_config(where if config is None else str(config), **kwargs)
         if config.task != cls.task:
             raise ValueError(
                 f"{where} is a surrogate for {config.task}, but {cls.__name__} is for {cls.task}: "
                 "load it with AutoSurrogate, and use it for a model of its task."
             )
+        weights = load_weights(source, **{name: kwargs.pop(name) for name in PLACE if name in kwargs})
         wants_info = kwargs.pop("output_loading_info", False)
-        if not any(_find(str(here or where), name, **kwargs) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-            raise OSError(
-                f"{where} has no {SAFE_WEIGHTS_NAME}, and weights are loaded from safetensors only, never from a "
-                "pickle: write it with save_pretrained."
-            )
-        kwargs |= {
-            "use_safetensors": True,
-            "output_loading_info": True,
-            "dtype": torch.float32,
-            "ignore_mismatched_sizes": True,
-        }
+        kwargs |= {"output_loading_info": True, "dtype": torch.float32, "ignore_mismatched_sizes": True}
         try:
             with undivided():
-                surrogate, info = super().from_pretrained(here or where, *args, config=config, **kwargs)
-        except ValueError as error:
+                surrogate, info = super().from_pretrained(None, *args, config=config, state_dict=weights, **kwargs)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
-        except SafetensorError as error:
-            raise OSError(
-                f"The weights in {where} are damaged ({error}): the file is truncated or was not written to its end. "
-                "Download or save the surrogate again."
-            ) from error
-        if info["mismatched_keys"]:
-            name, found, wanted = min(info["mismatched_keys"])
-            raise OSError(
-                f"The weights in {where} are not of the shapes that its configuration asks for: {name} is "
-                f"{list(found)} instead of {list(wanted)}. Its files do not belong together."
-            )
-        if info["missing_keys"]:
-            raise OSError(
-                f"The weights in {where} lack {', '.join(sorted(info['missing_keys']))}, which its configuration asks "
-                "for: it was saved by another version, or its files do not belong together."
-            )
+        require_all(info, where)
+        surrogate.name_or_path = surrogate.config.name_or_path = source
         for parameter in surrogate.parameters():
             # Tensors lie in the file's memory as they come. Aligned ones give the same loss, to the bit, as before.
             parameter.data = parameter.data.clone()
         return (surrogate, info) if wants_info else surrogate
-
-    @staticmethod
-    def load_config(where: str, **kwargs: Any) -> tuple[SurrogateConfig, dict[str, Any]]:
-        """The configuration of the surrogate at a folder or repository, and the keywords for loading its weights.
-
-        Raises:
-            ValueError: if there is another kind of model.
-        """
-        from ..hub import included
-
-        here = included(where, **kwargs)
-        place = _place(kwargs)
-        path = cached_file(str(here or where), CONFIG_NAME, **place)
-        if path is None:
-            raise OSError(f"{where} has no {CONFIG_NAME}, so there is no surrogate in it.")
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{where} is no surrogate: its {CONFIG_NAME} is no JSON ({error}).") from error
-        found = content.get("model_type") if isinstance(content, dict) else None
-        if found != SurrogateConfig.model_type:
-            raise ValueError(
-                f"{where} is no surrogate: its {CONFIG_NAME} says model_type {found!r}, not "
-                f"{SurrogateConfig.model_type!r}. Pass a folder written by a surrogate, or its Hub id."
-            )
-        config, unused = SurrogateConfig.from_pretrained(str(here or where), return_unused_kwargs=True, **kwargs)
-        commit = None if here or Path(where).is_dir() else extract_commit_hash(path, None)
-        if commit is not None:  # the weights are to be of the same one
-            place["revision"] = commit
-        if here or commit:
-            name = "/".join(filter(None, (where, kwargs.get("subfolder"))))
-            config.origin = f"{name}@{commit or f'hf_reloss-{__version__}'}"
-        return config, unused | place
-
-
-def _place(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Those of the keywords that say where files are."""
-    names = ("cache_dir", "force_download", "token", "revision", "subfolder", "local_files_only")
-    return {name: kwargs[name] for name in names if name in kwargs}
-
-
-def _find(where: str, name: str, **kwargs: Any) -> str | None:
-    return cached_file(where, name, _raise_exceptions_for_missing_entries=False, **_place(kwargs))
 
 
 def output_tensor(outputs: Any, name: str, index: int = 0) -> torch.Tensor:

@@ -1,11 +1,42 @@
 """What a surrogate is made of, and what it was learned from."""
 
-from typing import Any
+import inspect
+import math
+import re
+import reprlib
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from packaging.version import InvalidVersion, Version
 from transformers.configuration_utils import PreTrainedConfig
 
 from .. import __version__
+
+BOUNDS = {
+    "num_knots": (3, 1024),
+    "knot_range": (1e-6, 1e6),
+    "scale_weight": (0, 1e6),
+    "max_order": (1, 64),
+    "reach": (0, 64),
+    "hidden_size": (1, 2048),
+    "sigma": (1e-6, 1e6),
+    "anchor": (0, 1e6),
+    "num_pixels": (1, 2**20),
+}
+"""Between which numbers those of a loaded configuration lie: more than surrogates need, less than memory holds."""
+
+LARGEST_NUMBER = 1e12
+"""The largest finite number in a loaded configuration: far larger ones cannot be drawn, nor written with digits."""
+
+NAMES = ("task", "architecture", "level", "credit")
+"""The fields that are names, as of a module or a network."""
+
+RECORD = {"data": str, "models": list[str], "settings": dict[str, Any], "held_out": dict[str, list[float]]}
+"""The types of those entries of a record that pages are made of, beside the alignments, which are numbers."""
+
+DEEPEST = 16
+"""How many lists and dictionaries may lie inside each other in a loaded configuration."""
 
 
 class SurrogateConfig(PreTrainedConfig):
@@ -86,6 +117,77 @@ class SurrogateConfig(PreTrainedConfig):
             "hf-reloss."
         )
 
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """A configuration from the content of a config.json, which a stranger may have written.
+
+        Only the fields of this class are taken. On others transformers would act: it would load weights from other
+        files, kernels from the Hub, quantised layers.
+
+        Args:
+            config_dict: the content.
+            kwargs: as in `PreTrainedConfig.from_dict`.
+
+        Raises:
+            ValueError: for a field of another type, or a number that is out of bounds.
+        """
+        wanted = inspect.get_annotations(SurrogateConfig)
+        known = {name: config_dict[name] for name in wanted if name in config_dict}
+        try:
+            for name, value in known.items():
+                _check(name, value, wanted[name])
+        except ValueError as error:
+            version = known.get("hf_reloss_version")
+            advice = cls(hf_reloss_version=version).advice if isinstance(version, str) else ""
+            raise ValueError(f"{error}{advice}") from None
+        return super().from_dict(known, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         own = {name: value for name, value in super().to_dict().items() if name != "use_cache"}  # which a Trainer sets
         return own | {"hf_reloss_version": __version__}
+
+
+def _check(name: str, value: Any, wanted: Any) -> None:
+    """Raises ValueError if a field is not of the type that is wanted, or is out of bounds."""
+    fits, limits = _is_of(value, wanted) and _is_shallow(value), ""
+    if name in BOUNDS:
+        low, high = BOUNDS[name]
+        limits = f" from {low} to {high}"
+        fits = fits and (value is None or low <= value <= high)
+    elif name in NAMES:
+        limits = " of letters, digits and _"
+        fits = fits and (value is None or re.fullmatch(r"\w{1,100}", value))
+    if not fits:
+        wanted = inspect.formatannotation(wanted).replace("typing.", "")
+        raise ValueError(f"{name} in the configuration must be {wanted}{limits}, but is {reprlib.repr(value)}.")
+    if name == "record":
+        _check_record(value or {})
+
+
+def _check_record(record: Mapping[str, Any]) -> None:
+    """Raises ValueError for entries of which no page can be made."""
+    for name, value in record.items():
+        wanted = float if name.startswith("alignment") else RECORD.get(name, Any)
+        _check(f"record[{name!r}]", value, wanted)
+    if len({len(values) for values in record.get("held_out", {}).values()}) > 1:
+        raise ValueError("record['held_out'] in the configuration must be lists of one length.")
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    """Whether a value from JSON is of a type, inside too. Whole numbers are of `float`, but `bool` is no number."""
+    inner = get_args(wanted)
+    if isinstance(wanted, UnionType):
+        return any(_is_of(value, choice) for choice in inner)
+    if get_origin(wanted) is dict:
+        return isinstance(value, dict) and all(_is_of(k, inner[0]) and _is_of(v, inner[1]) for k, v in value.items())
+    if get_origin(wanted) is list:
+        return isinstance(value, list) and all(_is_of(child, inner[0]) for child in value)
+    if wanted in (int, float):
+        is_number = isinstance(value, int | wanted) and not isinstance(value, bool)
+        return is_number and not LARGEST_NUMBER < abs(value) < math.inf
+    return wanted is Any or isinstance(value, wanted)
+
+
+def _is_shallow(value: Any, levels: int = DEEPEST) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(child, levels - 1) for child in inner)

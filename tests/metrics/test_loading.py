@@ -4,7 +4,7 @@ import evaluate
 import pytest
 import torch
 
-from hf_reloss.metrics import CallableMetric, EvaluateMetric, Metric, load_metric
+from hf_reloss.metrics import CallableMetric, EvaluateMetric, Metric, load_metric, metric_of
 from hf_reloss.metrics.classification import F1
 
 F1_MODULE = """
@@ -162,3 +162,8 @@ def test_a_new_metric_is_found_by_its_name():
             return torch.ones(len(index), dtype=torch.float64)
 
     assert load_metric("constant_for_this_test").compute([1], [1]) == 1.0
+
+
+@pytest.mark.parametrize("value", ["-" * 100_000 + "1", "[" * 100_000, "0x" + "f" * 10_000])
+def test_a_signature_that_cannot_be_read_is_of_no_metric(value):
+    assert metric_of(f"fbeta|beta:{value}") is None
