@@ -33,8 +33,9 @@ class ReLossTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Training on the model's own loss before the surrogate takes over: steps, or a share of all steps "
-            "if below 1. By default 0 with a given surrogate or loss, 0.5 with 'ala' else, and 0.1 with 'auto', which "
-            "records predictions meanwhile: 160 at least, and for longer if nothing can be learned from them yet."
+            "if below 1. By default 0 with a given surrogate or loss, 0.5 with 'ala' else, and with 'auto' 0.1, or 0.5 "
+            "for metrics of whole groups, such as F1 and BLEU; it records predictions meanwhile, 160 at least, and for "
+            "longer if nothing can be learned from them yet."
         },
     )
     max_recorded_predictions: int = field(

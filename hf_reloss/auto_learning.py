@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,9 @@ SURROGATE_FOLDER = "surrogate"
 
 LEARNING_STATE = "reloss_state.json"
 """Where a checkpoint says how far the learning of its surrogate has come."""
+
+FITTED = 0.5
+"""A loss of groups is used when so many predictions are right: where most are wrong, models lost by it."""
 
 EPOCHS = 5
 """Over the groups, half as many as `SurrogateTrainer` has by default: a run waits for this."""
@@ -97,6 +101,7 @@ class LearnsSurrogate:
     learning: LearningState | None = None
     _approximates: bool = False
     _records_evaluation: bool = False
+    _is_of_groups: bool = False
     _clock: RunClock
 
     def learn_surrogate(self) -> Surrogate:
@@ -110,6 +115,11 @@ class LearnsSurrogate:
         """
         args, kind = self.args, self.recorder.kind
         predictions = self._recorded_everywhere()
+        if self._is_of_groups and self._right_share() < FITTED:
+            raise ValueError(
+                f"{self._right_share():.0%} of the predictions that were recorded last are right with p > 1/2, and the "
+                f"loss for {self.metric.name}, that of whole groups, hardly corrects wrong ones: it takes {FITTED:.0%}."
+            )
         why = "The warm-up is over" if self.surrogate is None else f"{self._refresh_steps} steps more are recorded"
         self._tell(
             f"{why} at step {self.state.global_step}: learning a surrogate of {self.metric.name} from "
@@ -167,9 +177,9 @@ class LearnsSurrogate:
         logs_next = self.control.should_log  # which logging this would take back
         self.log({"surrogate_alignment": alignment, f"surrogate_{usual}": record[usual]})
         self.control.should_log = logs_next
-        what = "surrogate" if chosen is learned else "soft metric, of which nothing is learned,"
+        what = "surrogate for" if chosen is learned else "soft metric, nothing learned, for"
         self._tell(
-            f"Switched at step {self.state.global_step} to the {what} for {self.metric.name}: its alignment on "
+            f"Switched at step {self.state.global_step} to the {what} {self.metric.name}: its alignment on "
             f"held-out groups is {alignment:.3f}, against "
             + " and ".join(f"{value:.3f} for {other}" for other, value in others.items())
             + "."
@@ -240,6 +250,8 @@ class LearnsSurrogate:
         kind = self.recorder.kind
         if self._approximates or not kind.has_soft_metric(self.metric):
             return None
+        if self._is_of_groups and self._right_share() < FITTED:
+            return None
         with torch.random.fork_rng(devices=[]):
             surrogate, _ = self._to_learn(kind, self.metric)
         surrogate.config.metric = self.metric.signature
@@ -255,6 +267,18 @@ class LearnsSurrogate:
             )
             return None
         return surrogate
+
+    def _right_share(self) -> float:
+        """The share of predictions with p(label) > 1/2, of the later half of what all processes have recorded."""
+        kind, right, number = self.recorder.kind, 0, 0
+        if len(self.recorder):
+            latest = {name: column[len(self.recorder) // 2 :] for name, column in self.recorder.rows().items()}
+            reader = kind(SurrogateConfig(task=kind.task))
+            evidence = reader.evidence(latest, latest["labels"])
+            right = int((reader.original_losses(evidence) < math.log(2))[evidence.counts].sum())
+            number = int(evidence.counts.sum())
+        found = gather_object([(right, number)])
+        return sum(right for right, _ in found) / max(1, sum(number for _, number in found))
 
     def _sizes(self, predictions: datasets.Dataset, limit: TimeLimit) -> dict[str, int]:
         """How many groups of which size learning can afford."""
@@ -296,7 +320,8 @@ class LearnsSurrogate:
         return max(1, self.warmup_steps) if steps is None and self._approximates else steps
 
     def _start_recording(self) -> None:
-        self.surrogate, self.metric, self._records_evaluation = None, None, False
+        self.surrogate, self.metric = None, None
+        self._records_evaluation = self._is_of_groups = False
         wanted = self._wanted_metric if isinstance(self._wanted_metric, str) else self._wanted_metric.signature
         self.learning = LearningState("approximation" if self._approximates else "auto", wanted)
         self.recorder = self._fresh_recorder()
@@ -381,7 +406,8 @@ class LearnsSurrogate:
         if isinstance(metric, str):
             metric = self._metric_of_key(outputs, columns, inputs)
         with torch.random.fork_rng(devices=[]):
-            self._to_learn(kind, metric)  # of embeddings there is nothing to learn
+            to_learn, _ = self._to_learn(kind, metric)  # of embeddings there is nothing to learn
+        self._is_of_groups = not self._approximates and to_learn.network.is_of_groups()
         if isinstance(metric, EvaluationMetrics):
             return metric  # which has been called on this batch
         try:

@@ -157,7 +157,9 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         warmup = option(self.args, "surrogate_warmup")
         if warmup is None:
             of_classes = self.adaptation is not None and self._adapted_loss is None
-            warmup = 0.1 if self.recorder is not None else 0.5 if of_classes else 0.0
+            warmup = 0.1 if self.recorder is not None else 0.0
+            if of_classes or self._is_of_groups:
+                warmup = 0.5
         steps = int(warmup if warmup >= 1 else round(warmup * self.state.max_steps))
         if self.recorder is None:
             return steps
