@@ -169,7 +169,8 @@ class AdaptsLoss(TrainerCallback):
         takes_labels = trainer._takes_labels(model)
         model.eval()
         found = []
-        for batch in trainer.get_eval_dataloader(self.dataset):
+        # Of persistent workers, the loader of an evaluation is kept, for whatever is evaluated next.
+        for batch in trainer.get_test_dataloader(self.dataset):
             inputs = trainer._prepare_inputs(batch)
             labels = batch_labels(trainer.model, inputs, trainer.label_names)
             with trainer.compute_loss_context_manager():
@@ -214,7 +215,9 @@ class AdaptsLoss(TrainerCallback):
             ValueError: if it has nothing of the kind.
         """
         if not (folder / STATE).is_file():
-            raise ValueError(f"{folder} has no {STATE}: it was not trained on surrogate='ala'.")
+            raise ValueError(
+                f"{folder} has no {STATE}: it was not trained on surrogate='ala', or saved with save_only_model=True."
+            )
         state = torch.load(folder / STATE, weights_only=True)
         self.learning.load_state_dict(state.pop("learning"))
         self.generator.set_state(state.pop("generator"))

@@ -154,13 +154,28 @@ class LearnsSurrogate:
                 learner.add_callback(_LearningBar)
             began = limit.watch.seconds()
             start = learner.evaluate()
-            limit.reserve(limit.watch.seconds() - began)  # for the last evaluation
+            limit.reserve(2 * (limit.watch.seconds() - began))  # for the evaluations in the end
+            self._expect_more_than(start, learner.args.min_alignment)
             learner.train()
         self._go_on_with(learner.accelerator.unwrap_model(learner.model), soft_metric, start)
         if self._refresh_steps is not None:
             self.recorder = self._fresh_recorder()
             self.recorder.kind = kind
         return self.surrogate
+
+    def _expect_more_than(self, start: Mapping[str, float], least: float) -> None:
+        """Spares a first try the learning where the soft metric ranks too badly to begin with: later it may be better.
+
+        Raises:
+            MisalignedSurrogateError: then.
+        """
+        alignment = start["eval_alignment_canonical"]
+        is_first = self.surrogate is None and self.learning.next_try is None
+        if is_first and not self._approximates and not alignment >= least:
+            raise MisalignedSurrogateError(
+                f"Before learning, the surrogate's alignment with {self.metric.name} on held-out groups is "
+                f"{alignment:.3f}, below {least}."
+            )
 
     def _go_on_with(self, learned: Surrogate, soft_metric: Surrogate | None, start: Mapping[str, float]) -> None:
         """Makes the loss what was learned or, if that does not rank better, the soft metric, which `start` measures."""

@@ -19,6 +19,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, ModelIn
 from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
 from transformers.utils import CONFIG_NAME
 
+from .losses.base import AdjustableLoss, HandMadeLoss
 from .metrics import load_metric
 from .plain import plain
 
@@ -194,9 +195,21 @@ def write_loss(
         card.data.library_name = None
     template = _environment().get_template("trained_model.md.jinja")
     config = surrogate and surrogate.config
-    section = template.render(surrogate=config, risk=risk, own_share=own_share, **_origin(surrogate))
+    section = template.render(
+        surrogate=config, kind=_kind_of_loss(surrogate), risk=risk, own_share=own_share, **_origin(surrogate)
+    )
     text = f"---\n{card.data.to_yaml()}\n---\n{card.text.strip()}\n\n{section}"
     page.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _kind_of_loss(surrogate: "Surrogate | None") -> str | None:
+    """Whether a loss is adapted, hand-made, the soft form of a metric with nothing learned, or learned."""
+    if surrogate is None:
+        return None
+    if isinstance(surrogate.network, HandMadeLoss):
+        return "adapted" if isinstance(surrogate.network, AdjustableLoss) else "hand-made"
+    # At its start, a surrogate is the soft form of its metric, and all that is learned is 0.
+    return "learned" if any(parameter.any() for parameter in surrogate.parameters()) else "soft"
 
 
 def _origin(surrogate: "Surrogate | None") -> dict[str, str]:

@@ -201,7 +201,9 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             return
         former = AutoSurrogate.from_pretrained(folder)
         if (former.config.origin or "").rpartition("@")[0] != origin.rpartition("@")[0]:
-            return  # another one was asked for
+            had = former.config.origin or f"a surrogate for {former.config.metric}"
+            logger.warning(f"{checkpoint} was trained on {had}: the run goes on with {origin}, which was asked for.")
+            return
         if former.config.origin != origin:
             logger.info(f"Going on with {former.config.origin}, on which {checkpoint} was trained, not {origin}.")
         self.surrogate = self._placed(former)

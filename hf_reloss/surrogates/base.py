@@ -229,6 +229,10 @@ class Surrogate(PreTrainedModel):
         for parameter in surrogate.parameters():
             # Tensors lie in the file's memory as they come. Aligned ones give the same loss, to the bit, as before.
             parameter.data = parameter.data.clone()
+        try:
+            surrogate.network.adopt(config.version)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         return (surrogate, info) if wants_info else surrogate
 
 
