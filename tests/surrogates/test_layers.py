@@ -3,6 +3,14 @@ import math
 import pytest
 import torch
 
+from hf_reloss import (
+    Surrogate,
+    SurrogateForClassification,
+    SurrogateForKeypoints,
+    SurrogateForSpans,
+    SurrogateForTokens,
+    load_metric,
+)
 from hf_reloss.surrogates.layers import MonotoneSpline, ScoreMixture, class_margins, label_margin
 
 
@@ -53,3 +61,55 @@ def test_a_mixture_is_a_weighted_geometric_mean_of_the_parts_of_scores():
     )
     nothing = torch.zeros(1, 2)
     assert mixture([(nothing, nothing), (nothing[:, :1], nothing[:, :1])]).tolist() == [0.0]
+
+
+def test_within_its_trust_region_a_spline_is_the_identity_whatever_is_learned_above():
+    spline = MonotoneSpline(8, 3.0, trust_region=True).double()
+    with torch.no_grad():
+        spline.log_slopes.normal_()
+    x = torch.linspace(-6, 6, 121, dtype=torch.float64, requires_grad=True)
+    values = spline(x)
+    (slope,) = torch.autograd.grad(values.sum(), x)
+    torch.testing.assert_close(spline.slope(x), slope)
+    wrong = x < 0
+    assert torch.equal(values[wrong], x[wrong])
+    assert (slope[wrong] == 1).all()
+    assert not torch.allclose(values[~wrong], x[~wrong], atol=0.1)
+    assert (values.diff() > 0).all()
+
+
+def pulls(surrogate: Surrogate, outputs: object, labels: torch.Tensor, read: str) -> torch.Tensor:
+    """The gradient of the loss at what a model puts out."""
+    tensors = {name: tensor.clone().requires_grad_() for name, tensor in outputs.items()}
+    surrogate(tensors, labels).backward()
+    return tensors[read].grad
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_what_is_learned_pulls_at_wrong_predictions_as_the_soft_metric_does(classes):
+    soft, learned = (SurrogateForClassification.for_metric("accuracy", trust_region=True) for _ in range(2))
+    free = SurrogateForClassification.for_metric("accuracy")
+    logits, labels = 4 * torch.randn(200, classes), torch.randint(classes, (200,))
+    with torch.no_grad():
+        for surrogate in (learned, free):
+            surrogate.network.spline.log_slopes.copy_(torch.linspace(-2, 2, 16))
+    found = [pulls(each, {"logits": logits}, labels, "logits").norm(dim=-1) for each in (soft, learned, free)]
+    wrong = label_margin(logits, labels) < 0
+    assert wrong.sum() > 20
+    torch.testing.assert_close(found[1][wrong], found[0][wrong])
+    assert not torch.allclose(found[1][~wrong], found[0][~wrong])
+    assert (found[2] < 0.7 * found[0])[wrong].any()  # without it, the curve lets go of some
+
+
+@pytest.mark.parametrize("metric", ["bleu", "squad_f1", "pck", "f1"])
+def test_every_curve_has_the_trust_region(metric):
+    kinds = {"bleu": SurrogateForTokens, "squad_f1": SurrogateForSpans, "pck": SurrogateForKeypoints}
+    metric = load_metric(metric, average="macro") if metric == "f1" else metric
+    surrogate = kinds.get(metric, SurrogateForClassification).for_metric(metric, trust_region=True)
+    with torch.no_grad():
+        surrogate.network.spline.log_slopes.normal_()
+    points = torch.linspace(-5, 5, 41)
+    soft = torch.nn.functional.softplus(-points)
+    curve = surrogate.curve(points)
+    torch.testing.assert_close(curve[points < 0], soft[points < 0])
+    assert not torch.allclose(curve[points > 0], soft[points > 0])
