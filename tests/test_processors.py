@@ -34,8 +34,8 @@ class Processor(ProcessorMixin):
 def test_a_tokenizer_is_found_wherever_a_script_has_it():
     words, extractor = tokenizer(), SequenceFeatureExtractor(feature_size=1, sampling_rate=8_000, padding_value=0.0)
     processor = Processor(words)
-    collator = DataCollatorForSeq2Seq(words)
-    for given, collator in ((words, None), (processor, None), (extractor, collator), (None, collator)):
+    seq2seq = DataCollatorForSeq2Seq(words)
+    for given, collator in ((words, None), (processor, None), (extractor, seq2seq), (None, seq2seq)):
         assert tokenizer_of(given, collator) is words
     assert tokenizer_of(extractor, default_data_collator) is None
 
