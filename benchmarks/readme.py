@@ -5,6 +5,7 @@ import re
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from hf_reloss.hub import ORGANISATION
 
@@ -78,7 +79,7 @@ def quality(name: str) -> str:
     usual = next(key for key in next(iter(records.values())) if key.startswith("alignment_") and "canonical" not in key)
     alignments[result["original"]] = f"{next(iter(records.values()))[usual]:.4f}"
     for loss, label in NAMES.items():
-        cells = [label]
+        cells = [label + _since(loss, result)]
         for measure, scores in result["scores"].items():
             if loss in scores:
                 gain = result["over_original"][measure].get(loss)
@@ -88,6 +89,12 @@ def quality(name: str) -> str:
             half = loss.rpartition("_")[2]  # of a loss that is half a surrogate's, the surrogate
             rows.append(_row([*cells, alignments.get(loss, alignments.get(half, ""))]))
     return "\n".join(rows)
+
+
+def _since(loss: str, result: dict[str, Any]) -> str:
+    """Behind "auto" where the stored runs are of version 0.1, in which what was learned had no trust region."""
+    is_older = result["environment"].get("hf-reloss") == "0.1.0"
+    return " (version 0.1)" if is_older and loss.endswith("auto") else ""
 
 
 def rivals(name: str) -> str:
@@ -100,7 +107,7 @@ def rivals(name: str) -> str:
     for loss in sorted(scores, key=lambda loss: -statistics.fmean(scores[loss].values())):
         gains = [result["over"][baseline].get(loss) for baseline in ("cross_entropy", "twin")]
         told = (f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "" for gain in gains)
-        named = NAMES.get(loss, loss.replace("_", " "))
+        named = NAMES.get(loss, loss.replace("_", " ")) + _since(loss, result)
         mean = f"{statistics.fmean(scores[loss].values()):.2f}"
         rows.append(_row((named, f"{result['learning_rates'][loss]:g}", mean, *told)))
     return "\n".join(rows)
@@ -132,10 +139,54 @@ def overview(of: str) -> str:
         return statistics.fmean(of_task[loss]["mean"] for of_task in gains if loss in of_task)
 
     for loss in sorted(losses, key=mean_gain, reverse=True):
-        found = (of_task.get(loss) for of_task in gains)
-        cells = (f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" if gain else "" for gain in found)
+        cells = [
+            f"{_gain(of_task[loss])}{_since(loss, result)}" if loss in of_task else ""
+            for of_task, result in zip(gains, results.values(), strict=True)
+        ]
         rows.append(_row([NAMES.get(loss, loss.replace("_", " ")), *cells]))
     return "\n".join(rows)
+
+
+FIRST_RUNS = {
+    "intents": "64 intents, 960 sentences, MiniLM in 60 steps: accuracy",
+    "tagger": "tags, 400 sentences, a BERT from scratch: F1 of entities",
+    "questions": "300 questions, MiniLM with a new head: F1",
+    "translation": "translation, 600 pairs, a T5 from scratch: BLEU",
+    "summarization": "summaries, 600 abstracts, a BART from scratch: ROUGE-L",
+    "language_model": "600 sentences, a GPT-2 from scratch: token accuracy",
+    "poses": "poses, 60 images, from scratch: PCK@0.2",
+    "poor_learning_rate": "digits, a tenth of the best learning rate: accuracy",
+    "breast_cancer": "breast cancer, two classes: accuracy",
+}
+
+
+def first_runs(of: str) -> str:
+    """A table of first runs with a Trainer and with "auto", nothing tuned."""
+    rows = [_row(("first run", "usual loss", '`"auto"`', "difference [95 %]")), _row(["---"] * 4)]
+    for name, run in json.loads((RESULTS / "first_runs.json").read_text())["runs"].items():
+        means = (statistics.fmean(found["metric"] for found in run[way].values()) for way in ("usual", "auto"))
+        rows.append(_row((FIRST_RUNS[name], *(f"{mean:.2f}" for mean in means), _gain(run["over"]))))
+    return "\n".join(rows)
+
+
+def unfitted(of: str) -> str:
+    """A table of what the soft metric and "auto" gain over cross-entropy where a model does not fit its data."""
+    result = json.loads((RESULTS / "unfitted.json").read_text())
+    heads = ("over cross-entropy [95 %]", "cross-entropy", "soft metric, nothing learned", '`"auto"`')
+    rows = [_row(heads), _row(["---"] * 4)]
+    names = {
+        "cifar10": "CIFAR-10, 10,000 images, accuracy",
+        "fashion_mnist_imbalanced": "imbalanced Fashion-MNIST, macro-F1",
+    }
+    for task, scores in result["scores"].items():
+        named = names.get(task, f"{task}, a tenth of the best learning rate")
+        usual = f"{statistics.fmean(scores['cross_entropy'].values()):.2f}"
+        rows.append(_row((named, usual, *(_gain(result["over"][task][way]) for way in ("soft_metric", "auto")))))
+    return "\n".join(rows)
+
+
+def _gain(gain: dict[str, float]) -> str:
+    return f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
 
 
 def fit(name: str) -> str:
@@ -260,7 +311,21 @@ def recording(device: str) -> str:
 
 TABLES = {
     table.__name__: table
-    for table in (quality, rivals, overview, fit, transfer, alignment, embeddings, speed, scaling, gathered, recording)
+    for table in (
+        quality,
+        rivals,
+        overview,
+        first_runs,
+        unfitted,
+        fit,
+        transfer,
+        alignment,
+        embeddings,
+        speed,
+        scaling,
+        gathered,
+        recording,
+    )
 }
 
 

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from .arguments import FEWEST_PREDICTIONS, option
 from .isolation import undisturbed
-from .learning_time import HELD_OUT, RunClock, TimeLimit, affordable_groups
+from .learning_time import HELD_OUT, RunClock, Stopwatch, TimeLimit, affordable_groups
 from .metrics import AdditiveMetric, GroupwiseMetric, Metric, load_metric, metric_of
 from .metrics.adapters import ComputeMetrics, EvaluationMetrics
 from .metrics.base import IGNORED_LABEL
@@ -114,6 +114,7 @@ class LearnsSurrogate:
             ValueError, MisalignedSurrogateError: if nothing can be learned.
         """
         args, kind = self.args, self.recorder.kind
+        limit = TimeLimit(self._clock.seconds_to_learn(self.state.global_step, self.state.max_steps))
         predictions = self._recorded_everywhere()
         if self._is_of_groups and self._right_share() < FITTED:
             raise ValueError(
@@ -125,7 +126,6 @@ class LearnsSurrogate:
             f"{why} at step {self.state.global_step}: learning a surrogate of {self.metric.name} from "
             f"{len(predictions):,} predictions."
         )
-        limit = TimeLimit(self._clock.seconds_to_learn(self.state.global_step, self.state.max_steps))
         sizes = self._sizes(predictions, limit)
         with self._temporary_folder() as folder, undisturbed():
             to_learn, how = self._to_learn(kind, self.metric)
@@ -154,7 +154,7 @@ class LearnsSurrogate:
                 learner.add_callback(_LearningBar)
             began = limit.watch.seconds()
             start = learner.evaluate()
-            limit.reserve(2 * (limit.watch.seconds() - began))  # for the evaluations in the end
+            limit.reserve(2.5 * (limit.watch.seconds() - began))  # for two evaluations in the end, and what is read
             self._expect_more_than(start, learner.args.min_alignment)
             learner.train()
         self._go_on_with(learner.accelerator.unwrap_model(learner.model), soft_metric, start)
@@ -204,6 +204,7 @@ class LearnsSurrogate:
         """Makes it the loss, one and the same in all processes, also without a shared disk."""
         self.surrogate = self._placed(surrogate)
         broadcast(list(self.surrogate.state_dict().values()))
+        self._clock.spent = 0.0
         if self.learning.switched_at is None:
             self.learning.switched_at = self.state.global_step
 
@@ -231,9 +232,11 @@ class LearnsSurrogate:
     def _learn_or_go_on(self) -> None:
         """Tries to learn the surrogate; what fails is tried again later, and then given up."""
         step, left = self.state.global_step, self.state.max_steps - self.state.global_step
+        watch = Stopwatch()
         try:
             self.learn_surrogate()
         except Exception as error:  # a metric may be somebody's own, and raise anything
+            self._clock.spent += watch.seconds()
             again = step + min(step - self.learning.first_step, left // 2)
             if self.learning.next_try is None and again > step:
                 self.learning.next_try = again

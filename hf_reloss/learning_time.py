@@ -38,15 +38,18 @@ class RunClock:
 
     Args:
         step: of the run, at which the clock starts.
+
+    Attributes:
+        spent: seconds that were spent on learning the next surrogate already.
     """
 
     def __init__(self, step: int):
-        self.began, self.step = time.monotonic(), step
+        self.began, self.step, self.spent = time.monotonic(), step, 0.0
 
     def seconds_to_learn(self, step: int, max_steps: int) -> float:
         """How long a surrogate may be learned at a step of a run."""
         per_step = (time.monotonic() - self.began) / max(1, step - self.step)
-        return max(LEAST_SECONDS, SHARE * per_step * max_steps)
+        return max(LEAST_SECONDS, SHARE * per_step * max_steps) - self.spent
 
 
 class TimeLimit(TrainerCallback):

@@ -36,11 +36,11 @@ def test_a_first_run_ends_and_is_not_below_the_usual_loss(first_runs, name):
     share = usual["metric"] / 100
     by_chance = 100 * math.sqrt(share * (1 - share) / DECISIONS[name])
     assert auto["metric"] >= usual["metric"] - 2 * by_chance
-    # A language model is not worse at both, what it is judged by and its perplexity.
+    # A language model is not worse at both, its metric and its perplexity (but for half a percent of its loss).
     if name == "language_model":
-        assert auto["metric"] >= usual["metric"] or auto["loss"] <= usual["loss"]
-    # Ten seconds, or 5 % of the run; a step more, what is made ready for it, and that the run itself is counted.
-    assert auto["learning seconds"] <= max(10, 0.05 * auto["seconds"]) + 3
+        assert auto["metric"] >= usual["metric"] or auto["loss"] <= 1.005 * usual["loss"]
+    # Ten seconds, or 5 % of the run, and a step of learning more.
+    assert auto["learning seconds"] - usual["learning seconds"] <= max(10, 0.05 * auto["seconds"]) + 2
 
 
 def test_no_stored_first_run_lost():
