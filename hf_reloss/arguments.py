@@ -92,7 +92,9 @@ class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArg
     )
 
 
-def check(args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metric: Any) -> None:
+def check(
+    args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metric: Any, adapts_from_start: bool = False
+) -> None:
     """Refuses arguments that contradict each other."""
     share = option(args, "model_loss_share") or 0.0
     if args.label_smoothing_factor and share == 0:
@@ -133,6 +135,12 @@ def check(args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metr
             f"{ReLossTrainingArguments.max_recorded_predictions:,}."
         )
     best = (args.metric_for_best_model or "").removeprefix("eval_")
+    keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
+    if adapts_from_start and keeps_best and best in ("", "loss"):
+        raise ValueError(
+            "The loss changes during the run, so it cannot tell which checkpoint is the best: set "
+            "metric_for_best_model to a metric that compute_metrics returns."
+        )
     if best == SURROGATE_LOSS and (learns or adapts or draws or args.greater_is_better):
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r} is the loss of a given surrogate in evaluation, and "

@@ -110,7 +110,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         draws = surrogate == "minimum_risk"
         if learns and isinstance(metric, str):
             metric = metric.removeprefix("eval_")
-        check(args, learns, adapts, draws, metric)
+        check(args, learns, adapts, draws, metric, self._adapted_loss is not None)
         if isinstance(surrogate, str) and surrogate in hand_made_losses(None):
             wants = hand_made_losses(None)[surrogate].wants_frequencies
             labels = _training_labels(trainer_options.get("train_dataset"), args.label_names) if wants else None
@@ -168,9 +168,14 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
 
     @property
     def evaluates_own_loss(self) -> bool:
-        """Whether `eval_loss` is the model's own loss: the loss changes during the run, or the model writes text."""
-        changes = self.recorder is not None or self.adaptation is not None or self.minimum_risk is not None
-        return changes or bool(option(self.args, "surrogate_warmup")) or writes_text(self.model)
+        """Whether `eval_loss` is the model's own loss: the loss changes during the run, or the model writes text.
+
+        A loss that is adapted from the start of the run on may be that of a model that has none of its own.
+        """
+        adapts = self.adaptation is not None and self._adapted_loss is None
+        changes = adapts or self.recorder is not None or self.minimum_risk is not None
+        writes = writes_text(self.model) and self._takes_labels(self.model)
+        return changes or writes or bool(option(self.args, "surrogate_warmup"))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
         """Trains, as `Trainer.train`. A checkpoint brings its surrogate, or what has been recorded for it, with it.

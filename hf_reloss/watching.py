@@ -46,6 +46,7 @@ class WatchesRun:
     surrogate: Surrogate | None
     recorder: PredictionRecorder | None
     watched_metric: Metric | None = None
+    _evaluated_losses: list[torch.Tensor] | None = None
 
     def _tell(self, event: str) -> None:
         """Says in a line what has happened: into the log or, if that is quiet, above the progress bar."""
@@ -110,11 +111,11 @@ class WatchesRun:
         if seen is not None:
             # Logits may be meant as embeddings.
             seen.kind = type(self.surrogate) if self.surrogate is not None else self.recorder.kind
-        self._evaluated_losses: list[torch.Tensor] = []
+        self._evaluated_losses = []
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
-            losses, self._evaluated_losses = self._evaluated_losses, []
+            losses, self._evaluated_losses = self._evaluated_losses, None
             self._evaluated_predictions = None
         if losses:
             output.metrics[f"{metric_key_prefix}_{SURROGATE_LOSS}"] = torch.cat(losses).mean().item()
@@ -131,7 +132,8 @@ class WatchesRun:
 
     def _note_evaluated(self, loss: torch.Tensor, labels: torch.Tensor) -> None:
         """Takes note of the surrogate's loss of a batch of an evaluation, as Trainer does of the loss."""
-        self._evaluated_losses.append(self.accelerator.gather_for_metrics(loss.detach().repeat(len(labels))).cpu())
+        if self._evaluated_losses is not None:
+            self._evaluated_losses.append(self.accelerator.gather_for_metrics(loss.detach().repeat(len(labels))).cpu())
 
     def _keep_evaluated(self, outputs: Any, labels: torch.Tensor, inputs: dict[str, Any]) -> None:
         """Keeps the predictions of a batch of an evaluation, to measure the alignment on."""

@@ -205,13 +205,16 @@ def test_validation_data_without_a_class_is_told_of_and_works(tmp_path, caplog):
         ({"metric": "no metric"}, "no metric"),
         ({"metric": None}, "rewards its controller by a metric"),
         (
-            {"load_best_model_at_end": True, "save_strategy": "steps", "eval_strategy": "steps"},
+            {
+                "load_best_model_at_end": True, "save_strategy": "steps", "eval_strategy": "steps",
+                "loss": hand_made_loss("class_correlation", classes=4),
+            },
             "set metric_for_best_model",
         ),
         ({"loss": "focal"}, "one of class_correlation, margin, triplet, or .* but got 'focal'"),
         ({"loss": hand_made_loss("focal")}, "but got 'focal'"),
     ],
-)
+)  # fmt: skip
 def test_what_is_missing_is_told(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, **options)

@@ -341,7 +341,6 @@ def test_bf16_gives_the_losses_of_float32(tokenizer, tmp_path, trained):
         ({"risk_candidates": 1, "risk_reference": False}, "got 1 and"),
         ({"risk_alpha": 0.0}, "risk_alpha is above 0"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 smooths"),
-        ({"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}, "model's own, so it"),
     ],
 )
 def test_what_is_missing_is_told(tokenizer, tmp_path, options, message):
