@@ -39,7 +39,7 @@ def digits_task(epochs: int) -> Task:
 
 MADE = {f"digits, {epochs} epochs": (lambda epochs=epochs: digits_task(epochs)) for epochs in (3, 6, 10, 30)}
 MADE |= {name: (lambda name=name: TASKS[name]("test")) for name in ("cifar10", "fashion_mnist_imbalanced")}
-SEEDS = {"cifar10": 3, "fashion_mnist_imbalanced": 3}
+SEEDS = {"cifar10": 2, "fashion_mnist_imbalanced": 3}
 """Paired seeds, 5 where nothing else is said."""
 
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import copy
-import dataclasses
 import functools
-import json
 import math
 import shutil
 import tempfile
@@ -21,19 +19,15 @@ from transformers.utils import logging
 
 from .arguments import FEWEST_PREDICTIONS, option
 from .isolation import undisturbed
+from .learned_metric import FindsMetric
+from .learning_state import LearningState
 from .learning_time import HELD_OUT, RunClock, Stopwatch, TimeLimit, affordable_groups
-from .metrics import AdditiveMetric, GroupwiseMetric, Metric, load_metric, metric_of
-from .metrics.adapters import ComputeMetrics, EvaluationMetrics
-from .metrics.base import IGNORED_LABEL
-from .metrics.classification import ClassMetric
+from .metrics import GroupwiseMetric, Metric, metric_of
 from .recording import (
     PredictionRecorder,
     described,
     joined,
     recorded_dataset,
-    scored,
-    tokenizer_of,
-    writes_text,
 )
 from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
@@ -46,41 +40,14 @@ logger = logging.get_logger(__name__)
 SURROGATE_FOLDER = "surrogate"
 """Where a checkpoint keeps the surrogate."""
 
-LEARNING_STATE = "reloss_state.json"
-"""Where a checkpoint says how far the learning of its surrogate has come."""
-
 FITTED = 0.5
 """A loss of groups is used when so many predictions are right: where most are wrong, models lost by it."""
 
 EPOCHS = 5
 """Over the groups, half as many as `SurrogateTrainer` has by default: a run waits for this."""
 
-MOST_EVALUATION_BYTES = 2**30
-"""Of what is recorded for `compute_metrics`, in each process."""
 
-
-@dataclasses.dataclass
-class LearningState:
-    """How far a run has come that learns its surrogate; it is saved with each checkpoint.
-
-    Attributes:
-        surrogate: the word that was asked for, `"auto"` or `"approximation"`.
-        metric: what was asked for: a word, or a metric's signature.
-        first_step: at which recording began.
-        next_try: the step at which learning is tried again after it failed; None before the first try.
-        switched_at: the step from which on the loss is the surrogate or the soft metric; None before that.
-        gave_up: whether learning failed for good, so that the loss is the model's own to the end.
-    """
-
-    surrogate: str
-    metric: str
-    first_step: int = 0
-    next_try: int | None = None
-    switched_at: int | None = None
-    gave_up: bool = False
-
-
-class LearnsSurrogate:
+class LearnsSurrogate(FindsMetric):
     """The part of a Trainer that records predictions and learns a surrogate of the metric from them.
 
     Learning never ends a run. Where it fails at the end of the first stretch, predictions are recorded for as long
@@ -91,17 +58,13 @@ class LearnsSurrogate:
     Attributes:
         surrogate: the loss; None as long as it is to be learned.
         recorder: of the predictions to learn from; None with a given surrogate.
-        metric: what is learned, once the first batch has shown what it scores.
         learning: how far that has come.
     """
 
     surrogate: Surrogate | None
     recorder: PredictionRecorder | None
-    metric: Metric | None
     learning: LearningState | None = None
     _approximates: bool = False
-    _records_evaluation: bool = False
-    _is_of_groups: bool = False
     _clock: RunClock
 
     def learn_surrogate(self) -> Surrogate:
@@ -118,8 +81,8 @@ class LearnsSurrogate:
         predictions = self._recorded_everywhere()
         if self._is_of_groups and self._right_share() < FITTED:
             raise ValueError(
-                f"{self._right_share():.0%} of the predictions that were recorded last are right with p > 1/2, and the "
-                f"loss for {self.metric.name}, that of whole groups, hardly corrects wrong ones: it takes {FITTED:.0%}."
+                f"The loss for {self.metric.name} is that of whole groups, which hardly corrects wrong predictions: it "
+                f"wants {FITTED:.0%} of the latest ones to be right with p > 1/2, but {self._right_share():.0%} are."
             )
         why = "The warm-up is over" if self.surrogate is None else f"{self._refresh_steps} steps more are recorded"
         self._tell(
@@ -148,8 +111,8 @@ class LearnsSurrogate:
                 metric=self.metric,
                 callbacks=[limit],
             )
-            for talkative in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
-                learner.pop_callback(talkative)
+            for chatty in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+                learner.pop_callback(chatty)
             if not args.disable_tqdm:
                 learner.add_callback(_LearningBar)
             began = limit.watch.seconds()
@@ -185,8 +148,8 @@ class LearnsSurrogate:
             others = {"the learned surrogate": record["alignment"]} | others
             chosen, chosen.config.metric = soft_metric, learned.config.metric
             measured = {name.removeprefix("eval_"): value for name, value in start.items() if "alignment" in name}
-            told = ("models", "eval_groups", "train_groups", "group_size", "predictions", "seed")
-            chosen.config.record = measured | {name: record[name] for name in told} | {"steps": 0}
+            names = ("models", "eval_groups", "train_groups", "group_size", "predictions", "seed")
+            chosen.config.record = measured | {name: record[name] for name in names} | {"steps": 0}
         alignment = chosen.config.record["alignment"]
         self._switch_to(chosen)
         logs_next = self.control.should_log  # which logging this would take back
@@ -303,12 +266,9 @@ class LearnsSurrogate:
         kind = self.recorder.kind
         # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
         size = max(FEWEST_PREDICTIONS // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10))
-        row = self.recorder.rows()
-        elements = sum(row[name][0].numel() for name in kind.read_columns)
-        score = None
-        if isinstance(self.metric, GroupwiseMetric):
-            some = {name: column[:size] for name, column in row.items()}
-            score = functools.partial(self._score, some)
+        some = {name: column[:size] for name, column in self.recorder.rows().items()} if len(self.recorder) else {}
+        elements = sum(some[name][0].numel() for name in kind.read_columns if name in some)
+        score = functools.partial(self._score, some) if some and isinstance(self.metric, GroupwiseMetric) else None
         most = SurrogateTrainingArguments.num_eval_groups
         with undisturbed():
             held_out = affordable_groups(most, size, len(predictions), elements, score, limit.seconds / 2)
@@ -357,16 +317,14 @@ class LearnsSurrogate:
         if self._is_recording:
             self.recorder.save(folder / self._recording_name)
         if self.args.should_save:
-            state = json.dumps(dataclasses.asdict(self.learning), indent=2)
-            (folder / LEARNING_STATE).write_text(state + "\n", encoding="utf-8")
+            self.learning.save(folder)
 
     def _resume_recording(self, checkpoint: Path) -> None:
         """Takes the surrogate, or what has been recorded for it, from a checkpoint.
 
         A checkpoint of another Trainer, or of another metric or surrogate, has none: recording starts there.
         """
-        state, wanted = checkpoint / LEARNING_STATE, self.learning
-        former = LearningState(**json.loads(state.read_text(encoding="utf-8"))) if state.is_file() else None
+        former, wanted = LearningState.load(checkpoint), self.learning
         recording = checkpoint / self._recording_name
         found = any(gather_object([recording.is_file()]))  # all processes go on alike
         if former is not None and (former.surrogate, former.metric) != (wanted.surrogate, wanted.metric):
@@ -383,146 +341,6 @@ class LearnsSurrogate:
             return
         wanted.first_step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
         logger.warning(f"{checkpoint} {why}: for {wanted.metric} recording starts now.")
-
-    def _find_metric(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
-        """Finds out what is to be learned, and watched, from the first batch of a run."""
-        if self.metric is None:
-            self.metric = self.watched_metric = self._checked_metric(outputs, labels, inputs)
-
-    def _beside(
-        self, outputs: Any, inputs: Mapping[str, Any]
-    ) -> tuple[float, Mapping[str, Any], dict[str, Any] | None]:
-        """What is recorded of a batch beside outputs and labels: stage, inputs, and what compute_metrics would get."""
-        stage = self.state.global_step / max(self.state.max_steps, 1)
-        return stage, inputs, self._as_evaluated(outputs, inputs) if self._records_evaluation else None
-
-    def _decoding(self, kind: type[Surrogate], metric: Metric) -> Any:
-        """What decodes the token ids that a surrogate of a kind records, or None if the metric compares classes."""
-        reads_text = kind.task == "spans" or (kind.task == "tokens" and writes_text(self.model))
-        if not reads_text or isinstance(metric, ClassMetric | EvaluationMetrics):
-            return None
-        return tokenizer_of(self.processing_class, self.data_collator)
-
-    def _score(self, columns: Mapping[str, torch.Tensor]) -> float:
-        """The metric of recorded predictions, taken as one group."""
-        if isinstance(self.metric, EvaluationMetrics):
-            return self.metric.score_one(*self.metric.columns(columns))
-        return self.metric.compute(
-            *scored(self.recorder.kind, columns, self._decoding(self.recorder.kind, self.metric))
-        )
-
-    def _checked_metric(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> Metric:
-        """The metric that is to be learned, tried on the first batch: what fails should fail now.
-
-        A word means a key of `compute_metrics`, or else the name of a metric.
-        """
-        kind = self.recorder.kind = AutoSurrogate.reading(outputs, labels)
-        kind(SurrogateConfig(task=kind.task)).to(labels.device).evidence(outputs, labels)
-        columns = kind.recorded(outputs, labels, inputs)
-        columns = {name: column.detach().cpu() for name, column in columns.items()}
-        metric = self._wanted_metric
-        if isinstance(metric, str):
-            metric = self._metric_of_key(outputs, columns, inputs)
-        with torch.random.fork_rng(devices=[]):
-            to_learn, _ = self._to_learn(kind, metric)  # of embeddings there is nothing to learn
-        self._is_of_groups = not self._approximates and to_learn.network.is_of_groups()
-        if isinstance(metric, EvaluationMetrics):
-            return metric  # which has been called on this batch
-        try:
-            metric.compute(*scored(kind, columns, self._decoding(kind, metric)))
-        except Exception as error:  # a batch may be too small for it, so this is no more than a sign
-            if isinstance(metric, AdditiveMetric):  # which any batch is large enough for
-                raise
-            logger.warning(
-                f"The metric {metric.name!r} cannot score the first batch ({error!r}). If it cannot score groups "
-                "either, no surrogate of it can be learned."
-            )
-        return metric
-
-    def _metric_of_key(self, outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]) -> Metric:
-        """The metric that a word means: the user's own function, if it returns such a key, or one known by name."""
-        own, call = self._own_metric(outputs, columns, inputs)
-        failed = None
-        try:
-            keys = call().keys()
-        except Exception as error:
-            if self.recorder.kind.task == "classification":  # which is reported when it is tried as the metric
-                return own
-            keys, failed = (), error
-        if own.key in keys:
-            self._records_evaluation = isinstance(own, EvaluationMetrics)
-            return own
-        try:
-            metric = load_metric(own.key)
-        except ValueError as unknown:
-            why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
-            if failed is not None:
-                why = f"compute_metrics cannot be called on a training batch: {failed!r}."
-            raise ValueError(f"{why} {unknown}") from failed
-        if failed is not None:
-            self._tell(
-                f"compute_metrics cannot be called on a training batch ({failed!r}): what is learned is the metric "
-                f"that is known by the name {own.key!r}."
-            )
-        return metric
-
-    def _own_metric(self, outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]) -> tuple[Any, Any]:
-        """The key of `compute_metrics` as a metric, and a call of that function on the first batch."""
-        better = self._higher_is_better()
-        if self.recorder.kind.task != "classification":
-            own = EvaluationMetrics(self.compute_metrics, self._wanted_metric, higher_is_better=better)
-            return own, lambda: own.results(*own.columns(self._evaluated_batch(outputs, inputs)))
-        passed_over = {"loss", *getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", ())}
-        own = ComputeMetrics(
-            self.compute_metrics,
-            self._wanted_metric,
-            preprocess_logits_for_metrics=self.preprocess_logits_for_metrics,
-            higher_is_better=better,
-            in_tuple=isinstance(outputs, Mapping) and len(outputs.keys() - passed_over) > 1,
-        )
-        logits, labels = columns["logits"], columns["labels"]
-        counts = labels != IGNORED_LABEL
-        return own, lambda: own.results(logits[counts].numpy(), labels[counts].numpy())
-
-    def _evaluated_batch(self, outputs: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """What `compute_metrics` would get of a batch, on the host.
-
-        Raises:
-            ValueError: if that cannot be recorded.
-        """
-        found = {name: value.detach().cpu() for name, value in self._as_evaluated(outputs, inputs).items()}
-        if not found:
-            raise ValueError("what the model puts out is not one tensor with a row per example, or a tuple of these")
-        size = sum(value[0].nbytes for value in found.values())
-        most = option(self.args, "max_recorded_predictions")
-        if size * most > MOST_EVALUATION_BYTES:
-            raise ValueError(
-                f"it would get {size / 2**20:.1f} MiB for each example, too much to record {most:,} of them: pass "
-                "preprocess_logits_for_metrics=, such as lambda logits, labels: logits.argmax(-1)"
-            )
-        return found
-
-    def _as_evaluated(self, outputs: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """What `compute_metrics` would get of a batch, as columns to record."""
-        ignored = getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", ["past_key_values"])
-        if isinstance(outputs, Mapping):
-            found = tuple(value for name, value in outputs.items() if name not in ("loss", *ignored))
-        else:
-            found = tuple(outputs[1:])
-        labels = tuple(inputs[name] for name in self.label_names)
-        predictions = found[0] if len(found) == 1 else found
-        labels = labels[0] if len(labels) == 1 else labels
-        if getattr(self.args, "predict_with_generate", False):  # it gets ids; here they are of the next tokens
-            predictions = found[0].argmax(-1)
-        elif self.preprocess_logits_for_metrics is not None:
-            predictions = self.preprocess_logits_for_metrics(predictions, labels)
-        return EvaluationMetrics.recorded(predictions, labels)
-
-    def _higher_is_better(self) -> bool:
-        chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if chosen == self._wanted_metric and self.args.greater_is_better is not None:
-            return self.args.greater_is_better
-        return not self._wanted_metric.endswith("loss")
 
     def _recorded_everywhere(self) -> datasets.Dataset:
         """What all processes have recorded."""

@@ -11,7 +11,9 @@ from transformers import TrainerCallback
 
 from hf_reloss import SurrogateForClassification, load_metric
 from hf_reloss.auto_learning import SwitchCallback
+from hf_reloss.groups import draw_groups
 from hf_reloss.learning_time import LEAST_SECONDS, affordable_groups
+from hf_reloss.recording import predictions_dataset
 
 from .conftest import TinyClassifier, tiny_rows
 from .test_reloss_trainer import accuracy, assert_same, make_trainer, weights
@@ -128,15 +130,21 @@ def test_undefined_groups_are_left_out(tmp_path):
     def auc(references, logits):
         return roc_auc_score(references, logits[:, 1] - logits[:, 0])
 
-    rows = tiny_rows(960, classes=2)
-    rare = [row for place, row in enumerate(rows) if row["labels"] == 0 or place % 12 == 0]
-    for metric in ("roc_auc", load_metric(auc, class_indices=False, name="auc")):
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(2_000, generator=generator) < 0.02).long()
+    logits = torch.randn(2_000, 2, generator=generator)
+    predictions = predictions_dataset(logits, labels, torch.rand(2_000, generator=generator))
+    rare = [row for place, row in enumerate(tiny_rows(960, classes=2)) if row["labels"] == 0 or place % 12 == 0]
+    for metric in (load_metric("roc_auc"), load_metric(auc, class_indices=False, name="auc")):
+        groups = draw_groups(predictions, metric, num_groups=200, group_size=16)
+        assert 16 < len(groups) < 200
+        assert groups.scores.isfinite().all()
+        assert len(groups.index) == len(groups.labels) == len(groups.scores)
         trainer = make_trainer(
             tmp_path, model=TinyClassifier(classes=2), metric=metric, surrogate_warmup=0.5, compute_metrics=None
         )
         trainer.train_dataset = rare
         trainer.train()
-        assert trainer.surrogate is not None
         assert trainer.state.global_step == trainer.state.max_steps
 
 

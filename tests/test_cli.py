@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from matplotlib.image import imread
+from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -72,6 +73,7 @@ def test_inspect_and_list_show_markup_as_it_is(tmp_path, monkeypatch):
     shown = "[/] [red]x[/red] [link=http://a]y[/link] :smile: ‹lambda›[31m"
     record = {"alignment": 0.9, f"a {text}": 1, "b": text, "c": [text, 2], "settings": {"d": text}}
     folder = tmp_path / "[bold]"
+    monkeypatch.setattr("hf_reloss.cli.console", Console(width=400))
     surrogate_with_random_weights(0, metric=text, record=record, origin=text).save_pretrained(folder)
     code, output = call("inspect", folder)
     assert code == 0

@@ -212,8 +212,7 @@ def test_auto_learns_a_surrogate_of_bleu_with_which_a_model_learns_to_translate(
     assert surrogate.config.metric.startswith("sacrebleu")
     assert results["eval_sacrebleu"] > 50
     outputs, labels = Saved(tmp_path).outputs(SOURCES, TARGETS)
-    expected = surrogate(outputs, labels) + outputs.auxiliary_loss
-    assert results["eval_loss"] == pytest.approx(float(expected), rel=1e-3)
+    assert results["eval_loss/surrogate"] == pytest.approx(float(surrogate(outputs, labels)), rel=1e-3)
 
 
 def test_saved_surrogate_fine_tunes_an_autoregressive_model(folder, teacher, tmp_path):
@@ -226,7 +225,7 @@ def test_saved_surrogate_fine_tunes_an_autoregressive_model(folder, teacher, tmp
     )
     saved = Saved(tmp_path)
     loss = AutoSurrogate.from_pretrained(folder / "my_surrogate").freeze()(*saved.outputs(SOURCES, TARGETS))
-    assert results["eval_loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert results["eval_loss/surrogate"] == pytest.approx(float(loss), rel=1e-4)
     assert results["eval_chrf"] == pytest.approx(load_metric("chrf").compute(saved.write(SOURCES), TARGETS))
 
 
@@ -320,16 +319,14 @@ def test_metric_of_one_reference_gets_the_first(folder, tmp_path):
     assert results["eval_wer"] == load_metric("wer").compute(written, [row["summaries"][0] for row in rows])
 
 
-def test_auto_learns_a_surrogate_of_rouge(folder, tmp_path):
+def test_a_summarizer_that_is_not_fitted_yet_keeps_its_own_loss(folder, tmp_path):
     options = "--loss reloss --surrogate_warmup 60 --max_steps 70 --source_prefix w1"
     results = run_program(folder, "summarization.py", f"{SUMMARIES} {T5} {options}", tmp_path)
-    assert logged(results, "surrogate_alignment")[0] > 0.5
-    surrogate = AutoSurrogate.from_pretrained(tmp_path / "surrogate").freeze()
-    assert surrogate.config.metric.startswith("rougeL")
+    assert not (tmp_path / "surrogate").exists()
     rows = papers(21, seed=4, references=2)
     sources = ["w1" + " ".join(row["source"]) for row in rows]
-    loss = surrogate(*Saved(tmp_path).outputs(sources, [row["summaries"][0] for row in rows]))
-    assert results["eval_loss"] == pytest.approx(float(loss), rel=1e-4)
+    outputs, _ = Saved(tmp_path).outputs(sources, [row["summaries"][0] for row in rows])
+    assert results["eval_loss"] == pytest.approx(float(outputs.loss), rel=1e-4)
 
 
 def test_two_processes_summarize(folder):

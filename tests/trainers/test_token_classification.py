@@ -110,7 +110,7 @@ def test_auto_learns_a_surrogate_of_entities(folder, tmp_path):
     assert logged(results, "surrogate_alignment")[0] > 0.5
     surrogate = AutoSurrogate.from_pretrained(tmp_path / "surrogate").freeze()
     assert surrogate.config.metric.startswith("seqeval|")
-    assert results["eval_loss"] == pytest.approx(float(surrogate(*tagged(tmp_path))), rel=1e-4)
+    assert results["eval_loss/surrogate"] == pytest.approx(float(surrogate(*tagged(tmp_path))), rel=1e-4)
     assert results["eval_accuracy"] > 0.6
 
 
