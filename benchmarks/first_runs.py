@@ -457,7 +457,7 @@ def main() -> None:
         table.add_row(
             name.replace("_", " "), f"{mean['usual', 'metric']:.2f}", f"{mean['auto', 'metric']:.2f}",
             str(paired_difference(*scores)), f"{mean['usual', 'loss']:.3f}", f"{mean['auto', 'loss']:.3f}",
-            f"{mean['auto', 'longest step']:.1f}",
+            f"{mean['auto', 'learning seconds']:.1f}",
         )  # fmt: skip
     Console().print(table)
 
