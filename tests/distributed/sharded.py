@@ -50,10 +50,12 @@ def train(folder: Path, strategy: str, case: str) -> None:
     model = BertForSequenceClassification.from_pretrained(start)
     surrogate = surrogate_of(case)
     metric = "accuracy" if surrogate == "auto" else None
+    # On the loss of groups a rounding of the weights, 1e-7, grows to 2e-5 over a run at 0.25, and not at all at 0.1.
+    sgd = {"lr": 0.1 if case == "of_groups" else 0.25, "momentum": 0.5}
     checkpoint = {"resumed_before": "checkpoint-8", "resumed_after": "checkpoint-16"}.get(case)
     trainer = ReLossTrainer(
         model, args, train_dataset=sentences(), surrogate=surrogate, metric=metric,
-        optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.25, "momentum": 0.5}),
+        optimizer_cls_and_kwargs=(torch.optim.SGD, sgd),
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=checkpoint and str(folder / "auto" / checkpoint))
     assert strategy_of(trainer) == strategy
