@@ -16,7 +16,7 @@ from PIL import Image
 from task import Task, data_folder
 
 from hf_reloss import load_metric
-from hf_reloss.surrogates.heatmaps import decode_heatmaps
+from hf_reloss.losses.heatmaps import decode_heatmaps
 from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
 
 sys.path.append(str(Path(__file__).parents[1] / "trainers"))

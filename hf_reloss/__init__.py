@@ -12,7 +12,7 @@ _MODULES = {
     "arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
     "controller": ["LossController", "LossControllerConfig"],
     "hub": ["list_surrogates"],
-    "losses": ["hand_made_loss", "hand_made_losses"],
+    "losses.hand_made": ["hand_made_losses"],
     "metrics": ["Metric", "load_metric"],
     "ranking": ["hard_rank", "soft_rank", "spearman"],
     "recording": ["PredictionRecorder", "record_predictions"],
@@ -23,6 +23,7 @@ _MODULES = {
     "surrogates.classification": ["SurrogateForClassification"],
     "surrogates.config": ["SurrogateConfig"],
     "surrogates.embeddings": ["SurrogateForEmbeddings"],
+    "surrogates.hand_made": ["hand_made_loss"],
     "surrogates.keypoints": ["SurrogateForKeypoints"],
     "surrogates.spans": ["SurrogateForSpans"],
     "surrogates.tokens": ["SurrogateForTokens", "next_token_labels"],
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
     from .controller import LossController, LossControllerConfig
     from .hub import list_surrogates
-    from .losses import hand_made_loss, hand_made_losses
+    from .losses.hand_made import hand_made_losses
     from .metrics import Metric, load_metric
     from .ranking import hard_rank, soft_rank, spearman
     from .recording import PredictionRecorder, record_predictions
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .surrogates.classification import SurrogateForClassification
     from .surrogates.config import SurrogateConfig
     from .surrogates.embeddings import SurrogateForEmbeddings
+    from .surrogates.hand_made import hand_made_loss
     from .surrogates.keypoints import SurrogateForKeypoints
     from .surrogates.spans import SurrogateForSpans
     from .surrogates.tokens import SurrogateForTokens, next_token_labels

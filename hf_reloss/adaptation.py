@@ -21,13 +21,13 @@ from .controller import (
     parameter_states,
     remembered,
 )
-from .losses import hand_made_loss
-from .losses.base import AdjustableLoss
+from .losses.hand_made.base import AdjustableLoss
 from .metrics import Metric, load_metric
 from .metrics.base import IGNORED_LABEL
 from .recording import batch_labels
 from .surrogates.base import output_tensor
 from .surrogates.embeddings import embeddings_of
+from .surrogates.hand_made import hand_made_loss
 
 logger = logging.get_logger(__name__)
 

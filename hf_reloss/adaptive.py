@@ -6,10 +6,11 @@ Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignm
 from typing import Any
 
 from .controller import LossController
-from .losses import hand_made_loss, hand_made_losses
-from .losses.base import AdjustableLoss
+from .losses.hand_made import hand_made_losses
+from .losses.hand_made.base import AdjustableLoss
 from .reloss_trainer import ReLossTrainer
 from .surrogates.base import Surrogate
+from .surrogates.hand_made import hand_made_loss
 
 
 class AdaptiveLossTrainer(ReLossTrainer):

@@ -23,12 +23,7 @@ from .learned_metric import FindsMetric
 from .learning_state import LearningState
 from .learning_time import HELD_OUT, RunClock, Stopwatch, TimeLimit, affordable_groups
 from .metrics import GroupwiseMetric, Metric, metric_of
-from .recording import (
-    PredictionRecorder,
-    described,
-    joined,
-    recorded_dataset,
-)
+from .recording import PredictionRecorder, described, joined, recorded_dataset
 from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate

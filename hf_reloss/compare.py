@@ -20,7 +20,7 @@ from .adaptive import AdaptiveLossTrainer
 from .arguments import ReLossTrainingArguments
 from .compared_task import ComparedTask
 from .comparison import comparison_table, paired_difference, verdict
-from .losses import hand_made_losses
+from .losses.hand_made import hand_made_losses
 from .metrics import Metric, load_metric
 from .plots import plot_gains
 from .recording import PredictionRecorder

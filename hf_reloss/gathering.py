@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from .surrogates.network import Evidence
+from .losses.base import Evidence
 
 
 def gathered(values: torch.Tensor) -> torch.Tensor:

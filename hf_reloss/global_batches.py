@@ -9,9 +9,9 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
+from .losses.heatmaps import labelled
 from .metrics.base import IGNORED_LABEL
 from .recording import batch_labels
-from .surrogates.heatmaps import labelled
 
 EVEN = (1.0, 1.0, 1.0)
 

@@ -19,7 +19,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, ModelIn
 from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
 from transformers.utils import CONFIG_NAME
 
-from .losses.base import AdjustableLoss, HandMadeLoss
+from .losses.hand_made.base import AdjustableLoss, HandMadeLoss
 from .metrics import load_metric
 from .plain import plain
 

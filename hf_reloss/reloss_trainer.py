@@ -33,13 +33,14 @@ from .controller import LossController
 from .gathering import gathered_evidence
 from .global_batches import GlobalBatches, counted
 from .hub import write_loss
-from .losses import hand_made_loss, hand_made_losses
+from .losses.base import Evidence
+from .losses.hand_made import hand_made_losses
 from .metrics import Metric, load_metric, metric_of
 from .minimum_risk import MinimumRisk
 from .recording import PredictionRecorder, batch_labels, unwrapped, writes_text
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate, output_tensor
-from .surrogates.network import Evidence
+from .surrogates.hand_made import hand_made_loss
 from .watching import WatchesRun
 
 logger = logging.get_logger(__name__)

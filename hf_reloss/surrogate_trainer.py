@@ -14,12 +14,12 @@ from .gathering import gathered
 from .global_batches import is_filled_up, own_rows
 from .groups import draw_groups, sampled
 from .hub import write_page
+from .losses.base import Evidence
 from .metrics import Metric, load_metric
 from .objectives import OBJECTIVES
 from .ranking import spearman
 from .recording import whose
 from .surrogates.base import Surrogate
-from .surrogates.network import Evidence
 
 SETTINGS = (
     *("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type"),

@@ -12,13 +12,13 @@ from transformers.utils import logging
 
 from .arguments import SURROGATE_LOSS
 from .groups import draw_groups
-from .losses.base import HandMadeLoss
+from .losses.base import Evidence
+from .losses.hand_made.base import HandMadeLoss
 from .metrics import Metric
 from .ranking import spearman
 from .recording import PredictionRecorder, joined, recorded_dataset
 from .surrogates.base import Surrogate
 from .surrogates.config import SurrogateConfig
-from .surrogates.network import Evidence
 
 logger = logging.get_logger(__name__)
 

@@ -6,13 +6,8 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_reloss import (
-    AutoSurrogate,
-    SurrogateConfig,
-    SurrogateForClassification,
-    load_metric,
-)
-from hf_reloss.surrogates.classification import GENERAL_SCORES
+from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForClassification, load_metric
+from hf_reloss.losses.learned.counts import GENERAL_SCORES
 
 from .conftest import TinyClassifier, tiny_rows
 from .test_reloss_trainer import assert_same, make_trainer, weights

@@ -8,12 +8,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_reloss import (
-    ReLossTrainer,
-    ReLossTrainingArguments,
-    SurrogateConfig,
-    SurrogateForClassification,
-)
+from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateConfig, SurrogateForClassification
 
 from .conftest import TinyClassifier, tiny_rows
 from .surrogates.test_classification import surrogate_with_random_weights

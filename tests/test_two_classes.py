@@ -22,13 +22,13 @@ from hf_reloss import (
     hand_made_losses,
     load_metric,
 )
+from hf_reloss.losses.base import Evidence
+from hf_reloss.losses.learned.counts import GENERAL_SCORES
 from hf_reloss.metrics import _known
 from hf_reloss.metrics.classification import ClassMetric
 from hf_reloss.metrics.curves import CurveMetric
 from hf_reloss.recording import PredictionRecorder
 from hf_reloss.surrogates.base import Surrogate
-from hf_reloss.surrogates.classification import GENERAL_SCORES
-from hf_reloss.surrogates.network import Evidence
 
 from .conftest import TinyClassifier, synthetic_predictions, tiny_rows
 

@@ -54,8 +54,8 @@ from transformers import (
 )
 
 from hf_reloss import Metric, ReLossTrainingArguments
+from hf_reloss.losses.heatmaps import decode_heatmaps
 from hf_reloss.metrics.keypoints import PCK
-from hf_reloss.surrogates.heatmaps import decode_heatmaps
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel, ResNetConfig, initialization
 from transformers.utils import ModelOutput
 
-from hf_reloss.surrogates.heatmaps import labelled, squared_errors
+from hf_reloss.losses.heatmaps import labelled, squared_errors
 
 
 class SimplePoseConfig(PreTrainedConfig):

@@ -1,104 +1,116 @@
-"""What hand-made losses have in common."""
+"""What a surrogate looks at, and the networks from that to a loss."""
 
-import math
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
+from packaging.version import Version
 from torch import nn
-
-from ..surrogates.config import SurrogateConfig
-from ..surrogates.network import Evidence, SurrogateNetwork
+from torch.func import functional_call
 
 
-class HandMadeLoss(SurrogateNetwork):
-    """A loss of which nothing is learned, from the logits [..., N, C] and labels [..., N] of evidence.
+class Evidence(NamedTuple):
+    """The part of a model's outputs and labels that a surrogate looks at.
+
+    What counts are a group's N predictions or, where a prediction has many parts, as a text has tokens and a body has
+    joints, their P parts; each kind of evidence says more of what the tensors hold.
 
     Attributes:
-        task: the kind of evidence that it reads.
-        options: by name, with their defaults; a loss has them as attributes.
-        wants_frequencies: whether it takes the share of each class in the training data, `frequencies` [C].
+        outputs: [..., N, D] or [..., N, P, D] float32, D being one dimension or more. The gradient penalty of the
+            objective is taken here.
+        labels: [..., N, ...], within range also where the prediction does not count.
+        counts: [..., N] or [..., N, P] bool, False where the label was -100 or there is none.
     """
 
-    task: ClassVar[str] = "classification"
-    options: ClassVar[dict[str, Any]] = {}
-    wants_frequencies: ClassVar[bool] = False
-    curve_of = None
-
-    def __init__(self, config: SurrogateConfig):
-        super().__init__()
-        self.nothing_learned = nn.Parameter(torch.empty(0))  # for models have a device and a precision by parameters
-        given = dict(config.loss_options or {})
-        if self.wants_frequencies:
-            frequencies = given.pop("frequencies", None)
-            if not (isinstance(frequencies, list | tuple) and frequencies and all(map(_is_positive, frequencies))):
-                raise ValueError(
-                    f"The loss {self.architecture!r} wants the share of each class in the training data, above 0, as "
-                    f"loss_options={{'frequencies': [...]}}, but got {frequencies}."
-                )
-            shares = torch.tensor(frequencies, dtype=torch.float32)
-            self.register_buffer("frequencies", shares / shares.sum())
-        unknown = given.keys() - self.options.keys()
-        if unknown:
-            known = ", ".join(self.options) or "none"
-            raise ValueError(f"The loss {self.architecture!r} has no options {sorted(unknown)}: there are {known}.")
-        for name, value in given.items():
-            wanted = Integral if isinstance(self.options[name], int) else Real
-            if not isinstance(value, wanted) or isinstance(value, bool) or not math.isfinite(value):
-                kind = "a whole number" if wanted is Integral else "a number"
-                raise ValueError(f"The loss {self.architecture!r} wants {kind} as {name}, but got {value!r}.")
-        self.__dict__.update(self.options | given)
-
-    def checked(self, evidence: Evidence) -> torch.Tensor:
-        """The frequencies, if there are as many as the model has classes."""
-        if len(self.frequencies) != evidence.outputs.shape[-1]:
-            raise ValueError(
-                f"The loss {self.architecture!r} has the frequencies of {len(self.frequencies)} classes, but the model "
-                f"puts out {evidence.outputs.shape[-1]} logits: pass frequencies= of all of them."
-            )
-        return self.frequencies
+    outputs: torch.Tensor
+    labels: torch.Tensor
+    counts: torch.Tensor
 
 
-class AdjustableLoss(HandMadeLoss):
-    """A hand-made loss with P parameters that a `LossController` changes while a model is trained on it.
+class SurrogateNetwork(nn.Module):
+    """The network from evidence to loss, one architecture of a kind of evidence.
 
-    Each parameter is told by two statistics of validation data, and counted so that a step of the controller's size,
-    0.1 by default, is a small one.
+    It defines `losses`, where each prediction has a loss of its own, or else `forward`.
     """
 
-    def values(self) -> torch.Tensor:
-        """The parameters, [P]."""
-        raise NotImplementedError
+    architecture: ClassVar[str]
+    count_dims: ClassVar[int] = 1
+    """How many of the dimensions of `Evidence.counts` are those of one group: 1 for [N], 2 for [N, P]."""
+    gradient_penalty: float = 10.0
+    """The weight λ of the gradient penalty with which it is learned by default."""
 
-    def adjust(self, changes: torch.Tensor) -> None:
-        """Adds changes [P] to the parameters."""
-        raise NotImplementedError
+    def losses(self, evidence: Evidence) -> torch.Tensor:
+        """The loss of each prediction or part of one, of the shape of `evidence.counts`."""
+        raise ValueError(
+            f"The loss of the architecture {self.architecture!r} is that of a group: its predictions have none of "
+            "their own, as reduction='none' asks for."
+        )
 
-    def statistics(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Two statistics for each parameter, [2, P], of outputs [n, D] and labels [n] of validation examples."""
-        raise NotImplementedError
+    def forward(self, evidence: Evidence) -> torch.Tensor:
+        """The loss [...] of each group: the mean over what counts in it, 0 if there is nothing."""
+        return self.mean(self.losses(evidence), evidence.counts)
 
-    def doubts(self, labels: torch.Tensor) -> str:
-        """What its user should know of the labels [n] of validation data, if there is anything."""
-        return ""
+    @classmethod
+    def is_of_groups(cls) -> bool:
+        """Whether its loss is that of a group, of which no prediction has a part of its own."""
+        return cls.losses is SurrogateNetwork.losses
 
+    def mean(self, losses: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Means [...] over what counts in each group, 0 where nothing does; of `losses` of the shape of `counts`."""
+        return losses.masked_fill(~counts, 0.0).flatten(-self.count_dims).sum(-1) / self.number(counts).clamp(min=1)
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
+    def number(self, counts: torch.Tensor) -> torch.Tensor:
+        """How many count in each group, [...]."""
+        return counts.flatten(-self.count_dims).sum(-1)
 
+    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
+        """The norms of its gradients, and those that the penalty holds them to.
 
-def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
-    """That of each example, [..., N], of logits [..., N, C] and labels [..., N]; options of `F.cross_entropy`."""
-    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", **options)
-    return losses.view(labels.shape)
+        Returns:
+            The norm of the gradient of n times the group's loss, n being how many count in it, with respect to the
+            outputs of each of them (the gradient of its own loss, where it has one), of the shape of `counts`, which
+            can be differentiated by the weights; and the norms that are wanted: 1 where it counts, as in the paper.
+        """
+        return self._norms(evidence, {}), evidence.counts.float()
 
+    def norms_of_start(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
+        """`gradient_norms` that are held to those of its start, where all parameters are 0.
 
-def due_classes(evidence: Evidence) -> torch.Tensor:
-    """One-hot labels [..., N, C], 0 where a label does not count."""
-    return F.one_hot(evidence.labels, evidence.outputs.shape[-1]) * evidence.counts[..., None].to(evidence.outputs)
+        Of a batch every eighth group is taken: to differentiate twice takes time.
+        """
+        batched = evidence.counts.dim() > self.count_dims
+        sample = Evidence(*(tensor[::8] for tensor in evidence)) if batched else evidence
+        start = {name: torch.zeros_like(parameter) for name, parameter in self.named_parameters()}
+        return self._norms(sample, {}), self._norms(sample, start).detach()
 
+    def _norms(self, evidence: Evidence, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Norms of the gradients, with some of its parameters replaced."""
+        outputs = evidence.outputs.detach().requires_grad_()
+        losses = functional_call(self, parameters, (evidence._replace(outputs=outputs),))
+        weighted = (losses * self.number(evidence.counts)).sum()
+        gradient = torch.autograd.grad(weighted, outputs, create_graph=True)[0]
+        return gradient.flatten(evidence.counts.dim()).norm(dim=-1)
 
-def mean_where(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The mean [...] of values [..., C] where they count, 0 if nothing does."""
-    return values.masked_fill(~counts, 0.0).sum(-1) / counts.sum(-1).clamp(min=1)
+    def canonical(self, evidence: Evidence) -> Evidence:
+        """The evidence in the form in which it is learned: freed of what its metrics do not see, if at all.
+
+        Used as a loss, it reads the evidence as it is.
+        """
+        return evidence
+
+    def adopt(self, version: Version) -> None:
+        """Turns weights that an older version of this package saved, and that were just loaded, into today's.
+
+        Raises:
+            ValueError: if what they meant cannot be known any more.
+        """
+
+    curve_of: ClassVar[str | None] = "margin"
+    """What `curve` is a function of: a margin, the probability of the label; or None, if there is no such curve."""
+
+    def curve(self, points: torch.Tensor) -> torch.Tensor:
+        """What was learned of one prediction or part of one, to draw: losses [n] of points [n]."""
+        raise ValueError(f"The architecture {self.architecture!r} has no curve of one variable to draw.")
+
+    def learned(self) -> dict[str, str]:
+        """What else was learned, in words, by name."""
+        return {}

@@ -8,8 +8,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_reloss.metrics import load_metric
-
+from . import load_metric
 from .base import Metric
 
 

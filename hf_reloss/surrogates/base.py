@@ -10,12 +10,12 @@ from transformers import PreTrainedModel
 
 from ..hub import included, push_surrogate, write_page
 from ..isolation import undivided
-from ..losses import hand_made_losses
+from ..losses.base import Evidence, SurrogateNetwork
+from ..losses.hand_made import hand_made_losses
 from ..metrics import Metric
 from ..metrics.base import IGNORED_LABEL
 from .config import SurrogateConfig
 from .loading import PLACE, checked, load_config, load_weights, require_all
-from .network import Evidence, SurrogateNetwork
 
 
 class Surrogate(PreTrainedModel):
@@ -58,8 +58,15 @@ class Surrogate(PreTrainedModel):
             raise ValueError(
                 f"Unknown architecture {config.architecture!r} for {self.task}: choose {choices}.{config.advice}"
             )
-        self.network: SurrogateNetwork = networks[config.architecture](config)
+        self.network: SurrogateNetwork = self._made(networks[config.architecture], config)
         self.post_init()
+
+    @staticmethod
+    def _made(network: type[SurrogateNetwork], config: SurrogateConfig) -> SurrogateNetwork:
+        try:
+            return network(**config.options_of(network))
+        except TypeError as error:  # of a parameter that there is not, or has no default
+            raise ValueError(f"The options of the architecture {config.architecture!r} do not fit: {error}.") from error
 
     @classmethod
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:

@@ -64,7 +64,8 @@ class SurrogateConfig(PreTrainedConfig):
             learned share; 0 to 4.
         level: of `"ngrams"`: whether soft precisions are those of the `"group"`, as of BLEU, or of each `"sentence"`.
         credit: of `"overlap"`: of an answer that is partly right: `"f1"`, that of its tokens, or none, `"exact"`.
-        loss_options: of a hand-made loss: its options, such as `{"gamma": 2.0}`.
+        loss_options: of a hand-made loss, or of a network that is defined outside of this package: its options, such as
+            `{"gamma": 2.0}`.
         hidden_size: of `"paper"`: width of its layers; of keypoints it is 8.
         sigma: of keypoints: standard deviation of the Gaussians that heatmaps are usually trained on, in their pixels;
             by default a 32nd of their longer side, at least 1.
@@ -98,6 +99,12 @@ class SurrogateConfig(PreTrainedConfig):
     record: dict[str, Any] | None = None
     origin: str | None = None
     hf_reloss_version: str | None = None
+
+    def options_of(self, network: type) -> dict[str, Any]:
+        """What a network is made with: the fields that are named as its parameters, and `loss_options`."""
+        fields = inspect.get_annotations(SurrogateConfig)
+        named = {name: getattr(self, name) for name in inspect.signature(network).parameters if name in fields}
+        return named | dict(self.loss_options or {})
 
     @property
     def version(self) -> Version:

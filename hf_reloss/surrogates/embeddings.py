@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from ..losses.margin import Margin
-from ..losses.triplet import Triplet
+from ..losses.base import Evidence
+from ..losses.hand_made.margin import Margin
+from ..losses.hand_made.triplet import Triplet
 from ..metrics import Metric
 from ..metrics.base import IGNORED_LABEL
 from .base import Surrogate, output_tensor
-from .network import Evidence
 
 NAMES = ("embeddings", "sentence_embedding", "text_embeds", "image_embeds")
 """What models call their embeddings, the logits of those with a head aside."""

@@ -5,80 +5,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from ..losses.base import Evidence
+from ..losses.learned.overlap import NEVER, OverlapNetwork
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
 from .base import Surrogate, output_tensor
 from .config import SurrogateConfig
-from .layers import MonotoneSpline
-from .network import Evidence, SurrogateNetwork
-
-NEVER = -1e4
-"""The logit of what is impossible. Finite, so that no gradient is NaN."""
 
 LONGEST_ANSWER = 30
 """In tokens, of those that are recorded as a model's."""
 
 RECORDED_POSITIONS = 8
 """How many positions recordings hold beside the right one, for starts and ends each."""
-
-
-class OverlapNetwork(SurrogateNetwork):
-    """The mean of softplus(-g(m)) over an answer's two boundaries, and κ times the scale of their logits.
-
-    m is the margin of the expected credit of a boundary, g an increasing spline. A position's credit c as start is that
-    of the span from there to the right end, as end that of the one from the right start: 1 for the right one, 0 for
-    those that share nothing with the answer, between these F1^γ, with γ = 16 at the start and learned, or for exact
-    match 0. With P the softmax of the logits, the expected credit C = Σ P c has the margin m = log C - log(1 - C). At
-    the start, with g the identity, the loss is -log C: for exact match cross-entropy.
-
-    The scale is the standard deviation of the logits of all positions that can be. The best span does not depend on it,
-    and a model could make it grow without end to lower its loss. Of recordings, which do not hold it, it is left out.
-
-    But for that scale, it never costs more to move probability to a boundary of more credit, whatever was learned.
-    """
-
-    architecture = "overlap"
-    gradient_penalty = 0.03
-    power = 16.0
-    """γ at the start."""
-
-    def __init__(self, config: SurrogateConfig):
-        super().__init__()
-        if config.credit not in ("f1", "exact"):
-            raise ValueError(f"'overlap' wants the credit 'f1' or 'exact', but got {config.credit!r}.")
-        self.pull = config.scale_weight
-        self.spline = MonotoneSpline(config.num_knots, config.knot_range, trust_region=config.trust_region)
-        self.log_power = nn.Parameter(torch.zeros(())) if config.credit == "f1" else None
-
-    def losses(self, evidence: Evidence) -> torch.Tensor:
-        logits = evidence.outputs
-        recorded = evidence.labels.dim() > evidence.counts.dim() + 1
-        places = evidence.labels[..., 1:] if recorded else torch.arange(logits.shape[-1], device=logits.device)[None]
-        gold = evidence.labels[..., 0] if recorded else evidence.labels
-        log_credit, log_rest = self._credits(boundary_f1(gold, places))
-        losses = self.curve((logits + log_credit).logsumexp(-1) - (logits + log_rest).logsumexp(-1))
-        if not recorded:
-            losses = losses + self.pull * _scale(logits)
-        return losses.mean(-1)
-
-    def _credits(self, f1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """log c and log(1 - c) of boundaries [...] with an F1 in [0, 1]."""
-        right = f1 >= 1 - 1e-6
-        some = (f1 > 0) & ~right
-        log_credit, log_rest = (~right * NEVER).to(f1), right * torch.tensor(NEVER).to(f1)
-        if self.log_power is None:
-            return log_credit, log_rest
-        log_power = (self.power * self.log_power.exp() * f1.where(some, 0.5).log()).clamp(max=-1e-6)
-        return log_power.where(some, log_credit), (-torch.expm1(log_power)).log().where(some, log_rest)
-
-    def curve(self, points: torch.Tensor) -> torch.Tensor:
-        """The loss of margins of the expected credit."""
-        return F.softplus(-self.spline(points))
-
-    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.norms_of_start(evidence)
 
 
 class SurrogateForSpans(Surrogate):
@@ -183,21 +122,6 @@ def best_spans(start: torch.Tensor, end: torch.Tensor, max_answer_length: int) -
     return torch.stack([first, first + index % scores.shape[-1]], dim=-1), best
 
 
-def boundary_f1(gold: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """F1 of the positions of spans of which one boundary is right with those of the right ones, [..., 2, L].
-
-    Where there is no answer, which positions of 0 say, only these are right.
-
-    Args:
-        gold: [..., 2], first and last positions of the right spans.
-        places: the other boundary, starts before ends: of a shape that broadcasts to [..., 2, L]; below 0 is none.
-    """
-    start, end = gold[..., :1, None], gold[..., 1:, None]
-    size = torch.cat([end - places[..., :1, :], places[..., -1:, :] - start], dim=-2) + 1
-    f1 = 2 * torch.minimum(size, end - start + 1).clamp(min=0) / (size.clamp(min=1) + end - start + 1)
-    return torch.where(end == 0, places == 0, f1 * (places >= 0))
-
-
 def _banded(start: torch.Tensor, end: torch.Tensor, max_answer_length: int) -> torch.Tensor:
     """Scores start_s + end_(s + k) of all spans of 1 to `max_answer_length` positions: [..., L, A], of logits [..., L].
 
@@ -205,14 +129,6 @@ def _banded(start: torch.Tensor, end: torch.Tensor, max_answer_length: int) -> t
     """
     length = min(max_answer_length, end.shape[-1])
     return start[..., None] + F.pad(end, (0, length - 1), value=2 * NEVER).unfold(-1, length, 1)
-
-
-def _scale(logits: torch.Tensor) -> torch.Tensor:
-    """Standard deviations [...] of logits [..., L], but for those of positions that cannot be."""
-    possible = logits > NEVER / 2
-    number = possible.sum(-1, keepdim=True).clamp(min=1)
-    mean = logits.where(possible, 0.0).sum(-1, keepdim=True) / number
-    return ((logits - mean).where(possible, 0.0).square().sum(-1) / number[..., 0] + 1e-12).sqrt()
 
 
 def _likeliest(evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,137 +9,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..losses.base import Evidence
+from ..losses.learned.ngrams import RECORDED_REACH, NgramNetwork, label_offsets
+from ..losses.learned.paper_tokens import PaperTokenNetwork
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
 from .base import Surrogate, counted, output_tensor
 from .config import SurrogateConfig
-from .layers import MonotoneSpline
-from .network import Evidence, SurrogateNetwork
-
-RECORDED_REACH = 4
-"""Recordings hold the margins of labels up to so many places before and after their own."""
 
 ABSENT = -100.0
 """The margin of a label that is not there, so low that it is no part of any hit."""
-
-
-class NgramNetwork(SurrogateNetwork):
-    """-Σ_n w_n log P_n, with P_n a soft precision of n-grams: the soft twin of BLEU.
-
-    Of each token q = σ(g(m)), with m its margin and g an increasing spline, is a soft hit; that of n neighbouring
-    tokens is the product of theirs; and P_n the mean of these over all n-grams of the group or, at the level of
-    sentences, over those of each sentence and then over sentences. With a reach, an n-gram also counts where the model
-    wrote it some places too early or too late, as it does in BLEU, times a learned share; but never more than once. All
-    is computed of logarithms: where everything is still wrong, the gradient is as large as elsewhere.
-    """
-
-    architecture = "ngrams"
-    count_dims = 2
-    gradient_penalty = 0.03
-
-    def __init__(self, config: SurrogateConfig):
-        super().__init__()
-        if config.max_order < 1 or not 0 <= config.reach <= RECORDED_REACH or config.level not in ("group", "sentence"):
-            raise ValueError(
-                f"'ngrams' wants max_order of 1 or more, a reach of 0 to {RECORDED_REACH} and the level 'group' or "
-                f"'sentence', but got {config.max_order}, {config.reach} and {config.level!r}."
-            )
-        self.max_order, self.over_sentences = config.max_order, config.level == "sentence"
-        # Half of the probability stays half, as in the network of counts.
-        self.spline = MonotoneSpline(
-            config.num_knots, config.knot_range, anchored=True, trust_region=config.trust_region
-        )
-        self.order_weights = nn.Parameter(torch.zeros(config.max_order))
-        self.shift_weights = nn.Parameter(torch.zeros(2 * config.reach))
-
-    def forward(self, evidence: Evidence) -> torch.Tensor:
-        hits = F.logsigmoid(self.spline(evidence.outputs))
-        weights = self.order_weights.softmax(-1)
-        return sum(weight * self._of_order(n, hits, evidence.counts) for n, weight in enumerate(weights, start=1))
-
-    def _of_order(self, n: int, hits: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """-log P_n, [...] of log soft hits [..., N, T, K]; 0 where a group has no n-gram."""
-        windows = max(counts.shape[-1] - n + 1, 0)
-        if windows == 0:
-            return hits.sum((-3, -2, -1)) * 0.0
-        inside = counts[..., n - 1 :]  # tokens stand without gaps, so where the last one is, all are
-        grams = sum(hits[..., first : first + windows, :] for first in range(n))
-        if len(self.shift_weights):
-            grams = grams + F.pad(self._shares().log(), (1, 0))
-        # What is written more than once matches once.
-        grams = grams.logsumexp(-1).clamp(max=0.0) if grams.shape[-1] > 1 else grams.squeeze(-1)
-        if self.over_sentences:
-            grams, inside = _log_mean(grams, inside), inside.any(-1)
-        else:
-            grams, inside = grams.flatten(-2), inside.flatten(-2)
-        return -_log_mean(grams, inside).where(inside.any(-1), 0.0)
-
-    def _shares(self) -> torch.Tensor:
-        """How much an n-gram counts at each other place; at the start nearly as much as at its own, as in BLEU."""
-        return torch.sigmoid(3 + self.shift_weights)
-
-    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.norms_of_start(evidence)
-
-    def curve(self, points: torch.Tensor) -> torch.Tensor:
-        """The loss -log q of a soft hit."""
-        return F.softplus(-self.spline(points))
-
-    def learned(self) -> dict[str, str]:
-        orders = self.order_weights.softmax(-1).tolist()
-        found = {"n-grams": ", ".join(f"{n}: {weight:.2f}" for n, weight in enumerate(orders, start=1))}
-        if len(self.shift_weights):
-            shares = self._shares().tolist()
-            named = zip(_offsets(len(shares) // 2)[1:], shares, strict=True)
-            found["shares of other places"] = ", ".join(f"{-offset:+d}: {share:.2f}" for offset, share in named)
-        return found
-
-
-def _log_mean(logs: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The logarithm of the mean over what counts in the last dimension; very low where nothing does."""
-    return logs.masked_fill(~counts, -1e4).logsumexp(-1) - counts.sum(-1).clamp(min=1).log()
-
-
-class PaperTokenNetwork(SurrogateNetwork):
-    """The transformer of Huang et al. 2022 for translation: from p(label) of each token to |·| of each sentence."""
-
-    architecture = "paper"
-    count_dims = 2
-    curve_of = None
-    longest = 512
-
-    def __init__(self, config: SurrogateConfig):
-        super().__init__()
-        width = config.hidden_size
-        if width % 4:
-            raise ValueError(f"'paper' has 4 heads, so hidden_size wants to be a multiple of 4, but is {width}.")
-        self.logits_layer = nn.Sequential(nn.Linear(1, width), nn.ELU(), nn.Linear(width, width), nn.ELU())
-        self.positions = nn.Parameter(0.02 * torch.randn(self.longest, width))
-        self.block = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, activation=F.elu, batch_first=True)
-            for _ in range(2)
-        )
-        self.loss_layer = nn.Sequential(nn.Linear(width, width), nn.ELU(), nn.Linear(width, 1))
-
-    def forward(self, evidence: Evidence) -> torch.Tensor:
-        counts = evidence.counts
-        probability = torch.sigmoid(evidence.outputs[..., :1]).flatten(0, -4 if counts.dim() > 2 else -3)
-        places = torch.arange(counts.shape[-1], device=counts.device).clamp(max=self.longest - 1)
-        hidden = self.logits_layer(probability).view(-1, counts.shape[-1], self.positions.shape[-1])
-        hidden = hidden + self.positions[places]
-        flat = counts.reshape(-1, counts.shape[-1])
-        hidden_padding = ~flat & flat.any(-1, keepdim=True)  # a sentence of no tokens attends to its padding
-        with sdpa_kernel(SDPBackend.MATH):  # which alone can be differentiated twice
-            for block in self.block:
-                hidden = block(hidden, src_key_padding_mask=hidden_padding)
-        tokens = self.loss_layer(hidden).squeeze(-1).view(counts.shape) * counts
-        number = counts.sum(-1)
-        sentences = (tokens.sum(-1) / number.clamp(min=1)).abs()
-        return sentences.sum(-1) / (number > 0).sum(-1).clamp(min=1)
 
 
 class SurrogateForTokens(Surrogate):
@@ -245,11 +126,6 @@ def next_token_labels(labels: torch.Tensor) -> torch.Tensor:
     return F.pad(labels[..., 1:], (0, 1), value=IGNORED_LABEL)
 
 
-def _offsets(reach: int) -> list[int]:
-    """How far before each place the labels are whose margins are taken there: 0, -1, +1 and so on."""
-    return [0, *(sign * distance for distance in range(1, reach + 1) for sign in (-1, 1))]
-
-
 def _margins(
     logits: torch.Tensor, labels: torch.Tensor, reach: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -259,7 +135,7 @@ def _margins(
     places = torch.arange(labels.shape[1], device=labels.device)
     with_gaps = bool((order != places).any())
     labels, counts = labels.gather(-1, order), counts.gather(-1, order)
-    offsets = _offsets(reach)
+    offsets = label_offsets(reach)
     beside = torch.stack([(places + offset).expand_as(labels) for offset in offsets], dim=-1)
     there = (beside >= 0) & (beside < counts.sum(-1)[:, None, None]) & counts[..., None]
     ids = labels.gather(-1, beside.clamp(0, max(labels.shape[1] - 1, 0)).flatten(1)).view_as(beside)

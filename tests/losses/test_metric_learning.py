@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
 from hf_reloss import AutoSurrogate, ReLossTrainer, SurrogateForEmbeddings, hand_made_loss, hand_made_losses
-from hf_reloss.losses.metric_learning import pair_distances
+from hf_reloss.losses.hand_made.metric_learning import pair_distances
 from hf_reloss.metrics import load_metric
 
 from ..conftest import tiny_rows

@@ -13,15 +13,7 @@ import torch
 from hypothesis import given, settings
 from rouge_score.rouge_scorer import RougeScorer
 
-from hf_reloss.metrics.text import (
-    CharacterErrorRate,
-    ExactMatch,
-    Rouge1,
-    Rouge2,
-    RougeL,
-    RougeLsum,
-    WordErrorRate,
-)
+from hf_reloss.metrics.text import CharacterErrorRate, ExactMatch, Rouge1, Rouge2, RougeL, RougeLsum, WordErrorRate
 from hf_reloss.metrics.translation import Bleu, ChrF, SacreBleu, TranslationEditRate
 
 WORDS = [

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_reloss import SurrogateConfig, SurrogateForClassification, load_metric
-from hf_reloss.surrogates.layers import label_margin
-from hf_reloss.surrogates.network import Evidence
+from hf_reloss.losses.base import Evidence
+from hf_reloss.losses.layers import label_margin
 
 architectures = pytest.mark.parametrize("architecture", ["margin", "counts", "paper"])
 SCORES = {"f1": {"average": "macro"}, "matthews_correlation": {}}

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_reloss import AutoSurrogate, Surrogate, SurrogateConfig, hand_made_loss, hand_made_losses, load_metric
-from hf_reloss.surrogates.classification import GENERAL_SCORES, SurrogateForClassification
+from hf_reloss.losses.learned.counts import GENERAL_SCORES
+from hf_reloss.surrogates.classification import SurrogateForClassification
 from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
 from hf_reloss.surrogates.spans import SurrogateForSpans
 from hf_reloss.surrogates.tokens import SurrogateForTokens

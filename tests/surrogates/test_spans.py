@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from hf_reloss import AutoSurrogate, SurrogateConfig
-from hf_reloss.surrogates.network import Evidence
-from hf_reloss.surrogates.spans import SurrogateForSpans, best_spans, boundary_f1
+from hf_reloss.losses.base import Evidence
+from hf_reloss.losses.learned.overlap import boundary_f1
+from hf_reloss.surrogates.spans import SurrogateForSpans, best_spans
 
 credits = pytest.mark.parametrize("credit", ["f1", "exact"])
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForTokens, load_metric, next_token_labels
+from hf_reloss.losses.base import Evidence
 from hf_reloss.surrogates import tokens
-from hf_reloss.surrogates.network import Evidence
 
 
 def make(seed: int | None = None, **options) -> SurrogateForTokens:

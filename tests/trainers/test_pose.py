@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, ResNetBackbone, ResNetConfig, ViTImageProcessorPil
 
 from hf_reloss import AutoSurrogate, load_metric
-from hf_reloss.surrogates.heatmaps import decode_heatmaps, gaussian_targets
+from hf_reloss.losses.heatmaps import decode_heatmaps, gaussian_targets
 from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
 
 from . import test_programs

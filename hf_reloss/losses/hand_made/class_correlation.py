@@ -1,12 +1,11 @@
 """The class-correlation loss of adaptive loss alignment (Huang et al. 2019, arXiv:1905.05895, equation 8)."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from ..surrogates.config import SurrogateConfig
-from ..surrogates.network import Evidence
+from ..base import Evidence
 from .base import AdjustableLoss
 
 MOST_CLASSES = 10_000
@@ -25,8 +24,8 @@ class ClassCorrelation(AdjustableLoss):
     architecture = "class_correlation"
     options: ClassVar[dict[str, float]] = {"classes": 2, "floor": 0.1}
 
-    def __init__(self, config: SurrogateConfig):
-        super().__init__(config)
+    def __init__(self, **options: Any):
+        super().__init__(**options)
         if not 2 <= self.classes <= MOST_CLASSES:
             raise ValueError(
                 f"The class-correlation loss is for 2 to {MOST_CLASSES:,} classes, but got {self.classes}."

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from ..surrogates.network import Evidence
+from ..base import Evidence
 from .base import HandMadeLoss, cross_entropies
 
 

@@ -11,7 +11,7 @@ from hf_reloss import (
     SurrogateForTokens,
     load_metric,
 )
-from hf_reloss.surrogates.layers import MonotoneSpline, ScoreMixture, class_margins, label_margin
+from hf_reloss.losses.layers import MonotoneSpline, ScoreMixture, class_margins, label_margin
 
 
 @pytest.mark.parametrize("anchored", [True, False])

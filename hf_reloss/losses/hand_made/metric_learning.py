@@ -1,13 +1,12 @@
 """What losses of embeddings share: pytorch-metric-learning, and parameters in distances that a controller changes."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from ..metrics.base import need
-from ..surrogates.config import SurrogateConfig
-from ..surrogates.network import Evidence
+from ...metrics.base import need
+from ..base import Evidence
 from .base import AdjustableLoss
 
 FARTHEST = 2.0
@@ -32,8 +31,8 @@ class MetricLearningLoss(AdjustableLoss):
     library_class: ClassVar[str]
     """The class in `pytorch_metric_learning.losses`, which takes the options by their names."""
 
-    def __init__(self, config: SurrogateConfig):
-        super().__init__(config)
+    def __init__(self, **options: Any):
+        super().__init__(**options)
         self._loss = getattr(need("pytorch_metric_learning.losses", "metric-learning"), self.library_class)
         given = {name: getattr(self, name) for name in self.options}
         wrong = {name: value for name, value in given.items() if not 0 < value < FARTHEST}

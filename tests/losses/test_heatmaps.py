@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from hf_reloss.surrogates.heatmaps import decode_heatmaps, default_sigma, gaussian_targets
+from hf_reloss.losses.heatmaps import decode_heatmaps, default_sigma, gaussian_targets
 
-from .test_keypoints import lit
+from ..surrogates.test_keypoints import lit
 
 
 @settings(max_examples=100, deadline=None)

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..surrogates.network import Evidence
+from ..base import Evidence
 from .base import HandMadeLoss, cross_entropies
 
 

@@ -1,0 +1,42 @@
+"""Hand-made losses, to compare with: each a file, of which nothing is learned.
+
+As a surrogate, each of them computes in float32, sees the micro-batch of all processes where it is a group's, is
+watched, saved and loaded as what is learned is: `ReLossTrainer(..., surrogate="focal")`.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+
+import torch
+
+from .base import HandMadeLoss
+
+
+def hand_made_losses(task: str | None = "classification") -> dict[str, type[HandMadeLoss]]:
+    """Those for a task, or with None for any, by name: each module of this package defines one."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        for kind in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if (
+                isinstance(kind, type)
+                and issubclass(kind, HandMadeLoss)
+                and vars(kind).get("architecture") == module.name
+            ):
+                found[module.name] = kind
+    return {name: kind for name, kind in found.items() if task in (None, kind.task)}
+
+
+def class_frequencies(name: str, labels: torch.Tensor | Sequence[int] | None) -> list[float]:
+    """The share of each class, [C], among labels [n], for the loss of a name."""
+    if labels is None:
+        raise ValueError(f"The loss {name!r} weighs classes by how frequent they are: pass it the labels= trained on.")
+    labels = torch.as_tensor(labels).long()  # of two classes they may be True and False
+    counts = torch.bincount(labels[labels >= 0])
+    if len(counts) < 2 or not counts.all():
+        missing = (counts == 0).nonzero().flatten().tolist()
+        raise ValueError(
+            f"The loss {name!r} divides by the frequencies of the classes, but of the classes 0 to {len(counts) - 1} "
+            f"{missing or 'others'} have no label in the training data: merge or drop them, or pass frequencies=."
+        )
+    return (counts / counts.sum()).tolist()

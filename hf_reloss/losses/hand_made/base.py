@@ -1,0 +1,102 @@
+"""What hand-made losses have in common."""
+
+import math
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..base import Evidence, SurrogateNetwork
+
+
+class HandMadeLoss(SurrogateNetwork):
+    """A loss of which nothing is learned, from the logits [..., N, C] and labels [..., N] of evidence.
+
+    Attributes:
+        task: the kind of evidence that it reads.
+        options: by name, with their defaults; a loss has them as attributes.
+        wants_frequencies: whether it takes the share of each class in the training data, `frequencies` [C].
+    """
+
+    task: ClassVar[str] = "classification"
+    options: ClassVar[dict[str, Any]] = {}
+    wants_frequencies: ClassVar[bool] = False
+    curve_of = None
+
+    def __init__(self, **given: Any):
+        super().__init__()
+        self.nothing_learned = nn.Parameter(torch.empty(0))  # for models have a device and a precision by parameters
+        if self.wants_frequencies:
+            frequencies = given.pop("frequencies", None)
+            if not (isinstance(frequencies, list | tuple) and frequencies and all(map(_is_positive, frequencies))):
+                raise ValueError(
+                    f"The loss {self.architecture!r} wants the share of each class in the training data, above 0, as "
+                    f"loss_options={{'frequencies': [...]}}, but got {frequencies}."
+                )
+            shares = torch.tensor(frequencies, dtype=torch.float32)
+            self.register_buffer("frequencies", shares / shares.sum())
+        unknown = given.keys() - self.options.keys()
+        if unknown:
+            known = ", ".join(self.options) or "none"
+            raise ValueError(f"The loss {self.architecture!r} has no options {sorted(unknown)}: there are {known}.")
+        for name, value in given.items():
+            wanted = Integral if isinstance(self.options[name], int) else Real
+            if not isinstance(value, wanted) or isinstance(value, bool) or not math.isfinite(value):
+                kind = "a whole number" if wanted is Integral else "a number"
+                raise ValueError(f"The loss {self.architecture!r} wants {kind} as {name}, but got {value!r}.")
+        self.__dict__.update(self.options | given)
+
+    def checked(self, evidence: Evidence) -> torch.Tensor:
+        """The frequencies, if there are as many as the model has classes."""
+        if len(self.frequencies) != evidence.outputs.shape[-1]:
+            raise ValueError(
+                f"The loss {self.architecture!r} has the frequencies of {len(self.frequencies)} classes, but the model "
+                f"puts out {evidence.outputs.shape[-1]} logits: pass frequencies= of all of them."
+            )
+        return self.frequencies
+
+
+class AdjustableLoss(HandMadeLoss):
+    """A hand-made loss with P parameters that a `LossController` changes while a model is trained on it.
+
+    Each parameter is told by two statistics of validation data, and counted so that a step of the controller's size,
+    0.1 by default, is a small one.
+    """
+
+    def values(self) -> torch.Tensor:
+        """The parameters, [P]."""
+        raise NotImplementedError
+
+    def adjust(self, changes: torch.Tensor) -> None:
+        """Adds changes [P] to the parameters."""
+        raise NotImplementedError
+
+    def statistics(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Two statistics for each parameter, [2, P], of outputs [n, D] and labels [n] of validation examples."""
+        raise NotImplementedError
+
+    def doubts(self, labels: torch.Tensor) -> str:
+        """What its user should know of the labels [n] of validation data, if there is anything."""
+        return ""
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+    """That of each example, [..., N], of logits [..., N, C] and labels [..., N]; options of `F.cross_entropy`."""
+    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", **options)
+    return losses.view(labels.shape)
+
+
+def due_classes(evidence: Evidence) -> torch.Tensor:
+    """One-hot labels [..., N, C], 0 where a label does not count."""
+    return F.one_hot(evidence.labels, evidence.outputs.shape[-1]) * evidence.counts[..., None].to(evidence.outputs)
+
+
+def mean_where(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The mean [...] of values [..., C] where they count, 0 if nothing does."""
+    return values.masked_fill(~counts, 0.0).sum(-1) / counts.sum(-1).clamp(min=1)

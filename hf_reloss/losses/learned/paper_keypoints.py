@@ -1,0 +1,38 @@
+"""The network for pose estimation of the authors of relational surrogate loss learning (arXiv:2202.13197)."""
+
+import math
+
+import torch
+from torch import nn
+
+from ..base import Evidence, SurrogateNetwork
+from ..heatmaps import gaussian_targets
+
+
+class PaperKeypointNetwork(SurrogateNetwork):
+    """The authors' network, with sub-modules named as in their checkpoints: a · E, with an attention weight a.
+
+    E is a joint's mean squared error. From its squared error at each pixel come 8 features, and a in (0, 1).
+    """
+
+    architecture = "paper"
+    count_dims = 2
+    curve_of = None
+    width = 8
+
+    def __init__(self, *, num_pixels: int = 3072, sigma: float | None = None):
+        super().__init__()
+        self.pixels, self.sigma = num_pixels, sigma
+        self.logits_fcs = nn.Sequential(
+            nn.Linear(self.pixels, self.width), nn.ELU(), nn.Linear(self.width, 1), nn.Sigmoid()
+        )
+
+    def losses(self, evidence: Evidence) -> torch.Tensor:
+        size = evidence.outputs.shape[-2:]
+        if math.prod(size) != self.pixels:
+            raise ValueError(
+                f"The architecture 'paper' was made for heatmaps of {self.pixels} pixels, but these have "
+                f"{size[0]}×{size[1]}: set num_pixels={math.prod(size)} and learn it anew."
+            )
+        errors = (evidence.outputs - gaussian_targets(evidence.labels[..., :2], *size, self.sigma)).square().flatten(-2)
+        return errors.mean(-1) * self.logits_fcs(errors).squeeze(-1)
