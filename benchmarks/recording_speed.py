@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_reloss import SurrogateForClassification, SurrogateTrainer, SurrogateTrainingArguments
-from hf_reloss.recording import predictions_dataset
+from hf_reloss.predictions.dataset import predictions_dataset
 
 
 def from_disk(rows: int, classes: int = 10, part: int = 250_000) -> dict[str, float]:

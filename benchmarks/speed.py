@@ -41,7 +41,7 @@ from hf_reloss import (
     hard_rank,
     soft_rank,
 )
-from hf_reloss.recording import predictions_dataset
+from hf_reloss.predictions.dataset import predictions_dataset
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS, GROUP_SIZE, CLASSES = 64, 128, 10

@@ -15,7 +15,8 @@ _MODULES = {
     "losses.hand_made": ["hand_made_losses"],
     "metrics": ["Metric", "load_metric"],
     "ranking": ["hard_rank", "soft_rank", "spearman"],
-    "recording": ["PredictionRecorder", "record_predictions"],
+    "predictions.record": ["record_predictions"],
+    "predictions.recorder": ["PredictionRecorder"],
     "reloss_trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
     "surrogate_trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
     "surrogates.auto": ["AutoSurrogate"],
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from .hub import list_surrogates
     from .losses.hand_made import hand_made_losses
     from .metrics import Metric, load_metric
+    from .predictions.record import record_predictions
+    from .predictions.recorder import PredictionRecorder
     from .ranking import hard_rank, soft_rank, spearman
-    from .recording import PredictionRecorder, record_predictions
     from .reloss_trainer import ReLossSeq2SeqTrainer, ReLossTrainer
     from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
     from .surrogates.auto import AutoSurrogate

@@ -24,7 +24,7 @@ from .controller import (
 from .losses.hand_made.base import AdjustableLoss
 from .metrics import Metric, load_metric
 from .metrics.base import IGNORED_LABEL
-from .recording import batch_labels
+from .predictions.models import batch_labels
 from .surrogates.base import output_tensor
 from .surrogates.embeddings import embeddings_of
 from .surrogates.hand_made import hand_made_loss

@@ -23,7 +23,9 @@ from .learned_metric import FindsMetric
 from .learning_state import LearningState
 from .learning_time import HELD_OUT, RunClock, Stopwatch, TimeLimit, affordable_groups
 from .metrics import GroupwiseMetric, Metric, metric_of
-from .recording import PredictionRecorder, described, joined, recorded_dataset
+from .predictions.dataset import joined, recorded_dataset
+from .predictions.models import description_of
+from .predictions.recorder import PredictionRecorder
 from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate
@@ -349,7 +351,7 @@ class LearnsSurrogate(FindsMetric):
             columns,
             tokenizer=self._decoding(self.recorder.kind, self.metric),
             metric=self.metric,
-            description=described(self.model),
+            description=description_of(self.model),
         )
 
     @contextlib.contextmanager

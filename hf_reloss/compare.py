@@ -23,7 +23,7 @@ from .comparison import comparison_table, paired_difference, verdict
 from .losses.hand_made import hand_made_losses
 from .metrics import Metric, load_metric
 from .plots import plot_gains
-from .recording import PredictionRecorder
+from .predictions.recorder import PredictionRecorder
 from .reloss_trainer import ReLossTrainer
 from .stored_results import StoredResults, fingerprint, locked, replaced
 from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments

@@ -11,7 +11,7 @@ from transformers.trainer_utils import has_length
 
 from .losses.heatmaps import labelled
 from .metrics.base import IGNORED_LABEL
-from .recording import batch_labels
+from .predictions.models import batch_labels
 
 EVEN = (1.0, 1.0, 1.0)
 

@@ -11,7 +11,9 @@ from .metrics import AdditiveMetric, Metric, load_metric
 from .metrics.adapters import ComputeMetrics, EvaluationMetrics
 from .metrics.base import IGNORED_LABEL
 from .metrics.classification import ClassMetric
-from .recording import PredictionRecorder, scored, tokenizer_of, writes_text
+from .predictions.dataset import scored
+from .predictions.models import tokenizer_of, writes_text
+from .predictions.recorder import PredictionRecorder
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate
 from .surrogates.config import SurrogateConfig

@@ -19,7 +19,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from .metrics import AdditiveMetric, Metric, load_metric
 from .metrics.base import IGNORED_LABEL
 from .metrics.translation import Bleu, SacreBleu
-from .recording import decoded, tokenizer_of, unwrapped, writes_text
+from .predictions.dataset import decoded
+from .predictions.models import tokenizer_of, unwrapped, writes_text
 
 PROBE, ANOTHER = "a b c d e f g h", "i j k l m n o p"
 """What a metric's scale is read from: a text against itself and against one with nothing in common."""

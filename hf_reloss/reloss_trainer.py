@@ -37,7 +37,8 @@ from .losses.base import Evidence
 from .losses.hand_made import hand_made_losses
 from .metrics import Metric, load_metric, metric_of
 from .minimum_risk import MinimumRisk
-from .recording import PredictionRecorder, batch_labels, unwrapped, writes_text
+from .predictions.models import batch_labels, unwrapped, writes_text
+from .predictions.recorder import PredictionRecorder
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate, output_tensor
 from .surrogates.hand_made import hand_made_loss
@@ -297,7 +298,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             if given is not inputs:  # with the labels, what hears a model's forward passes has gone without them
                 for callback in self.callback_handler.callbacks:
                     if isinstance(callback, PredictionRecorder):
-                        callback.hear(model, outputs, inputs)
+                        callback.record(model, outputs, inputs)
         # Trainer takes the first of other outputs for the loss, which a model trained on a surrogate need not have.
         outputs = outputs if isinstance(outputs, Mapping) else {"logits": output_tensor(outputs, "logits")}
         return (loss, outputs) if return_outputs else loss

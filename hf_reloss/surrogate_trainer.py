@@ -12,13 +12,13 @@ from transformers import Trainer, TrainingArguments
 from .checkpoints import last_whole_checkpoint
 from .gathering import gathered
 from .global_batches import is_filled_up, own_rows
-from .groups import draw_groups, sampled
 from .hub import write_page
 from .losses.base import Evidence
 from .metrics import Metric, load_metric
 from .objectives import OBJECTIVES
+from .predictions.dataset import recorded_models
+from .predictions.groups import draw_groups, sampled
 from .ranking import spearman
-from .recording import whose
 from .surrogates.base import Surrogate
 
 SETTINGS = (
@@ -139,7 +139,7 @@ class SurrogateTrainer(Trainer):
             train_dataset, eval_dataset = parts["train"], parts["test"]
         else:
             eval_dataset = sampled(eval_dataset, args.seed)
-        self.num_predictions, self.models = len(train_dataset), whose(train_dataset)
+        self.num_predictions, self.models = len(train_dataset), recorded_models(train_dataset)
         if args.objective not in OBJECTIVES:
             raise ValueError(f"objective={args.objective!r} is not one of {', '.join(OBJECTIVES)}.")
         usual = model.network.gradient_penalty if args.objective == "relational" else 0.0

@@ -11,12 +11,13 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from .arguments import SURROGATE_LOSS
-from .groups import draw_groups
 from .losses.base import Evidence
 from .losses.hand_made.base import HandMadeLoss
 from .metrics import Metric
+from .predictions.dataset import joined, recorded_dataset
+from .predictions.groups import draw_groups
+from .predictions.recorder import PredictionRecorder
 from .ranking import spearman
-from .recording import PredictionRecorder, joined, recorded_dataset
 from .surrogates.base import Surrogate
 from .surrogates.config import SurrogateConfig
 

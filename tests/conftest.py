@@ -7,7 +7,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
-from hf_reloss.recording import predictions_dataset
+from hf_reloss.predictions.dataset import predictions_dataset
 
 logging.disable_progress_bar()
 

@@ -14,7 +14,7 @@ from hf_reloss import (
     load_metric,
 )
 from hf_reloss.objectives import ApproximationObjective
-from hf_reloss.recording import predictions_dataset
+from hf_reloss.predictions.dataset import predictions_dataset
 
 from .conftest import TinyClassifier, synthetic_predictions, tiny_rows
 

@@ -12,8 +12,8 @@ from transformers import DataCollatorForSeq2Seq
 
 import hf_reloss
 from hf_reloss import AutoSurrogate, hand_made_losses
-from hf_reloss.groups import draw_groups
 from hf_reloss.metrics import _known, load_metric
+from hf_reloss.predictions.groups import draw_groups
 
 from .conftest import synthetic_predictions
 from .test_text_trainers import make_language_model, make_tokenizer, make_translator, sentences

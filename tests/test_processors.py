@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hf_reloss import ReLossSeq2SeqTrainer, ReLossSeq2SeqTrainingArguments
-from hf_reloss.recording import tokenizer_of
+from hf_reloss.predictions.models import tokenizer_of
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -14,7 +14,7 @@ from hf_reloss import (
     SurrogateTrainingArguments,
     load_metric,
 )
-from hf_reloss.groups import draw_groups
+from hf_reloss.predictions.groups import draw_groups
 
 from .conftest import synthetic_predictions
 

@@ -27,7 +27,7 @@ from hf_reloss.losses.learned.counts import GENERAL_SCORES
 from hf_reloss.metrics import _known
 from hf_reloss.metrics.classification import ClassMetric
 from hf_reloss.metrics.curves import CurveMetric
-from hf_reloss.recording import PredictionRecorder
+from hf_reloss.predictions.recorder import PredictionRecorder
 from hf_reloss.surrogates.base import Surrogate
 
 from .conftest import TinyClassifier, synthetic_predictions, tiny_rows

@@ -18,10 +18,10 @@ from hf_reloss import (
     SurrogateForTokens,
     SurrogateTrainer,
     SurrogateTrainingArguments,
-    groups,
     load_metric,
 )
 from hf_reloss.children import launched
+from hf_reloss.predictions import groups
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
 from ..test_minimum_risk import writes_its_likeliest

@@ -9,9 +9,9 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import gather_object
 
-from .metrics.adapters import EvaluationMetrics
-from .metrics.base import IGNORED_LABEL, Metric, add_up
-from .recording import TEXTS, statistics_column
+from ..metrics.adapters import EvaluationMetrics
+from ..metrics.base import IGNORED_LABEL, Metric, add_up
+from .dataset import TEXTS, statistics_column
 
 MOST_PREDICTIONS = 2**18
 """How many predictions of a recording are read at most."""

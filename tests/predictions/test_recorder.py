@@ -11,10 +11,10 @@ from hf_reloss import (
     load_metric,
     record_predictions,
 )
-from hf_reloss.groups import draw_groups
-from hf_reloss.recording import whose
+from hf_reloss.predictions.dataset import recorded_models
+from hf_reloss.predictions.groups import draw_groups
 
-from .conftest import TinyClassifier, tiny_rows
+from ..conftest import TinyClassifier, tiny_rows
 
 
 def trained_with(recorder, tmp_path, **options):
@@ -79,15 +79,17 @@ def test_a_data_set_says_whose_predictions_it_holds(tmp_path):
     recorder = PredictionRecorder()
     model = trained_with(recorder, tmp_path)
     heard = recorder.dataset()
-    assert whose(heard) == ["TinyClassifier"]
+    assert recorded_models(heard) == ["TinyClassifier"]
     model.config = PreTrainedConfig(name_or_path="somebody/tiny")
     recorded = record_predictions(model, tiny_rows(20))
     together = datasets.concatenate_datasets([heard, recorded, recorded])
-    assert whose(together) == ["TinyClassifier", "TinyClassifier somebody/tiny"]
+    assert recorded_models(together) == ["TinyClassifier", "TinyClassifier somebody/tiny"]
     together.save_to_disk(tmp_path / "saved")
-    assert whose(datasets.load_from_disk(tmp_path / "saved").train_test_split(0.5)["train"]) == whose(together)
+    assert recorded_models(
+        datasets.load_from_disk(tmp_path / "saved").train_test_split(0.5)["train"]
+    ) == recorded_models(together)
     model.config = PreTrainedConfig(name_or_path=str(tmp_path))  # a folder says nothing to others
-    assert whose(record_predictions(model, tiny_rows(20))) == ["TinyClassifier"]
+    assert recorded_models(record_predictions(model, tiny_rows(20))) == ["TinyClassifier"]
 
 
 def test_a_recorder_goes_on_from_a_file_as_if_nothing_had_happened(tmp_path):

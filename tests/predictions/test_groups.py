@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from hf_reloss import load_metric
-from hf_reloss.groups import draw_groups, sampled
-from hf_reloss.recording import whose
+from hf_reloss.predictions.dataset import recorded_models
+from hf_reloss.predictions.groups import draw_groups, sampled
 
-from .conftest import synthetic_predictions
+from ..conftest import synthetic_predictions
 
 ACCURACY = load_metric("accuracy")
 
@@ -93,13 +93,13 @@ def test_labels_out_of_range_are_refused():
 
 
 def test_of_a_large_recording_on_disk_a_sample_is_all_that_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_reloss.groups.MOST_PREDICTIONS", 300)
+    monkeypatch.setattr("hf_reloss.predictions.groups.MOST_PREDICTIONS", 300)
     synthetic_predictions(5_000).save_to_disk(tmp_path / "recording")
     on_disk = datasets.load_from_disk(tmp_path / "recording")
     sample = sampled(on_disk, seed=3)
     assert len(sample) == 300
     assert sample.features == on_disk.features
-    assert whose(sample) == whose(on_disk)
+    assert recorded_models(sample) == recorded_models(on_disk)
     stages = torch.tensor(sample["stage"][:])
     assert 0.35 < (stages > 0.5).float().mean() < 0.65  # of early and late training alike
     assert (stages.diff() > 0).all()  # each once

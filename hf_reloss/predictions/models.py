@@ -1,0 +1,70 @@
+"""What is asked of any model: whether it writes text, which are its labels, what decodes its tokens."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import nn
+
+from ..surrogates.tokens import next_token_labels
+
+DESCRIPTION = "Predictions of "
+"""How a description of recorded predictions begins."""
+
+
+def description_of(model: nn.Module) -> str:
+    """The description of a model's predictions."""
+    model = unwrapped(model)
+    checkpoint = getattr(getattr(model, "config", None), "_name_or_path", None)
+    named = checkpoint and not os.path.isabs(checkpoint) and not os.path.isdir(checkpoint)  # a folder says nothing
+    return f"{DESCRIPTION}{type(model).__name__}{f' {checkpoint}' if named else ''}"
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without what compiles, distributes or adapts it."""
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def writes_text(model: nn.Module) -> bool:
+    """Whether a model writes text: an encoder-decoder or a causal language model, and not a classifier or tagger."""
+    model = unwrapped(model)
+    return hasattr(model, "can_generate") and bool(model.can_generate())
+
+
+def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[str]) -> torch.Tensor | None:
+    """The labels of a batch as surrogates read them, or None where they are missing.
+
+    Several tensors of labels, as start and end positions are, become one: [N, number of names]. Labels of a causal
+    language model, which compares each with the position before, are moved there.
+
+    Args:
+        model: the model, which may be wrapped.
+        inputs: what it is given.
+        names: which of these are labels.
+    """
+    labels = [inputs.get(name) for name in names]
+    if not labels or any(each is None for each in labels):
+        return None
+    labels = labels[0] if len(labels) == 1 else torch.stack(labels, dim=-1)
+    labels = labels if labels.is_floating_point() else labels.long()
+    model = unwrapped(model)
+    if labels.dim() == 2 and writes_text(model) and not model.config.is_encoder_decoder:
+        return next_token_labels(labels)
+    return labels
+
+
+def tokenizer_of(processing_class: Any, data_collator: Any = None) -> Any:
+    """What decodes token ids: a tokenizer, that of a processor or, failing these, of the collator; None without one.
+
+    Args:
+        processing_class, data_collator: of a Trainer.
+    """
+    for holder in (processing_class, data_collator):
+        for found in (holder, *(getattr(holder, name, None) for name in ("tokenizer", "processor"))):
+            found = getattr(found, "tokenizer", found)  # of a processor, which decodes by that
+            if hasattr(found, "batch_decode") and hasattr(found, "pad_token_id"):
+                return found
+    return None
