@@ -10,7 +10,7 @@ __version__ = "0.2.0"
 _MODULES = {
     "adaptive": ["AdaptiveLossTrainer"],
     "arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
-    "controller": ["LossController", "LossControllerConfig"],
+    "adaptive_loss.controller": ["LossController", "LossControllerConfig"],
     "hub": ["list_surrogates"],
     "losses.hand_made": ["hand_made_losses"],
     "metrics": ["Metric", "load_metric"],
@@ -34,8 +34,8 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .adaptive import AdaptiveLossTrainer
+    from .adaptive_loss.controller import LossController, LossControllerConfig
     from .arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
-    from .controller import LossController, LossControllerConfig
     from .hub import list_surrogates
     from .losses.hand_made import hand_made_losses
     from .metrics import Metric, load_metric

@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from .children import Children
-from .controller import (
+from .adaptive_loss.children import Children
+from .adaptive_loss.controller import (
     Episode,
     LossController,
     LossControllerConfig,

@@ -5,7 +5,7 @@ Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignm
 
 from typing import Any
 
-from .controller import LossController
+from .adaptive_loss.controller import LossController
 from .losses.hand_made import hand_made_losses
 from .losses.hand_made.base import AdjustableLoss
 from .reloss_trainer import ReLossTrainer

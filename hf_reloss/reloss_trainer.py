@@ -18,6 +18,8 @@ from transformers.trainer_utils import has_length
 from transformers.utils import PushToHubMixin, logging
 
 from .adaptation import AdaptsLoss
+from .adaptive_loss.children import launched
+from .adaptive_loss.controller import LossController
 from .arguments import (
     FEWEST_PREDICTIONS,
     ReLossSeq2SeqTrainingArguments,
@@ -28,8 +30,6 @@ from .arguments import (
 )
 from .auto_learning import SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
 from .checkpoints import last_whole_checkpoint
-from .children import launched
-from .controller import LossController
 from .gathering import gathered_evidence
 from .global_batches import GlobalBatches, counted
 from .hub import write_loss

@@ -20,7 +20,7 @@ from hf_reloss import (
     SurrogateTrainingArguments,
     load_metric,
 )
-from hf_reloss.children import launched
+from hf_reloss.adaptive_loss.children import launched
 from hf_reloss.predictions import groups
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows

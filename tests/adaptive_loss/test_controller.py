@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_reloss import LossController, LossControllerConfig
-from hf_reloss.controller import Episode, PolicyLearning, discounted, parameter_states, remembered
+from hf_reloss.adaptive_loss.controller import Episode, PolicyLearning, discounted, parameter_states, remembered
 from hf_reloss.losses.hand_made.class_correlation import confusions
 from hf_reloss.surrogates.hand_made import hand_made_loss
 

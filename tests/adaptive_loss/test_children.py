@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import distributed
 
-from hf_reloss import ReLossTrainer, ReLossTrainingArguments, children
-from hf_reloss.children import Children
+from hf_reloss import ReLossTrainer, ReLossTrainingArguments
+from hf_reloss.adaptive_loss import children
+from hf_reloss.adaptive_loss.children import Children
 
-from .conftest import TinyClassifier, tiny_rows
+from ..conftest import TinyClassifier, tiny_rows
 
 
 def test_each_gets_what_all_have_seen_in_order():
