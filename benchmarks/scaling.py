@@ -17,7 +17,7 @@ from torch import distributed as dist
 from tqdm.auto import tqdm
 
 from hf_reloss import SurrogateForClassification, SurrogateForTokens, gathering
-from hf_reloss.objectives import RelationalObjective
+from hf_reloss.learning.objectives import RelationalObjective
 
 GROUPS = 64
 """Of a process in a step of SurrogateTrainer, by default."""

@@ -18,7 +18,7 @@ _MODULES = {
     "predictions.record": ["record_predictions"],
     "predictions.recorder": ["PredictionRecorder"],
     "reloss_trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
-    "surrogate_trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
+    "learning.trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
     "surrogates.auto": ["AutoSurrogate"],
     "surrogates.base": ["Surrogate"],
     "surrogates.classification": ["SurrogateForClassification"],
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from .adaptive_loss.controller import LossController, LossControllerConfig
     from .arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
     from .hub import list_surrogates
+    from .learning.trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
     from .losses.hand_made import hand_made_losses
     from .metrics import Metric, load_metric
     from .predictions.record import record_predictions
     from .predictions.recorder import PredictionRecorder
     from .ranking import hard_rank, soft_rank, spearman
     from .reloss_trainer import ReLossSeq2SeqTrainer, ReLossTrainer
-    from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
     from .surrogates.auto import AutoSurrogate
     from .surrogates.base import Surrogate
     from .surrogates.classification import SurrogateForClassification

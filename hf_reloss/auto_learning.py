@@ -18,15 +18,15 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from .arguments import FEWEST_PREDICTIONS, option
-from .isolation import undisturbed
+from .distributed import undisturbed
 from .learned_metric import FindsMetric
+from .learning.time_limit import HELD_OUT, RunClock, Stopwatch, TimeLimit, affordable_groups
+from .learning.trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
 from .learning_state import LearningState
-from .learning_time import HELD_OUT, RunClock, Stopwatch, TimeLimit, affordable_groups
 from .metrics import GroupwiseMetric, Metric, metric_of
 from .predictions.dataset import joined, recorded_dataset
 from .predictions.models import description_of
 from .predictions.recorder import PredictionRecorder
-from .surrogate_trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.base import Surrogate
 from .surrogates.config import SurrogateConfig

@@ -20,13 +20,13 @@ from .adaptive import AdaptiveLossTrainer
 from .arguments import ReLossTrainingArguments
 from .compared_task import ComparedTask
 from .comparison import comparison_table, paired_difference, verdict
+from .learning.trainer import SurrogateTrainer, SurrogateTrainingArguments
 from .losses.hand_made import hand_made_losses
 from .metrics import Metric, load_metric
 from .plots import plot_gains
 from .predictions.recorder import PredictionRecorder
 from .reloss_trainer import ReLossTrainer
 from .stored_results import StoredResults, fingerprint, locked, replaced
-from .surrogate_trainer import SurrogateTrainer, SurrogateTrainingArguments
 from .surrogates.auto import AutoSurrogate
 from .surrogates.classification import SurrogateForClassification
 

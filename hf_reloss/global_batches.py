@@ -6,34 +6,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
-from transformers.trainer_utils import has_length
 
+from .distributed import own_rows
 from .losses.heatmaps import labelled
 from .metrics.base import IGNORED_LABEL
 from .predictions.models import batch_labels
 
 EVEN = (1.0, 1.0, 1.0)
-
-
-def is_filled_up(trainer: Trainer) -> bool:
-    """Whether the last batch that was fetched, in all processes together, is filled up with examples from elsewhere."""
-    return trainer.accelerator.gradient_state.end_of_dataloader and _remainder(trainer) > 0
-
-
-def _remainder(trainer: Trainer) -> int:
-    """How many examples the last batch of an epoch has, in all processes together, if they do not fill it; else 0."""
-    processes = trainer.args.world_size
-    if processes == 1 or trainer.args.dataloader_drop_last or not has_length(trainer.train_dataset):
-        return 0
-    return len(trainer.train_dataset) % (trainer._train_batch_size * processes)
-
-
-def own_rows(trainer: Trainer, number: int) -> int:
-    """How many of a process's `number` examples, of the last batch that was fetched, do not fill it up."""
-    if not is_filled_up(trainer):
-        return number
-    return min(max(_remainder(trainer) - trainer.args.process_index * number, 0), number)
 
 
 class GlobalBatches:

@@ -29,11 +29,10 @@ from .arguments import (
     option,
 )
 from .auto_learning import SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
-from .checkpoints import last_whole_checkpoint
-from .gathering import gathered_evidence
 from .global_batches import GlobalBatches, counted
 from .hub import write_loss
-from .losses.base import Evidence
+from .learning.checkpoints import last_whole_checkpoint
+from .losses.base import Evidence, gathered_evidence
 from .losses.hand_made import hand_made_losses
 from .metrics import Metric, load_metric, metric_of
 from .minimum_risk import MinimumRisk

@@ -13,7 +13,7 @@ from hf_reloss import (
     SurrogateTrainingArguments,
     load_metric,
 )
-from hf_reloss.objectives import ApproximationObjective
+from hf_reloss.learning.objectives import ApproximationObjective
 from hf_reloss.predictions.dataset import predictions_dataset
 
 from .conftest import TinyClassifier, synthetic_predictions, tiny_rows

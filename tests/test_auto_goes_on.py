@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from hf_reloss import SurrogateForClassification, load_metric
 from hf_reloss.auto_learning import SwitchCallback
-from hf_reloss.learning_time import LEAST_SECONDS, affordable_groups
+from hf_reloss.learning.time_limit import LEAST_SECONDS, affordable_groups
 from hf_reloss.predictions.dataset import predictions_dataset
 from hf_reloss.predictions.groups import draw_groups
 

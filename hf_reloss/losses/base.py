@@ -3,9 +3,12 @@
 from typing import ClassVar, NamedTuple
 
 import torch
+import torch.distributed as dist
 from packaging.version import Version
 from torch import nn
 from torch.func import functional_call
+
+from ..distributed import gathered, number_of_processes, padded
 
 
 class Evidence(NamedTuple):
@@ -24,6 +27,22 @@ class Evidence(NamedTuple):
     outputs: torch.Tensor
     labels: torch.Tensor
     counts: torch.Tensor
+
+
+def gathered_evidence(evidence: Evidence) -> Evidence:
+    """The evidence of all processes as one group, padded to the largest with what does not count."""
+    if number_of_processes() == 1:
+        return evidence
+    sizes = torch.tensor([*evidence.outputs.shape, *evidence.labels.shape], device=evidence.outputs.device)
+    largest = sizes.clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    largest = largest.tolist()
+    of_outputs, of_labels = largest[: evidence.outputs.dim()], largest[evidence.outputs.dim() :]
+    return Evidence(
+        gathered(padded(evidence.outputs, of_outputs)),
+        gathered(padded(evidence.labels, of_labels)),
+        gathered(padded(evidence.counts, of_outputs[: evidence.counts.dim()]).to(torch.uint8)).bool(),
+    )
 
 
 class SurrogateNetwork(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from ..distributed import undivided
 from ..hub import included, push_surrogate, write_page
-from ..isolation import undivided
 from ..losses.base import Evidence, SurrogateNetwork
 from ..losses.hand_made import hand_made_losses
 from ..metrics import Metric

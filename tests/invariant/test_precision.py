@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import Trainer, TrainingArguments
 
 from hf_reloss import AutoSurrogate, ReLossTrainer
-from hf_reloss.objectives import RelationalObjective
+from hf_reloss.learning.objectives import RelationalObjective
 
 from ..conftest import TinyClassifier, tiny_rows
 

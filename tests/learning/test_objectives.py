@@ -2,7 +2,7 @@ import pytest
 import scipy.stats
 import torch
 
-from hf_reloss.objectives import RelationalObjective
+from hf_reloss.learning.objectives import RelationalObjective
 
 
 def test_the_correlation_of_the_negated_loss_is_close_to_spearmans():

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from .ranking import soft_rank, spearman, standardize
+from ..ranking import soft_rank, spearman, standardize
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hf_reloss import (
 )
 from hf_reloss.predictions.groups import draw_groups
 
-from .conftest import synthetic_predictions
+from ..conftest import synthetic_predictions
 
 
 def make_trainer(tmp_path, predictions, architecture="margin", **settings) -> SurrogateTrainer:

@@ -1,6 +1,6 @@
 import pytest
 
-from hf_reloss.checkpoints import last_whole_checkpoint
+from hf_reloss.learning.checkpoints import last_whole_checkpoint
 
 
 def test_the_last_one_that_was_written_to_its_end(tmp_path):

@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
+from ..distributed import gathered, is_filled_up, own_rows
+from ..hub import write_page
+from ..losses.base import Evidence
+from ..metrics import Metric, load_metric
+from ..predictions.dataset import recorded_models
+from ..predictions.groups import draw_groups, sampled
+from ..ranking import spearman
+from ..surrogates.base import Surrogate
 from .checkpoints import last_whole_checkpoint
-from .gathering import gathered
-from .global_batches import is_filled_up, own_rows
-from .hub import write_page
-from .losses.base import Evidence
-from .metrics import Metric, load_metric
 from .objectives import OBJECTIVES
-from .predictions.dataset import recorded_models
-from .predictions.groups import draw_groups, sampled
-from .ranking import spearman
-from .surrogates.base import Surrogate
 
 SETTINGS = (
     *("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type"),

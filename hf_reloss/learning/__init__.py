@@ -1,0 +1,1 @@
+"""Learning a surrogate from recorded predictions."""
