@@ -35,8 +35,8 @@ from hf_reloss import (
     hand_made_loss,
     hand_made_losses,
 )
-from hf_reloss.adaptation import part_of
 from hf_reloss.comparison import comparison_table, paired_difference
+from hf_reloss.training.adaptation import part_of
 
 FACTORS = (0.5, 1.0, 2.0)
 """Of the recipe's learning rate."""

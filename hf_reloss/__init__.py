@@ -8,8 +8,8 @@ import wrapt
 __version__ = "0.2.0"
 
 _MODULES = {
-    "adaptive": ["AdaptiveLossTrainer"],
-    "arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
+    "training.adaptive_trainer": ["AdaptiveLossTrainer"],
+    "training.arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
     "adaptive_loss.controller": ["LossController", "LossControllerConfig"],
     "hub": ["list_surrogates"],
     "losses.hand_made": ["hand_made_losses"],
@@ -17,7 +17,7 @@ _MODULES = {
     "ranking": ["hard_rank", "soft_rank", "spearman"],
     "predictions.record": ["record_predictions"],
     "predictions.recorder": ["PredictionRecorder"],
-    "reloss_trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
+    "training.trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
     "learning.trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
     "surrogates.auto": ["AutoSurrogate"],
     "surrogates.base": ["Surrogate"],
@@ -33,9 +33,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from .adaptive import AdaptiveLossTrainer
     from .adaptive_loss.controller import LossController, LossControllerConfig
-    from .arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
     from .hub import list_surrogates
     from .learning.trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
     from .losses.hand_made import hand_made_losses
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from .predictions.record import record_predictions
     from .predictions.recorder import PredictionRecorder
     from .ranking import hard_rank, soft_rank, spearman
-    from .reloss_trainer import ReLossSeq2SeqTrainer, ReLossTrainer
     from .surrogates.auto import AutoSurrogate
     from .surrogates.base import Surrogate
     from .surrogates.classification import SurrogateForClassification
@@ -53,6 +50,9 @@ if TYPE_CHECKING:
     from .surrogates.keypoints import SurrogateForKeypoints
     from .surrogates.spans import SurrogateForSpans
     from .surrogates.tokens import SurrogateForTokens, next_token_labels
+    from .training.adaptive_trainer import AdaptiveLossTrainer
+    from .training.arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
+    from .training.trainer import ReLossSeq2SeqTrainer, ReLossTrainer
 
 
 def __getattr__(name: str):

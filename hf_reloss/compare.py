@@ -15,9 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from .adaptation import part_of
-from .adaptive import AdaptiveLossTrainer
-from .arguments import ReLossTrainingArguments
 from .compared_task import ComparedTask
 from .comparison import comparison_table, paired_difference, verdict
 from .learning.trainer import SurrogateTrainer, SurrogateTrainingArguments
@@ -25,10 +22,13 @@ from .losses.hand_made import hand_made_losses
 from .metrics import Metric, load_metric
 from .plots import plot_gains
 from .predictions.recorder import PredictionRecorder
-from .reloss_trainer import ReLossTrainer
 from .stored_results import StoredResults, fingerprint, locked, replaced
 from .surrogates.auto import AutoSurrogate
 from .surrogates.classification import SurrogateForClassification
+from .training.adaptation import part_of
+from .training.adaptive_trainer import AdaptiveLossTrainer
+from .training.arguments import ReLossTrainingArguments
+from .training.trainer import ReLossTrainer
 
 BASELINE = "cross_entropy"
 RECORDING_SEED = 1_000

@@ -16,7 +16,7 @@ from hf_reloss.metrics import _known, load_metric
 from hf_reloss.predictions.groups import draw_groups
 
 from .conftest import synthetic_predictions
-from .test_text_trainers import make_language_model, make_tokenizer, make_translator, sentences
+from .training.test_text_trainers import make_language_model, make_tokenizer, make_translator, sentences
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT, TASKS = ((DOCS / f"{page}.md").read_text() for page in ("metrics", "tasks"))

@@ -21,7 +21,7 @@ from hf_reloss import (
 )
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
-from ..test_text_trainers import make_tokenizer, translating
+from ..training.test_text_trainers import make_tokenizer, translating
 
 EXAMPLES, GROUPS = 42, 152
 

@@ -18,8 +18,8 @@ from hf_reloss import (
 
 from ..conftest import TinyClassifier, tiny_rows
 from ..losses.test_metric_learning import TinyEmbedder, recall
-from ..test_minimum_risk import copy_of, right
-from ..test_text_trainers import make_tokenizer, translating
+from ..training.test_minimum_risk import copy_of, right
+from ..training.test_text_trainers import make_tokenizer, translating
 from .programs import PROGRAMS, Trajectory, settings
 from .test_precision import CARDS, made_up
 

@@ -10,8 +10,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateConfig, SurrogateForClassification
 
-from .conftest import TinyClassifier, tiny_rows
-from .surrogates.test_classification import surrogate_with_random_weights
+from ..conftest import TinyClassifier, tiny_rows
+from ..surrogates.test_classification import surrogate_with_random_weights
 
 
 def accuracy(evaluation) -> dict[str, float]:

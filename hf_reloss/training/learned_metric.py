@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from ..metrics import AdditiveMetric, Metric, load_metric
+from ..metrics.adapters import ComputeMetrics, EvaluationMetrics
+from ..metrics.base import IGNORED_LABEL
+from ..metrics.classification import ClassMetric
+from ..predictions.dataset import scored
+from ..predictions.models import tokenizer_of, writes_text
+from ..predictions.recorder import PredictionRecorder
+from ..surrogates.auto import AutoSurrogate
+from ..surrogates.base import Surrogate
+from ..surrogates.config import SurrogateConfig
 from .arguments import option
-from .metrics import AdditiveMetric, Metric, load_metric
-from .metrics.adapters import ComputeMetrics, EvaluationMetrics
-from .metrics.base import IGNORED_LABEL
-from .metrics.classification import ClassMetric
-from .predictions.dataset import scored
-from .predictions.models import tokenizer_of, writes_text
-from .predictions.recorder import PredictionRecorder
-from .surrogates.auto import AutoSurrogate
-from .surrogates.base import Surrogate
-from .surrogates.config import SurrogateConfig
 
 logger = logging.get_logger(__name__)
 

@@ -10,16 +10,16 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..losses.base import Evidence
+from ..losses.hand_made.base import HandMadeLoss
+from ..metrics import Metric
+from ..predictions.dataset import joined, recorded_dataset
+from ..predictions.groups import draw_groups
+from ..predictions.recorder import PredictionRecorder
+from ..ranking import spearman
+from ..surrogates.base import Surrogate
+from ..surrogates.config import SurrogateConfig
 from .arguments import SURROGATE_LOSS
-from .losses.base import Evidence
-from .losses.hand_made.base import HandMadeLoss
-from .metrics import Metric
-from .predictions.dataset import joined, recorded_dataset
-from .predictions.groups import draw_groups
-from .predictions.recorder import PredictionRecorder
-from .ranking import spearman
-from .surrogates.base import Surrogate
-from .surrogates.config import SurrogateConfig
 
 logger = logging.get_logger(__name__)
 

@@ -17,9 +17,19 @@ from transformers import (
 from transformers.trainer_utils import has_length
 from transformers.utils import PushToHubMixin, logging
 
+from ..adaptive_loss.children import launched
+from ..adaptive_loss.controller import LossController
+from ..hub import write_loss
+from ..learning.checkpoints import last_whole_checkpoint
+from ..losses.base import Evidence, gathered_evidence
+from ..losses.hand_made import hand_made_losses
+from ..metrics import Metric, load_metric, metric_of
+from ..predictions.models import batch_labels, unwrapped, writes_text
+from ..predictions.recorder import PredictionRecorder
+from ..surrogates.auto import AutoSurrogate
+from ..surrogates.base import Surrogate, output_tensor
+from ..surrogates.hand_made import hand_made_loss
 from .adaptation import AdaptsLoss
-from .adaptive_loss.children import launched
-from .adaptive_loss.controller import LossController
 from .arguments import (
     FEWEST_PREDICTIONS,
     ReLossSeq2SeqTrainingArguments,
@@ -29,19 +39,9 @@ from .arguments import (
     option,
 )
 from .auto_learning import SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
-from .global_batches import GlobalBatches, counted
-from .hub import write_loss
-from .learning.checkpoints import last_whole_checkpoint
-from .losses.base import Evidence, gathered_evidence
-from .losses.hand_made import hand_made_losses
-from .metrics import Metric, load_metric, metric_of
 from .minimum_risk import MinimumRisk
-from .predictions.models import batch_labels, unwrapped, writes_text
-from .predictions.recorder import PredictionRecorder
-from .surrogates.auto import AutoSurrogate
-from .surrogates.base import Surrogate, output_tensor
-from .surrogates.hand_made import hand_made_loss
-from .watching import WatchesRun
+from .monitor import WatchesRun
+from .step_weights import GlobalBatches, counted
 
 logger = logging.get_logger(__name__)
 
@@ -72,7 +72,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             stretch has.
             `"ala"`: a controller adapts it, see `AdaptiveLossTrainer`.
             `"minimum_risk"`: the expected risk by the metric of texts that the model, an encoder-decoder, writes in
-                training; in evaluation the model's own loss. See `hf_reloss.minimum_risk`.
+                training; in evaluation the model's own loss. See `hf_reloss.training.minimum_risk`.
             The name of a hand-made loss, see `hf_reloss.losses`; those that weigh classes count the labels of
             `train_dataset`.
         metric: what `"auto"` learns: a key of what `compute_metrics` returns (with or without `eval_`), a name or

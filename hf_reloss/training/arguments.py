@@ -7,7 +7,7 @@ from typing import Any
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.utils import logging
 
-from .adaptive_loss.children import launched
+from ..adaptive_loss.children import launched
 
 logger = logging.get_logger(__name__)
 

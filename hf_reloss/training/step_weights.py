@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .distributed import own_rows
-from .losses.heatmaps import labelled
-from .metrics.base import IGNORED_LABEL
-from .predictions.models import batch_labels
+from ..distributed import own_rows
+from ..losses.heatmaps import labelled
+from ..metrics.base import IGNORED_LABEL
+from ..predictions.models import batch_labels
 
 EVEN = (1.0, 1.0, 1.0)
 

@@ -30,7 +30,7 @@ from hf_reloss.metrics.curves import CurveMetric
 from hf_reloss.predictions.recorder import PredictionRecorder
 from hf_reloss.surrogates.base import Surrogate
 
-from .conftest import TinyClassifier, synthetic_predictions, tiny_rows
+from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
 
 LABELS = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 0, 0, 1, 0])
 RIGHT = F.one_hot(LABELS).float()
@@ -456,7 +456,7 @@ def test_a_controller_adapts_the_loss_in_a_run(tmp_path, loss):
     model, metric = None, "accuracy"
     if loss in EMBEDDINGS:
         pytest.importorskip("pytorch_metric_learning")
-        from .losses.test_metric_learning import TinyEmbedder
+        from ..losses.test_metric_learning import TinyEmbedder
 
         model, metric = TinyEmbedder(), "recall_at_k"
     trainer = make_trainer(
@@ -476,7 +476,7 @@ def test_a_controller_is_named_by_a_word(tmp_path):
 @pytest.mark.parametrize("name", EMBEDDINGS)
 def test_a_model_learns_embeddings_of_two_classes(tmp_path, name):
     pytest.importorskip("pytorch_metric_learning")
-    from .losses.test_metric_learning import TinyEmbedder
+    from ..losses.test_metric_learning import TinyEmbedder
 
     # Both tasks have a loss "margin"; its name alone means that of embeddings.
     assert_it_learns(make_trainer(tmp_path, model=TinyEmbedder(), surrogate=hand_made_loss(name)))

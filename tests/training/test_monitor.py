@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hf_reloss import AutoSurrogate, SurrogateForClassification, load_metric
 from hf_reloss.metrics import metric_of
 
-from .conftest import TinyClassifier
-from .test_reloss_trainer import make_trainer
+from ..conftest import TinyClassifier
+from .test_trainer import make_trainer
 
 
 def logged(trainer, key: str) -> list[float]:

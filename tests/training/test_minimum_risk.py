@@ -10,9 +10,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
-from hf_reloss.minimum_risk import MinimumRisk, Risk, expected_risk
+from hf_reloss.training.minimum_risk import MinimumRisk, Risk, expected_risk
 
-from .conftest import TinyClassifier
+from ..conftest import TinyClassifier
 from .test_text_trainers import WORDS, make_language_model, make_tokenizer, make_translator, sentences, translating
 
 

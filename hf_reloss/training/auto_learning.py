@@ -17,20 +17,20 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 from transformers.utils import logging
 
+from ..distributed import undisturbed
+from ..learning.time_limit import HELD_OUT, RunClock, Stopwatch, TimeLimit, affordable_groups
+from ..learning.trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
+from ..metrics import GroupwiseMetric, Metric, metric_of
+from ..predictions.dataset import joined, recorded_dataset
+from ..predictions.models import description_of
+from ..predictions.recorder import PredictionRecorder
+from ..surrogates.auto import AutoSurrogate
+from ..surrogates.base import Surrogate
+from ..surrogates.config import SurrogateConfig
 from .arguments import FEWEST_PREDICTIONS, option
-from .distributed import undisturbed
 from .learned_metric import FindsMetric
-from .learning.time_limit import HELD_OUT, RunClock, Stopwatch, TimeLimit, affordable_groups
-from .learning.trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
 from .learning_state import LearningState
-from .metrics import GroupwiseMetric, Metric, metric_of
-from .predictions.dataset import joined, recorded_dataset
-from .predictions.models import description_of
-from .predictions.recorder import PredictionRecorder
-from .surrogates.auto import AutoSurrogate
-from .surrogates.base import Surrogate
-from .surrogates.config import SurrogateConfig
-from .watching import DRIFTED
+from .monitor import DRIFTED
 
 logger = logging.get_logger(__name__)
 

@@ -16,11 +16,11 @@ from torch import nn
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput
 
-from .metrics import AdditiveMetric, Metric, load_metric
-from .metrics.base import IGNORED_LABEL
-from .metrics.translation import Bleu, SacreBleu
-from .predictions.dataset import decoded
-from .predictions.models import tokenizer_of, unwrapped, writes_text
+from ..metrics import AdditiveMetric, Metric, load_metric
+from ..metrics.base import IGNORED_LABEL
+from ..metrics.translation import Bleu, SacreBleu
+from ..predictions.dataset import decoded
+from ..predictions.models import tokenizer_of, unwrapped, writes_text
 
 PROBE, ANOTHER = "a b c d e f g h", "i j k l m n o p"
 """What a metric's scale is read from: a text against itself and against one with nothing in common."""

@@ -26,9 +26,9 @@ from hf_reloss import (
     load_metric,
 )
 
-from .conftest import TinyClassifier, tiny_rows
-from .test_reloss_trainer import make_trainer, weights
-from .test_watching import logged
+from ..conftest import TinyClassifier, tiny_rows
+from .test_monitor import logged
+from .test_trainer import make_trainer, weights
 
 EVALUATES = {"eval_strategy": "steps", "eval_steps": 10}
 

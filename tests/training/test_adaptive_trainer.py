@@ -18,8 +18,8 @@ from hf_reloss import (
 )
 from hf_reloss.plots import plot_correlations
 
-from .conftest import TinyClassifier, tiny_rows
-from .losses.test_metric_learning import TinyEmbedder, recall
+from ..conftest import TinyClassifier, tiny_rows
+from ..losses.test_metric_learning import TinyEmbedder, recall
 
 
 def make_trainer(folder, kind=AdaptiveLossTrainer, model=None, train=None, validation=None, **options):

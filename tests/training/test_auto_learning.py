@@ -9,8 +9,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForClassification, load_metric
 from hf_reloss.losses.learned.counts import GENERAL_SCORES
 
-from .conftest import TinyClassifier, tiny_rows
-from .test_reloss_trainer import assert_same, make_trainer, weights
+from ..conftest import TinyClassifier, tiny_rows
+from .test_trainer import assert_same, make_trainer, weights
 
 
 def test_auto_learns_a_surrogate_and_goes_on_with_it(tmp_path):

@@ -10,13 +10,13 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_reloss import SurrogateForClassification, load_metric
-from hf_reloss.auto_learning import SwitchCallback
 from hf_reloss.learning.time_limit import LEAST_SECONDS, affordable_groups
 from hf_reloss.predictions.dataset import predictions_dataset
 from hf_reloss.predictions.groups import draw_groups
+from hf_reloss.training.auto_learning import SwitchCallback
 
-from .conftest import TinyClassifier, tiny_rows
-from .test_reloss_trainer import accuracy, assert_same, make_trainer, weights
+from ..conftest import TinyClassifier, tiny_rows
+from .test_trainer import accuracy, assert_same, make_trainer, weights
 
 
 def constant(key: str):

@@ -5,12 +5,12 @@ Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignm
 
 from typing import Any
 
-from .adaptive_loss.controller import LossController
-from .losses.hand_made import hand_made_losses
-from .losses.hand_made.base import AdjustableLoss
-from .reloss_trainer import ReLossTrainer
-from .surrogates.base import Surrogate
-from .surrogates.hand_made import hand_made_loss
+from ..adaptive_loss.controller import LossController
+from ..losses.hand_made import hand_made_losses
+from ..losses.hand_made.base import AdjustableLoss
+from ..surrogates.base import Surrogate
+from ..surrogates.hand_made import hand_made_loss
+from .trainer import ReLossTrainer
 
 
 class AdaptiveLossTrainer(ReLossTrainer):

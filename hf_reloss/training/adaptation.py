@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from .adaptive_loss.children import Children
-from .adaptive_loss.controller import (
+from ..adaptive_loss.children import Children
+from ..adaptive_loss.controller import (
     Episode,
     LossController,
     LossControllerConfig,
@@ -21,13 +21,13 @@ from .adaptive_loss.controller import (
     parameter_states,
     remembered,
 )
-from .losses.hand_made.base import AdjustableLoss
-from .metrics import Metric, load_metric
-from .metrics.base import IGNORED_LABEL
-from .predictions.models import batch_labels
-from .surrogates.base import output_tensor
-from .surrogates.embeddings import embeddings_of
-from .surrogates.hand_made import hand_made_loss
+from ..losses.hand_made.base import AdjustableLoss
+from ..metrics import Metric, load_metric
+from ..metrics.base import IGNORED_LABEL
+from ..predictions.models import batch_labels
+from ..surrogates.base import output_tensor
+from ..surrogates.embeddings import embeddings_of
+from ..surrogates.hand_made import hand_made_loss
 
 logger = logging.get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""Trainers that train on a surrogate of the metric."""
