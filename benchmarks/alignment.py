@@ -32,7 +32,7 @@ from hf_reloss import (
     SurrogateTrainingArguments,
     load_metric,
 )
-from hf_reloss.comparison import paired_difference
+from hf_reloss.compare.statistics import paired_difference
 
 LOSSES = ("learned", "twin", "cross_entropy")
 FORMS = ("", "_canonical")  # the loss as it is used, and on evidence of one scale

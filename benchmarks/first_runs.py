@@ -62,8 +62,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
 from hf_reloss import ReLossSeq2SeqTrainer, ReLossTrainer, load_metric
-from hf_reloss.compared_task import DigitClassifier, digits
-from hf_reloss.comparison import paired_difference
+from hf_reloss.compare.statistics import paired_difference
+from hf_reloss.compare.task import DigitClassifier, digits
 from hf_reloss.learning.time_limit import Stopwatch
 from hf_reloss.losses.heatmaps import decode_heatmaps
 from hf_reloss.surrogates.spans import best_spans

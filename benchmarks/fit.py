@@ -27,9 +27,9 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from hf_reloss import AutoSurrogate, ReLossTrainer
-from hf_reloss.comparison import paired_difference
+from hf_reloss.compare.statistics import paired_difference
+from hf_reloss.hub.pictures import OURS, USUAL
 from hf_reloss.metrics import load_metric
-from hf_reloss.plots import OURS, USUAL
 
 SIZES = {"fashion_mnist": (1_500, 6_000, 24_000, 48_000), "cifar10": (2_500, 10_000, 40_000)}
 """Training images, the task's own number among them."""

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from transformers.utils import ModelOutput, logging
 
 from hf_reloss import AdaptiveLossTrainer, LossController, LossControllerConfig, ReLossTrainer
-from hf_reloss.comparison import comparison_table, paired_difference
+from hf_reloss.compare.statistics import comparison_table, paired_difference
 from hf_reloss.metrics import load_metric
 
 TRAINED, VALIDATION, TEST = range(50), range(50, 75), range(75, 150)

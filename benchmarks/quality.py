@@ -44,7 +44,7 @@ from hf_reloss import (
     SurrogateTrainingArguments,
     hand_made_losses,
 )
-from hf_reloss.comparison import comparison_table, paired_difference
+from hf_reloss.compare.statistics import comparison_table, paired_difference
 from hf_reloss.hub import ORGANISATION
 from hf_reloss.metrics import Metric
 

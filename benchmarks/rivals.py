@@ -35,7 +35,7 @@ from hf_reloss import (
     hand_made_loss,
     hand_made_losses,
 )
-from hf_reloss.comparison import comparison_table, paired_difference
+from hf_reloss.compare.statistics import comparison_table, paired_difference
 from hf_reloss.training.adaptation import part_of
 
 FACTORS = (0.5, 1.0, 2.0)

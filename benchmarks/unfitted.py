@@ -24,8 +24,8 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from hf_reloss import ReLossTrainer
-from hf_reloss.compared_task import DigitClassifier, digits
-from hf_reloss.comparison import comparison_table, paired_difference
+from hf_reloss.compare.statistics import comparison_table, paired_difference
+from hf_reloss.compare.task import DigitClassifier, digits
 
 WAYS = ("cross_entropy", "soft_metric", "auto")
 

@@ -11,7 +11,7 @@ _MODULES = {
     "training.adaptive_trainer": ["AdaptiveLossTrainer"],
     "training.arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
     "adaptive_loss.controller": ["LossController", "LossControllerConfig"],
-    "hub": ["list_surrogates"],
+    "hub.publishing": ["list_surrogates"],
     "losses.hand_made": ["hand_made_losses"],
     "metrics": ["Metric", "load_metric"],
     "ranking": ["hard_rank", "soft_rank", "spearman"],
@@ -34,7 +34,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .adaptive_loss.controller import LossController, LossControllerConfig
-    from .hub import list_surrogates
+    from .hub.publishing import list_surrogates
     from .learning.trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
     from .losses.hand_made import hand_made_losses
     from .metrics import Metric, load_metric

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils import logging
 
-from .plain import plain
+from .hub.plain import plain
 
 app = typer.Typer(help="Train on the metric you are judged by.", no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -26,7 +26,7 @@ def demo(
     ),
 ) -> None:
     """Learn a loss on handwritten digits and race it against cross-entropy. Nothing is downloaded."""
-    from .demo import run_demo
+    from .compare.demo import run_demo
 
     _be_quiet()
     _or_exit(run_demo, seeds, output, console)
@@ -52,8 +52,8 @@ def compare(
     """Compare losses on your own model and data, with paired seeds and intervals."""
     import json
 
-    from .compare import compare as run_comparison
-    from .compared_task import load_task
+    from .compare.study import compare as run_comparison
+    from .compare.task import load_task
     from .metrics import load_metric
 
     _be_quiet()
@@ -100,7 +100,7 @@ def convert(
     out: Annotated[Path, typer.Argument(help="The folder to write the surrogate to.")],
 ) -> None:
     """Turn a checkpoint with the authors' names of weights into a surrogate."""
-    from .conversion import convert_checkpoint
+    from .surrogates.convert import convert_checkpoint
 
     _be_quiet()
     surrogate = _or_exit(convert_checkpoint, file)
@@ -132,7 +132,7 @@ def list_(
     author: Annotated[str | None, typer.Option(help="A user or an organisation.")] = None,
 ) -> None:
     """List the surrogates on the Hub."""
-    from .hub import list_surrogates
+    from .hub.publishing import list_surrogates
 
     table = Table("surrogate", "tags", "downloads")
     for found in _or_exit(lambda: list_surrogates(metric=metric, task=task, author=author)):

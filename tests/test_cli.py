@@ -87,7 +87,7 @@ def test_inspect_and_list_show_markup_as_it_is(tmp_path, monkeypatch):
     assert shown.partition("‹")[0] in output
     assert "\x1b" not in output
     found = SimpleNamespace(id="someone/[/]", tags=[text], downloads=None)
-    monkeypatch.setattr("hf_reloss.hub.list_surrogates", lambda **_: [found])
+    monkeypatch.setattr("hf_reloss.hub.publishing.list_surrogates", lambda **_: [found])
     code, output = call("list")
     assert code == 0
     assert "someone/[/]" in output

@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from ..distributed import gathered, is_filled_up, own_rows
-from ..hub import write_page
+from ..hub.pages import write_page
 from ..losses.base import Evidence
 from ..metrics import Metric, load_metric
 from ..predictions.dataset import recorded_models
@@ -209,7 +209,7 @@ class SurrogateTrainer(Trainer):
         if self.is_world_process_zero():
             surrogate = self.accelerator.unwrap_model(self.model)
             data = {"license": license, "language": language, "base_model": finetuned_from, "datasets": dataset}
-            write_page(surrogate, self.args.output_dir, self.hub_model_id or self.args.hub_model_id, **data)
+            write_page(surrogate.facts(), self.args.output_dir, self.hub_model_id or self.args.hub_model_id, **data)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)

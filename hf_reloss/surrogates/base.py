@@ -9,9 +9,12 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ..distributed import undivided
-from ..hub import included, push_surrogate, write_page
+from ..hub.facts import SurrogateFacts
+from ..hub.pages import write_page
+from ..hub.publishing import included, publish
 from ..losses.base import Evidence, SurrogateNetwork
 from ..losses.hand_made import hand_made_losses
+from ..losses.hand_made.base import AdjustableLoss, HandMadeLoss
 from ..metrics import Metric
 from ..metrics.base import IGNORED_LABEL
 from .config import SurrogateConfig
@@ -184,14 +187,70 @@ class Surrogate(PreTrainedModel):
             raise OSError(f"The weights could not be written to {save_directory}: {error}.") from error
         if not is_main_process:
             return
-        write_page(self, save_directory, repo_id, **(card_data or {}))
+        write_page(self.facts(), save_directory, repo_id, **(card_data or {}))
         if push_to_hub:
             publishing |= {"token": kwargs.get("token"), "card_data": card_data}
-            push_surrogate(self, repo_id or Path(save_directory).name, **publishing)
+            self.push_to_hub(repo_id or Path(save_directory).name, **publishing)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Publishes it with its page; options as in `hf_reloss.hub.push_surrogate`, and what it returns."""
-        return push_surrogate(self, repo_id, **options)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        card_data: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str:
+        """Publishes it with its page, in one commit: all of it, or if anything fails nothing.
+
+        Args:
+            repo_id: of a repository, which is made if there is none.
+            commit_message: of the commit.
+            card_data: for the metadata of the page, such as `{"license": "mit", "datasets": ["squad"]}`.
+            options: `commit_description`, `private`, `token`, `revision`, `create_pr`, as in
+                `hf_reloss.hub.publishing.publish`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            OSError: if the server refused or failed.
+        """
+
+        def write(folder: str, repo_id: str) -> None:
+            self.save_pretrained(folder, repo_id=repo_id, card_data=card_data)
+
+        return publish(write, repo_id, commit_message=commit_message or f"Upload {type(self).__name__}", **options)
+
+    def facts(self) -> SurrogateFacts:
+        """What there is to say of it, for its page and picture."""
+        config, default = self.config, type(self.config)()
+        elsewhere = {"task", "architecture", "metric", "record", "origin", "hf_reloss_version"}
+        learned = self.network.learned()
+        names = set(type(config).__annotations__) - elsewhere - learned.keys()
+        options = {name: getattr(config, name) for name in sorted(names)}
+        return SurrogateFacts(
+            task=self.task,
+            architecture=config.architecture,
+            kind=self._kind(),
+            usual_loss=self.original_loss,
+            metric=config.metric,
+            origin=config.origin,
+            record=config.record or {},
+            options={name: value for name, value in options.items() if value != getattr(default, name)},
+            learned=learned,
+            parameters=self.num_parameters(),
+            example=self.example(),
+            pipeline_tag=self.pipeline_tag,
+            curve=None if self.network.curve_of is None else self.curve,
+            curve_of=self.network.curve_of,
+        )
+
+    def _kind(self) -> str:
+        """Whether it is adapted, hand-made, the soft form of a metric with nothing learned, or learned."""
+        if isinstance(self.network, HandMadeLoss):
+            return "adapted" if isinstance(self.network, AdjustableLoss) else "hand-made"
+        # At its start, a surrogate is the soft form of its metric, and all that is learned is 0.
+        return "learned" if any(parameter.any() for parameter in self.parameters()) else "soft"
 
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:

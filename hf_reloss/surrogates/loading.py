@@ -17,7 +17,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from .. import __version__
-from ..hub import included
+from ..hub.publishing import included
 from .config import SurrogateConfig
 
 PLACE = ("cache_dir", "force_download", "proxies", "token", "revision", "subfolder", "local_files_only")

@@ -19,7 +19,7 @@ from transformers.utils import PushToHubMixin, logging
 
 from ..adaptive_loss.children import launched
 from ..adaptive_loss.controller import LossController
-from ..hub import write_loss
+from ..hub.trained_models import write_loss
 from ..learning.checkpoints import last_whole_checkpoint
 from ..losses.base import Evidence, gathered_evidence
 from ..losses.hand_made import hand_made_losses
@@ -245,7 +245,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             has_switched = self._steps_of_model() > self._switched_at()
             write_loss(
                 self.args.output_dir,
-                self.surrogate if has_switched else None,
+                self.surrogate.facts() if has_switched and self.surrogate is not None else None,
                 risk=self.minimum_risk.risk.metric.signature if self.minimum_risk and has_switched else None,
                 own_share=self.model_loss_share,
                 of_transformers=isinstance(self.accelerator.unwrap_model(self.model), PushToHubMixin),

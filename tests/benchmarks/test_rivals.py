@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_reloss.comparison import paired_difference
+from hf_reloss.compare.statistics import paired_difference
 
 from .conftest import BENCHMARKS
 

@@ -50,7 +50,7 @@ def test_a_run_of_the_benchmark_learns(fashion_mnist, monkeypatch):
 
 @pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("quality_*.json")), ids=lambda path: path.stem)
 def test_stored_differences_are_those_of_the_stored_runs(path):
-    from hf_reloss.comparison import paired_difference
+    from hf_reloss.compare.statistics import paired_difference
 
     result = json.loads(path.read_text())
     assert result["scores"].keys() == result["over_original"].keys()

@@ -14,7 +14,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hf_reloss import AutoSurrogate, ReLossTrainer, load_metric
-from hf_reloss.hub import included, write_page
+from hf_reloss.hub.pages import write_page
+from hf_reloss.hub.publishing import included
 
 from ..conftest import TinyClassifier, tiny_rows
 from .runs import said
@@ -47,7 +48,7 @@ def test_each_is_a_whole_repository(folder):
 @cards
 def test_each_page_is_what_its_record_says(folder, tmp_path):
     surrogate = AutoSurrogate.from_pretrained(folder)
-    write_page(surrogate, tmp_path, f"reloss/{folder.name}", **yaml.safe_load(_recipe(folder))["card_data"])
+    write_page(surrogate.facts(), tmp_path, f"reloss/{folder.name}", **yaml.safe_load(_recipe(folder))["card_data"])
     assert (tmp_path / "README.md").read_text() == (folder / "README.md").read_text()
 
 

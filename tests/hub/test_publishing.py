@@ -5,7 +5,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load
 
 from hf_reloss import SurrogateConfig, SurrogateForClassification
-from hf_reloss.hub import write_page
+from hf_reloss.hub.pages import write_page
 
 from .runs import said
 
@@ -131,7 +131,7 @@ def test_the_hubs_own_validation_accepts_the_page(hub, folder, client):
 
 def test_write_page_names_the_folder_by_default(folder):
     assert f'from_pretrained("{folder}")' in (folder / "README.md").read_text()
-    write_page(SurrogateForClassification(SurrogateConfig()), folder, "me/other")
+    write_page(SurrogateForClassification(SurrogateConfig()).facts(), folder, "me/other")
     assert 'from_pretrained("me/other")' in (folder / "README.md").read_text()
 
 
@@ -141,7 +141,7 @@ def test_a_section_that_was_taken_out_stays_away(folder):
     start = text.index("<!-- section citation")
     page.write_text(text[:start])
     surrogate = SurrogateForClassification(SurrogateConfig())
-    write_page(surrogate, folder)
+    write_page(surrogate.facts(), folder)
     assert "Citation" not in page.read_text()
     assert "It has not been learned" in page.read_text()
 

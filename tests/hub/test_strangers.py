@@ -13,7 +13,10 @@ from matplotlib.figure import Figure
 from transformers import AutoModel
 
 from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForClassification
-from hf_reloss.hub import PAGE, included, write_loss, write_page
+from hf_reloss.hub import PAGE
+from hf_reloss.hub.pages import write_page
+from hf_reloss.hub.publishing import included
+from hf_reloss.hub.trained_models import write_loss
 
 from .test_cards import ROOT
 
@@ -230,7 +233,7 @@ def marked(folder):
 
 
 def test_no_text_writes_markup_into_its_page(marked, tmp_path):
-    write_page(marked, tmp_path, "me/marked")
+    write_page(marked.facts(), tmp_path, "me/marked")
     page = ModelCard.load(tmp_path / PAGE)
     lines = page.text.splitlines()
     headings = [line.removeprefix("## ") for line in lines if re.match("##? [^I]", line)]
@@ -251,7 +254,7 @@ def test_no_text_writes_markup_into_its_page(marked, tmp_path):
 
 def test_no_text_writes_markup_into_the_page_of_a_trained_model(marked, tmp_path):
     (tmp_path / PAGE).write_text("---\ntags: []\n---\n# Model\n")
-    write_loss(tmp_path, marked, own_share=0.0, of_transformers=True)
+    write_loss(tmp_path, marked.facts(), own_share=0.0, of_transformers=True)
     text = ModelCard.load(tmp_path / PAGE).text
     assert [line for line in text.splitlines() if line.startswith("#")] == ["# Model", "## Loss"]
     for wrong in ("<script", "<!--", "](http://", "huggingface.co/x"):
@@ -264,7 +267,7 @@ def test_a_picture_shows_a_metrics_name_as_it_is(folder, monkeypatch, name):
     surrogate.config.metric = name
     shown = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: shown.append(figure))
-    write_page(surrogate, folder)
+    write_page(surrogate.facts(), folder)
     label = shown[0].axes[0].yaxis.label
     shown[0].canvas.draw()
     text, is_formula = label._preprocess_math(label.get_text())

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from hf_reloss import AutoSurrogate, PredictionRecorder, SurrogateConfig, SurrogateTrainer, load_metric
 from hf_reloss.cli import app
-from hf_reloss.conversion import convert_checkpoint
 from hf_reloss.learning.trainer import SurrogateTrainingArguments
 from hf_reloss.losses.base import Evidence
 from hf_reloss.losses.heatmaps import decode_heatmaps, gaussian_targets
+from hf_reloss.surrogates.convert import convert_checkpoint
 from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
 
 METRICS = {

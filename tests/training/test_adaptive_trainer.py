@@ -16,7 +16,7 @@ from hf_reloss import (
     ReLossTrainingArguments,
     hand_made_loss,
 )
-from hf_reloss.plots import plot_correlations
+from hf_reloss.compare.pictures import plot_correlations
 
 from ..conftest import TinyClassifier, tiny_rows
 from ..losses.test_metric_learning import TinyEmbedder, recall

@@ -1,27 +1,15 @@
-"""Pictures."""
+"""Pictures of comparisons, and of a loss that was adapted."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from .comparison import paired_difference, spelled
-from .plain import plain
-from .surrogates.base import Surrogate
-
-OURS, USUAL, FAINT = "#c4441c", "#3f5a73", "#b9c0c6"
-
-
-LONGEST_NAME = 80
-"""In characters, of what is written beside an axis."""
-
-
-def _literal(text: str) -> str:
-    """A name that somebody gave, as a text in a picture: matplotlib takes what is between two `$` for a formula."""
-    return plain(text)[:LONGEST_NAME].replace("$", r"\$")
+from ..hub.facts import SurrogateFacts
+from ..hub.pictures import FAINT, OURS, USUAL, literal, plot_curve
+from .statistics import paired_difference, spelled
 
 
 def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], baseline: str, *, metric: str) -> None:
@@ -47,7 +35,7 @@ def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], bas
         axes.plot(gain.mean, place, "o", color=color, ms=7, zorder=4)
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_yticks(range(len(order)), [spelled(loss) for loss in order])
-    axes.set_xlabel(f"{_literal(metric)}, over {spelled(baseline)}: each seed, mean and 95 % interval")
+    axes.set_xlabel(f"{literal(metric)}, over {spelled(baseline)}: each seed, mean and 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
@@ -69,7 +57,7 @@ def plot_correlations(
     """
     steps, values = [step for step, _ in history], torch.stack([values for _, values in history])
     classes = math.isqrt(2 * values.shape[-1])
-    names = [_literal(name) for name in (class_names if class_names is not None else range(classes))]
+    names = [literal(name) for name in (class_names if class_names is not None else range(classes))]
     rows, columns = torch.triu_indices(classes, classes)
     changes = values - values[0]
     most = changes[-1].abs().argsort(descending=True, stable=True)[:shown].tolist()
@@ -99,7 +87,7 @@ def plot_comparison(
     path: str | Path,
     baseline: Mapping[int, float],
     ours: Mapping[int, float],
-    surrogate: Surrogate | None,
+    surrogate: SurrogateFacts | None,
     *,
     title: str,
     metric: str,
@@ -130,60 +118,11 @@ def plot_comparison(
     pairs.set_title(f"{gain.mean:+.2f} points, 95 % interval {gain.low:+.2f} to {gain.high:+.2f}", fontsize=11)
     pairs.set_xticks([0, 1], ["cross-entropy", "ReLoss"])
     pairs.set_xlim(-0.55, 1.55)
-    pairs.set_ylabel(f"{_literal(metric)}, one line per seed")
+    pairs.set_ylabel(f"{literal(metric)}, one line per seed")
     if curve is not None:
         plot_curve(curve, surrogate)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color=FAINT, alpha=0.4, lw=0.7)
-    figure.suptitle(_literal(title), fontsize=13, fontweight="bold")
+    figure.suptitle(literal(title), fontsize=13, fontweight="bold")
     figure.savefig(path, dpi=150)
-
-
-@torch.no_grad()
-def plot_curve(axes, surrogate: Surrogate) -> None:
-    """Draws a surrogate's loss of one prediction, or part of one, on matplotlib axes; cross-entropy beside it."""
-    of_margin = surrogate.network.curve_of == "margin"
-    points = torch.linspace(-6, 6, 241) if of_margin else torch.linspace(0.002, 1, 241)
-    axes.plot(
-        points, F.softplus(-points) if of_margin else -points.log(), color=USUAL, lw=1.6, ls="--", label="cross-entropy"
-    )
-    axes.plot(points, surrogate.curve(points), color=OURS, lw=2.4, label="learned")
-    if of_margin:
-        axes.axvline(0, color=FAINT, lw=1)
-    axes.set_xlabel("wrong   ←   margin of the label   →   right" if of_margin else "probability of the label")
-    axes.set_ylabel("loss")
-    axes.set_title("The learned loss", fontsize=11)
-    axes.legend(frameon=False)
-
-
-def plot_surrogate(path: str | Path, surrogate: Surrogate) -> None:
-    """Draws held-out groups, the metric over the surrogate's loss and over the usual one, from its record.
-
-    If it has a curve of one variable, that is drawn beside.
-
-    Args:
-        path: of the picture, by its ending PNG, SVG or PDF.
-        surrogate: one that was learned, with `held_out` in its record.
-    """
-    record, usual = surrogate.config.record, surrogate.original_loss
-    held_out = record["held_out"]
-    has_curve = surrogate.network.curve_of is not None
-    figure = Figure(figsize=(12.6 if has_curve else 8.4, 3.8), layout="constrained")
-    first, second, *curve = figure.subplots(1, 3 if has_curve else 2)
-    panels = (
-        (first, "loss", "the surrogate", "alignment", OURS),
-        (second, usual, usual.replace("cross_", "cross-").replace("_", " "), f"alignment_{usual}", USUAL),
-    )
-    for axes, key, label, alignment, color in panels:
-        axes.scatter(held_out[key], held_out["score"], s=14, color=color, alpha=0.6, lw=0)
-        axes.set_title(f"{label}: rank correlation {record[alignment]:.3f}", fontsize=11)
-        axes.set_xlabel("loss of a group")
-    first.set_ylabel(_literal((surrogate.config.metric or "metric").split("|")[0]))
-    second.sharey(first)
-    if curve:
-        plot_curve(curve[0], surrogate)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=FAINT, alpha=0.4, lw=0.7)
-    figure.savefig(path, dpi=120)

@@ -4,7 +4,7 @@ import math
 import pytest
 from rich.console import Console
 
-from hf_reloss.comparison import comparison_table, paired_difference
+from hf_reloss.compare.statistics import comparison_table, paired_difference
 
 
 def test_the_interval_is_students():

@@ -12,12 +12,12 @@ import pytest
 from matplotlib.image import imread
 
 from hf_reloss import AutoSurrogate, SurrogateConfig
-from hf_reloss.compare import compare
-from hf_reloss.compared_task import ComparedTask, load_task
-from hf_reloss.comparison import verdict
+from hf_reloss.compare.statistics import verdict
+from hf_reloss.compare.study import compare
+from hf_reloss.compare.task import ComparedTask, load_task
 
-from .conftest import TinyClassifier, tiny_rows
-from .test_cli import call
+from ..conftest import TinyClassifier, tiny_rows
+from ..test_cli import call
 
 TASK = """
 import torch
@@ -247,8 +247,8 @@ def test_the_default_folder_is_one_per_task_and_metric(tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hf_reloss.compare import compare
-from hf_reloss.compared_task import load_task
+from hf_reloss.compare.study import compare
+from hf_reloss.compare.task import load_task
 from rich.console import Console
 
 WRITES = {"open": lambda path, mode, flags: [path] if flags & (os.O_WRONLY | os.O_RDWR) else [],

@@ -20,9 +20,9 @@ from datasets.fingerprint import Hasher
 from filelock import FileLock, Timeout
 from torch.utils.data import IterableDataset
 
-from . import __version__
-from .compared_task import ComparedTask
-from .metrics import Metric
+from .. import __version__
+from ..metrics import Metric
+from .task import ComparedTask
 
 SAMPLED_ROWS = 256
 """Of how many rows of a data set the content is part of the fingerprint, at most."""

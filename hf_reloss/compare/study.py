@@ -15,20 +15,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from .compared_task import ComparedTask
-from .comparison import comparison_table, paired_difference, verdict
-from .learning.trainer import SurrogateTrainer, SurrogateTrainingArguments
-from .losses.hand_made import hand_made_losses
-from .metrics import Metric, load_metric
-from .plots import plot_gains
-from .predictions.recorder import PredictionRecorder
+from ..learning.trainer import SurrogateTrainer, SurrogateTrainingArguments
+from ..losses.hand_made import hand_made_losses
+from ..metrics import Metric, load_metric
+from ..predictions.recorder import PredictionRecorder
+from ..surrogates.auto import AutoSurrogate
+from ..surrogates.classification import SurrogateForClassification
+from ..training.adaptation import part_of
+from ..training.adaptive_trainer import AdaptiveLossTrainer
+from ..training.arguments import ReLossTrainingArguments
+from ..training.trainer import ReLossTrainer
+from .pictures import plot_gains
+from .statistics import comparison_table, paired_difference, verdict
 from .stored_results import StoredResults, fingerprint, locked, replaced
-from .surrogates.auto import AutoSurrogate
-from .surrogates.classification import SurrogateForClassification
-from .training.adaptation import part_of
-from .training.adaptive_trainer import AdaptiveLossTrainer
-from .training.arguments import ReLossTrainingArguments
-from .training.trainer import ReLossTrainer
+from .task import ComparedTask
 
 BASELINE = "cross_entropy"
 RECORDING_SEED = 1_000

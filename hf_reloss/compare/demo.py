@@ -4,10 +4,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .compare import BASELINE, compare
-from .compared_task import TRAIN_IMAGES, load_task
-from .plots import plot_comparison
-from .surrogates.auto import AutoSurrogate
+from ..surrogates.auto import AutoSurrogate
+from .pictures import plot_comparison
+from .study import BASELINE, compare
+from .task import TRAIN_IMAGES, load_task
 
 
 def run_demo(seeds: int, output: Path, console: Console) -> None:
@@ -33,5 +33,5 @@ def run_demo(seeds: int, output: Path, console: Console) -> None:
     )
     baseline, ours = ({seed: 100 * score for seed, score in scores[loss].items()} for loss in (BASELINE, "reloss"))
     title = f"Digits, {TRAIN_IMAGES} to train on"
-    plot_comparison(output / "demo.png", baseline, ours, surrogate, title=title, metric="test accuracy, %")
+    plot_comparison(output / "demo.png", baseline, ours, surrogate.facts(), title=title, metric="test accuracy, %")
     console.print(f"Picture: {output / 'demo.png'}   Surrogate: {output / 'surrogate'} (reloss inspect shows it)")

@@ -15,12 +15,12 @@ from torch.utils.data import IterableDataset
 from transformers import DataCollatorWithPadding
 
 from hf_reloss import AutoSurrogate, SurrogateConfig
-from hf_reloss.compared_task import ComparedTask, load_task
+from hf_reloss.compare.stored_results import SAMPLED_ROWS, differences, fingerprint, replaced, write_atomically
+from hf_reloss.compare.task import ComparedTask, load_task
 from hf_reloss.metrics import load_metric
-from hf_reloss.stored_results import SAMPLED_ROWS, differences, fingerprint, replaced, write_atomically
 
-from .conftest import TinyClassifier, tiny_rows
-from .test_compare import TASK
+from ..conftest import TinyClassifier, tiny_rows
+from .test_study import TASK
 
 ACCURACY = load_metric("accuracy")
 
@@ -96,8 +96,8 @@ def test_the_fingerprint_is_the_same_in_another_process(tmp_path):
     extra = "trainer_options = {'data_collator': lambda rows: rows, 'callbacks': [object()]}\n"
     file.write_text(f"{TASK}\narguments['label_names'] = ['labels']\n{extra}")
     program = (
-        "import json, sys; from hf_reloss.metrics import load_metric; from hf_reloss.compared_task import load_task; "
-        "from hf_reloss.stored_results import fingerprint; "
+        "import json, sys; from hf_reloss.metrics import load_metric; from hf_reloss.compare.task import load_task; "
+        "from hf_reloss.compare.stored_results import fingerprint; "
         "print(json.dumps(fingerprint(load_task(sys.argv[1]), load_metric('accuracy'))))"
     )
     printed = subprocess.run(

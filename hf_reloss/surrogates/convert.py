@@ -7,10 +7,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .surrogates.base import Surrogate
-from .surrogates.classification import SurrogateForClassification
-from .surrogates.config import SurrogateConfig
-from .surrogates.keypoints import SurrogateForKeypoints
+from .base import Surrogate
+from .classification import SurrogateForClassification
+from .config import SurrogateConfig
+from .keypoints import SurrogateForKeypoints
 
 
 def convert_checkpoint(path: str | Path) -> Surrogate:
