@@ -14,7 +14,6 @@ from accelerate.utils import patch_environment
 from torch.autograd.function import once_differentiable
 from transformers import Trainer
 from transformers.integrations import deepspeed
-from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 
@@ -24,11 +23,10 @@ def is_filled_up(trainer: Trainer) -> bool:
 
 
 def _remainder(trainer: Trainer) -> int:
-    """How many examples the last batch of an epoch has, in all processes together, if they do not fill it; else 0."""
-    processes = trainer.args.world_size
-    if processes == 1 or trainer.args.dataloader_drop_last or not has_length(trainer.train_dataset):
+    """How many examples the last batch that was fetched has, in all processes together, if they do not fill it."""
+    if trainer.args.world_size == 1 or trainer.args.dataloader_drop_last:
         return 0
-    return len(trainer.train_dataset) % (trainer._train_batch_size * processes)
+    return max(trainer.accelerator.gradient_state.remainder, 0)  # -1 where Accelerate does not know it
 
 
 def own_rows(trainer: Trainer, number: int) -> int:

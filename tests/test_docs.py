@@ -12,7 +12,7 @@ from transformers import DataCollatorForSeq2Seq
 
 import hf_reloss
 from hf_reloss import AutoSurrogate, hand_made_losses
-from hf_reloss.metrics import _known, load_metric
+from hf_reloss.metrics.loading import _known, load_metric
 from hf_reloss.predictions.groups import draw_groups
 
 from .conftest import synthetic_predictions

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ..surrogates.classification import SurrogateForClassification
 from ..training.adaptation import part_of
 from ..training.adaptive_trainer import AdaptiveLossTrainer
 from ..training.arguments import ReLossTrainingArguments
+from ..training.given import refuse_unknown
 from ..training.trainer import ReLossTrainer
 from .pictures import plot_gains
 from .statistics import comparison_table, paired_difference, verdict
@@ -90,15 +90,9 @@ def compare(
 
 def _refuse_unknown(loss: str) -> None:
     """Raises a ValueError for a mistyped name or path, so that nothing is trained, and the Hub not asked, before."""
-    known = sorted({BASELINE, *LEARNED, *hand_made_losses()})
-    if loss in known or Path(loss).is_dir():
+    refuse_unknown(loss, [BASELINE, *LEARNED, *hand_made_losses()])
+    if "/" not in loss or Path(loss).is_dir():
         return
-    if "/" not in loss:
-        near = get_close_matches(loss, known)
-        raise ValueError(
-            f"There is no loss {loss!r}{f' (is {near[0]} meant?)' if near else ''}: choose among {', '.join(known)}, "
-            "or pass the folder or Hub id (owner/name) of a surrogate."
-        )
     try:
         validate_repo_id(loss)
     except HFValidationError:

@@ -1,6 +1,6 @@
 """What a surrogate looks at, and the networks from that to a loss."""
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -48,14 +48,24 @@ def gathered_evidence(evidence: Evidence) -> Evidence:
 class SurrogateNetwork(nn.Module):
     """The network from evidence to loss, one architecture of a kind of evidence.
 
-    It defines `losses`, where each prediction has a loss of its own, or else `forward`.
+    It defines `losses`, where each prediction has a loss of its own, or else `forward`. The parameters of its
+    `__init__` are its options, which a `SurrogateConfig` gives it by name.
     """
 
     architecture: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]] = ()
+    """The tasks whose surrogates find it by its `architecture`, wherever it is defined."""
+    defined: ClassVar[dict[tuple[str, str], type["SurrogateNetwork"]]] = {}
+    """All networks that there are by now, by task and architecture."""
     count_dims: ClassVar[int] = 1
     """How many of the dimensions of `Evidence.counts` are those of one group: 1 for [N], 2 for [N, P]."""
     gradient_penalty: float = 10.0
     """The weight λ of the gradient penalty with which it is learned by default."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "architecture" in vars(cls):
+            SurrogateNetwork.defined |= {(task, cls.architecture): cls for task in cls.tasks}
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         """The loss of each prediction or part of one, of the shape of `evidence.counts`."""

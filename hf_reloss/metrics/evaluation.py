@@ -8,8 +8,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from . import load_metric
 from .base import Metric
+from .loading import load_metric
 
 
 def as_evaluate(metric: Any, **options: Any) -> "MetricModule":

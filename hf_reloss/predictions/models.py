@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
+from ..metrics.base import IGNORED_LABEL
 from ..surrogates.tokens import next_token_labels
 
 DESCRIPTION = "Predictions of "
@@ -48,12 +50,28 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
     labels = [inputs.get(name) for name in names]
     if not labels or any(each is None for each in labels):
         return None
+    shapes = [str(list(label.shape)) if torch.is_tensor(label) else type(label).__name__ for label in labels]
+    if len(set(shapes)) > 1 or not torch.is_tensor(labels[0]):
+        raise ValueError(
+            "A surrogate reads labels that are one tensor, or several of one shape, but the batch has "
+            f"{', '.join(map(' '.join, zip(names, shapes, strict=True)))}. Set label_names in TrainingArguments "
+            "to what it is to read; for object detection, with its lists of dictionaries, there is no surrogate."
+        )
     labels = labels[0] if len(labels) == 1 else torch.stack(labels, dim=-1)
     labels = labels if labels.is_floating_point() else labels.long()
-    model = unwrapped(model)
+    prompt, model = virtual_tokens(model), unwrapped(model)
     if labels.dim() == 2 and writes_text(model) and not model.config.is_encoder_decoder:
-        return next_token_labels(labels)
+        return next_token_labels(F.pad(labels, (prompt, 0), value=IGNORED_LABEL))
     return labels
+
+
+def virtual_tokens(model: nn.Module) -> int:
+    """How many learned tokens an adapter (PEFT's prompt tuning) puts before a text, for which there are logits, too."""
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    adapter = getattr(model, "active_peft_config", None)
+    if adapter is None or not adapter.is_prompt_learning or adapter.peft_type == "PREFIX_TUNING":
+        return 0
+    return adapter.num_virtual_tokens
 
 
 def tokenizer_of(processing_class: Any, data_collator: Any = None) -> Any:

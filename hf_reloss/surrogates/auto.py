@@ -4,7 +4,6 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,9 +51,11 @@ class AutoSurrogate:
         Raises:
             ValueError: if there is none.
         """
-        for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-            kind = cls._defined_in(importlib.import_module(f"{__package__}.{module.name}"))
-            if kind is not None and kind.reads(outputs, labels):
+        kinds = cls._kinds()
+        elsewhere = [kind for kind in reversed(kinds.values()) if not kind.__module__.startswith(f"{__package__}.")]
+        ours = sorted(set(kinds.values()) - set(elsewhere), key=lambda kind: kind.task)
+        for kind in [*elsewhere, *ours]:
+            if kind.reads(outputs, labels):
                 return kind
         given = {name: list(value.shape) for name, value in _tensors(outputs).items()}
         raise ValueError(
@@ -65,23 +66,27 @@ class AutoSurrogate:
 
     @classmethod
     def of_task(cls, task: str) -> "type[Surrogate]":
-        """The surrogate class of a task: the one that the module of the task's name defines."""
-        try:
-            module = importlib.import_module(f"{__package__}.{task}")
-        except ModuleNotFoundError as error:
-            raise ValueError(f"This version of hf_reloss knows no surrogates for the task {task!r}.") from error
-        kind = cls._defined_in(module)
-        if kind is None:
-            raise ValueError(f"This version of hf_reloss knows no surrogates for the task {task!r}.")
-        return kind
+        """The surrogate class of a task, wherever it is defined.
+
+        Raises:
+            ValueError: if there is none by now.
+        """
+        found = cls._kinds().get(task)
+        if found is None:
+            raise ValueError(
+                f"There are no surrogates for the task {task!r} here: there are some for {', '.join(cls._kinds())}. If "
+                "one is defined outside of hf_reloss, import the module that defines it first."
+            )
+        return found
 
     @staticmethod
-    def _defined_in(module: ModuleType) -> "type[Surrogate] | None":
-        from .base import Surrogate
+    def _kinds() -> "dict[str, type[Surrogate]]":
+        """All surrogate classes that are defined by now, by task."""
+        from .base import Surrogate  # transformers, while it is imported, imports this module
 
-        task = module.__name__.rpartition(".")[2]
-        kinds = (kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Surrogate))
-        return next((kind for kind in kinds if vars(kind).get("task") == task), None)
+        for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+            importlib.import_module(f"{__package__}.{module.name}")
+        return Surrogate.defined
 
 
 def _tensors(outputs: Any) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ class Surrogate(PreTrainedModel):
     """A learned loss: lower when the metric is better.
 
     A subclass reads one kind of evidence: it defines `reads`, `evidence`, `recorded`, `original_losses`, `for_metric`,
-    the networks that take the evidence to a loss and, as `task`, the name of its module. In any training loop,
+    the networks that take the evidence to a loss and, as `task`, a word of its own. In any training loop,
     `surrogate(outputs, labels)` is the loss. It computes in float32, whatever the precision around it.
     """
 
@@ -34,6 +34,9 @@ class Surrogate(PreTrainedModel):
     main_input_name = "outputs"
     supports_gradient_checkpointing = False
     task: ClassVar[str]
+    """The word for its task, by which it is found."""
+    defined: ClassVar[dict[str, type]] = {}
+    """All surrogate classes that there are by now, by task."""
     networks: ClassVar[tuple[type[SurrogateNetwork], ...]]
     """Its architectures."""
     read_columns: ClassVar[tuple[str, ...]]
@@ -45,6 +48,11 @@ class Surrogate(PreTrainedModel):
     pipeline_tag: ClassVar[str | None] = None
     """The Hub's word for the task of models that it is a loss for, if there is one for all of them."""
 
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "task" in vars(cls):
+            Surrogate.defined[cls.task] = cls
+
     def __init__(self, config: SurrogateConfig):
         if config.task != self.task:
             raise ValueError(
@@ -55,11 +63,14 @@ class Surrogate(PreTrainedModel):
         super().__init__(config)
         networks = {network.architecture: network for network in self.networks}
         if config.architecture not in networks:
-            networks |= hand_made_losses(self.task)
+            hand_made_losses()  # which are defined as soon as they are imported
+            of_task = {name: kind for (task, name), kind in SurrogateNetwork.defined.items() if task == self.task}
+            networks = of_task | networks
         if config.architecture not in networks:
             choices = " or ".join(map(repr, networks))
             raise ValueError(
-                f"Unknown architecture {config.architecture!r} for {self.task}: choose {choices}.{config.advice}"
+                f"Unknown architecture {config.architecture!r} for {self.task}: choose {choices}. If it is defined "
+                f"outside of hf_reloss, import the module that defines it first.{config.advice}"
             )
         self.network: SurrogateNetwork = self._made(networks[config.architecture], config)
         self.post_init()
@@ -198,6 +209,7 @@ class Surrogate(PreTrainedModel):
         *,
         commit_message: str | None = None,
         card_data: Mapping[str, Any] | None = None,
+        tags: list[str] | None = None,
         **options: Any,
     ) -> str:
         """Publishes it with its page, in one commit: all of it, or if anything fails nothing.
@@ -206,6 +218,7 @@ class Surrogate(PreTrainedModel):
             repo_id: of a repository, which is made if there is none.
             commit_message: of the commit.
             card_data: for the metadata of the page, such as `{"license": "mit", "datasets": ["squad"]}`.
+            tags: further ones of the page.
             options: `commit_description`, `private`, `token`, `revision`, `create_pr`, as in
                 `hf_reloss.hub.publishing.publish`.
 
@@ -215,6 +228,10 @@ class Surrogate(PreTrainedModel):
         Raises:
             OSError: if the server refused or failed.
         """
+
+        card_data = dict(card_data or {})
+        if tags:
+            card_data["tags"] = [*card_data.get("tags", []), *tags]
 
         def write(folder: str, repo_id: str) -> None:
             self.save_pretrained(folder, repo_id=repo_id, card_data=card_data)

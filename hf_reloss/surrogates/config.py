@@ -43,8 +43,8 @@ class SurrogateConfig(PreTrainedConfig):
     """Configuration of a surrogate.
 
     Args:
-        task: the kind of evidence, which is the module of `hf_reloss.surrogates` that reads it: `"classification"`,
-            `"embeddings"`, `"tokens"`, `"spans"` or `"keypoints"`.
+        task: the kind of evidence: `"classification"`, `"embeddings"`, `"tokens"`, `"spans"`, `"keypoints"`, or that
+            of a `Surrogate` that is defined elsewhere.
         architecture: the network from evidence to loss, by default the first of its task, which is monotone by
             construction. Of classification: `"margin"`, `"counts"` (monotone, too), `"paper"` (Huang et al. 2022),
             `"set"` (Grabocka et al. 2019) or a hand-made loss (`hf_reloss.losses`). Of embeddings: `"triplet"` or

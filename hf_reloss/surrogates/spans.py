@@ -54,7 +54,12 @@ class SurrogateForSpans(Surrogate):
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:
         if labels.dim() != 2 or labels.shape[-1] != 2 or labels.is_floating_point():
             return False
-        return isinstance(outputs, Mapping) and outputs.get("start_logits") is not None
+        if isinstance(outputs, Mapping):
+            return outputs.get("start_logits") is not None
+        if not isinstance(outputs, tuple):
+            return False
+        tensors = [tensor for tensor in outputs if torch.is_tensor(tensor) and tensor.dim() > 0]
+        return len(tensors) > 1 and all(each.dim() == 2 and len(each) == len(labels) for each in tensors[:2])
 
     @classmethod
     def recorded(cls, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -134,6 +134,14 @@ def check(
             f"{2 * FEWEST_PREDICTIONS} or more in all processes together, such as the default "
             f"{ReLossTrainingArguments.max_recorded_predictions:,}."
         )
+    warmup = option(args, "surrogate_warmup")
+    if warmup is not None and (warmup < 0 or (isinstance(warmup, float) and warmup >= 1 and not warmup.is_integer())):
+        raise ValueError(f"surrogate_warmup is a share of all steps below 1, or a number of steps, got {warmup}.")
+    if isinstance(warmup, float) and warmup == 1.0:
+        raise ValueError(
+            "surrogate_warmup=1.0 is neither a share of the steps that leaves some for the surrogate nor a number of "
+            "steps to speak of: pass a share below 1, or 2 steps or more."
+        )
     best = (args.metric_for_best_model or "").removeprefix("eval_")
     keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
     if adapts_from_start and keeps_best and best in ("", "loss"):

@@ -415,7 +415,14 @@ class SwitchCallback(TrainerCallback):
         self.trainer._clock = RunClock(state.global_step)
         if self.trainer.recorder is None and state.global_step < steps < state.max_steps:
             self.trainer._tell(f"The model's own loss is the loss until step {steps}, for a warm-up.")
-        if self.trainer._is_recording and self.trainer.surrogate is None and steps >= state.max_steps:
+        surrogate = self.trainer.surrogate
+        if surrogate is not None and surrogate.network.is_of_groups() and args.train_batch_size * args.world_size == 1:
+            logger.warning(
+                f"The loss {surrogate.config.architecture!r} compares the examples of a group, which is a micro-batch, "
+                "but there is one in each, so hardly anything is learned: raise per_device_train_batch_size "
+                "(gradient accumulation does not make groups larger)."
+            )
+        if self.trainer._is_recording and surrogate is None and steps >= state.max_steps:
             logger.warning(
                 f"No surrogate will be learned: recording predictions takes {steps} steps, and the run has "
                 f"{state.max_steps}. Train for longer, or pass a surrogate that has been learned before."

@@ -14,7 +14,6 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from transformers.trainer_utils import has_length
 from transformers.utils import PushToHubMixin, logging
 
 from ..adaptive_loss.children import launched
@@ -22,13 +21,11 @@ from ..adaptive_loss.controller import LossController
 from ..hub.trained_models import write_loss
 from ..learning.checkpoints import last_whole_checkpoint
 from ..losses.base import Evidence, gathered_evidence
-from ..losses.hand_made import hand_made_losses
 from ..metrics import Metric, load_metric, metric_of
 from ..predictions.models import batch_labels, unwrapped, writes_text
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.auto import AutoSurrogate
 from ..surrogates.base import Surrogate, output_tensor
-from ..surrogates.hand_made import hand_made_loss
 from .adaptation import AdaptsLoss
 from .arguments import (
     FEWEST_PREDICTIONS,
@@ -39,11 +36,15 @@ from .arguments import (
     option,
 )
 from .auto_learning import SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
+from .given import given_surrogate
 from .minimum_risk import MinimumRisk
 from .monitor import WatchesRun
 from .step_weights import GlobalBatches, counted
 
 logger = logging.get_logger(__name__)
+
+WORDS = ("auto", "approximation", "ala", "minimum_risk")
+"""What `surrogate=` may be beside a surrogate."""
 
 
 class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
@@ -112,20 +113,12 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         if learns and isinstance(metric, str):
             metric = metric.removeprefix("eval_")
         check(args, learns, adapts, draws, metric, self._adapted_loss is not None)
-        if isinstance(surrogate, str) and surrogate in hand_made_losses(None):
-            wants = hand_made_losses(None)[surrogate].wants_frequencies
-            labels = _training_labels(trainer_options.get("train_dataset"), args.label_names) if wants else None
-            surrogate = hand_made_loss(surrogate, labels)
-        elif isinstance(surrogate, str | Path) and not (learns or adapts or draws):
-            surrogate = AutoSurrogate.from_pretrained(surrogate)
-        if not (learns or adapts or draws) and not isinstance(surrogate, Surrogate):
-            raise ValueError(
-                "surrogate= wants a Surrogate, a folder or Hub id of one, or 'auto', but got "
-                f"{type(surrogate).__name__}. Any other function is passed to Trainer as compute_loss_func=."
-            )
         super().__init__(model, args, *trainer_args, **trainer_options)
         self.model_accepts_loss_kwargs = False  # nothing is normalised by the number of items
-        self.surrogate: Surrogate | None = None if learns or adapts or draws else self._placed(surrogate)
+        self.surrogate: Surrogate | None = None
+        if not (learns or adapts or draws):
+            surrogate = given_surrogate(surrogate, self.model, self.train_dataset, args.label_names, WORDS)
+            self.surrogate = self._placed(surrogate)
         self.recorder: PredictionRecorder | None = None
         self.metric: Metric | None = None
         self._wanted_metric = metric
@@ -326,6 +319,13 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         """What the surrogate sees; in training, one of groups sees the micro-batch of all processes."""
         with torch.autocast(self.args.device.type, enabled=False):
             evidence = self.surrogate.evidence(outputs, labels)
+            if evidence.counts.dim() != self.surrogate.network.count_dims:
+                one = "one label per example" if self.surrogate.network.count_dims == 1 else "many labels per example"
+                raise ValueError(
+                    f"This surrogate, for {self.surrogate.task}, reads {one}, but a batch has labels "
+                    f"{list(labels.shape)}. Pass one for the model's task: of a tagger or a model that writes text "
+                    "that is SurrogateForTokens.for_metric(...), 'auto' or a loss such as 'focal'."
+                )
             if not model.training or not self.surrogate.network.is_of_groups():
                 return evidence
             if self.is_padding:
@@ -423,19 +423,6 @@ def _even(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The log with the same keys in each evaluation, as the table of a page wants it."""
     keys = dict.fromkeys(key for entry in log_history if "eval_loss" in entry for key in entry)
     return [{key: entry.get(key, "No log") for key in keys} if "eval_loss" in entry else entry for entry in log_history]
-
-
-def _training_labels(dataset: Any, names: list[str] | None) -> torch.Tensor | None:
-    """The labels [n] of a data set, under one of the names that collators know; None if there are none."""
-    names = [*(names or ()), "labels", "label", "label_ids"]
-    if dataset is None or not has_length(dataset) or not len(dataset):
-        return None
-    name = next((name for name in names if name in (getattr(dataset, "column_names", None) or dataset[0])), None)
-    if name is None:
-        return None
-    if hasattr(dataset, "column_names"):
-        return torch.as_tensor(dataset.with_format(None)[name][:])
-    return torch.stack([torch.as_tensor(dataset[index][name]) for index in range(len(dataset))])
 
 
 def _watched(metric: Any) -> Metric:

@@ -14,19 +14,23 @@ from ..base import Evidence, SurrogateNetwork
 class HandMadeLoss(SurrogateNetwork):
     """A loss of which nothing is learned, from the logits [..., N, C] and labels [..., N] of evidence.
 
+    One that reads no more than `label_losses` and labels is for tokens, too, of which evidence has margins.
+
     Attributes:
-        task: the kind of evidence that it reads.
+        tasks: whose evidence it reads.
         options: by name, with their defaults; a loss has them as attributes.
         wants_frequencies: whether it takes the share of each class in the training data, `frequencies` [C].
     """
 
-    task: ClassVar[str] = "classification"
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
     options: ClassVar[dict[str, Any]] = {}
     wants_frequencies: ClassVar[bool] = False
     curve_of = None
 
-    def __init__(self, **given: Any):
+    def __init__(self, task: str | None = None, **given: Any):
         super().__init__()
+        self.task = task or self.tasks[0]
+        self.count_dims = 2 if self.task == "tokens" else 1
         self.nothing_learned = nn.Parameter(torch.empty(0))  # for models have a device and a precision by parameters
         if self.wants_frequencies:
             frequencies = given.pop("frequencies", None)
@@ -50,12 +54,21 @@ class HandMadeLoss(SurrogateNetwork):
 
     def checked(self, evidence: Evidence) -> torch.Tensor:
         """The frequencies, if there are as many as the model has classes."""
-        if len(self.frequencies) != evidence.outputs.shape[-1]:
+        of_tokens = self.task == "tokens"  # whose evidence does not tell how many classes there are
+        classes = int(evidence.labels.max()) + 1 if of_tokens else evidence.outputs.shape[-1]
+        if len(self.frequencies) != classes and not (of_tokens and classes < len(self.frequencies)):
+            has = f"there are labels up to {classes - 1}" if of_tokens else f"the model puts out {classes} logits"
             raise ValueError(
-                f"The loss {self.architecture!r} has the frequencies of {len(self.frequencies)} classes, but the model "
-                f"puts out {evidence.outputs.shape[-1]} logits: pass frequencies= of all of them."
+                f"The loss {self.architecture!r} has the frequencies of {len(self.frequencies)} classes, but {has}: "
+                "pass frequencies= of all of them."
             )
         return self.frequencies
+
+    def label_losses(self, evidence: Evidence) -> torch.Tensor:
+        """-log p(label), of the shape of `evidence.counts`."""
+        if self.task == "tokens":
+            return F.softplus(-evidence.outputs[..., 0])
+        return cross_entropies(evidence.outputs, evidence.labels)
 
 
 class AdjustableLoss(HandMadeLoss):

@@ -3,13 +3,14 @@
 import torch
 
 from ..base import Evidence
-from .base import HandMadeLoss, cross_entropies
+from .base import HandMadeLoss
 
 
 class CrossEntropy(HandMadeLoss):
     """-log p(label)."""
 
     architecture = "cross_entropy"
+    tasks = ("classification", "tokens")
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
-        return cross_entropies(evidence.outputs, evidence.labels)
+        return self.label_losses(evidence)

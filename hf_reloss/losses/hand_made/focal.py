@@ -5,16 +5,17 @@ from typing import ClassVar
 import torch
 
 from ..base import Evidence
-from .base import HandMadeLoss, cross_entropies
+from .base import HandMadeLoss
 
 
 class Focal(HandMadeLoss):
     """-(1 - p)^γ log p, with p the probability of the label."""
 
     architecture = "focal"
+    tasks = ("classification", "tokens")
     options: ClassVar[dict[str, float]] = {"gamma": 2.0}
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
-        losses = cross_entropies(evidence.outputs, evidence.labels)
+        losses = self.label_losses(evidence)
         # Of (1 - p)^γ with γ < 1 the gradient has no bound at p = 1.
         return (-torch.expm1(-losses)).clamp(min=1e-6) ** self.gamma * losses

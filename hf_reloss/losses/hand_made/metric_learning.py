@@ -26,7 +26,7 @@ class MetricLearningLoss(AdjustableLoss):
         ValueError: for an option that is not between 0 and 2.
     """
 
-    task = "embeddings"
+    tasks = ("embeddings",)
     options: ClassVar[dict[str, float]] = {}
     library_class: ClassVar[str]
     """The class in `pytorch_metric_learning.losses`, which takes the options by their names."""

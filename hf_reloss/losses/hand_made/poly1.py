@@ -5,15 +5,16 @@ from typing import ClassVar
 import torch
 
 from ..base import Evidence
-from .base import HandMadeLoss, cross_entropies
+from .base import HandMadeLoss
 
 
 class Poly1(HandMadeLoss):
     """-log p + ε (1 - p): cross-entropy with more weight on the first term of its series."""
 
     architecture = "poly1"
+    tasks = ("classification", "tokens")
     options: ClassVar[dict[str, float]] = {"epsilon": 1.0}
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
-        losses = cross_entropies(evidence.outputs, evidence.labels)
+        losses = self.label_losses(evidence)
         return losses - self.epsilon * torch.expm1(-losses)

@@ -27,6 +27,7 @@ class CountNetwork(SurrogateNetwork):
     """A `ScoreMixture` of metrics of soft counts, plus κ‖z - z̄‖. The soft counts have a learned spline in them."""
 
     architecture = "counts"
+    tasks = ("classification",)
     gradient_penalty = 0.03
 
     def __init__(

@@ -41,6 +41,7 @@ class HitNetwork(SurrogateNetwork):
     """
 
     architecture = "hits"
+    tasks = ("keypoints",)
     count_dims = 2
     gradient_penalty = 0.03
     sharpness = 10.0

@@ -12,6 +12,7 @@ class MarginNetwork(SurrogateNetwork):
     """softplus(-g(m)) + κ‖z - z̄‖, with g an increasing spline that is learned."""
 
     architecture = "margin"
+    tasks = ("classification",)
     gradient_penalty = 0.03
 
     def __init__(

@@ -22,6 +22,7 @@ class NgramNetwork(SurrogateNetwork):
     """
 
     architecture = "ngrams"
+    tasks = ("tokens",)
     count_dims = 2
     gradient_penalty = 0.03
 

@@ -27,6 +27,7 @@ class OverlapNetwork(SurrogateNetwork):
     """
 
     architecture = "overlap"
+    tasks = ("spans",)
     gradient_penalty = 0.03
     power = 16.0
     """γ at the start."""

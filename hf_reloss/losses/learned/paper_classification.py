@@ -10,6 +10,7 @@ class PaperClassificationNetwork(SurrogateNetwork):
     """The authors' network from p(label), with sub-modules named as in their checkpoints."""
 
     architecture = "paper"
+    tasks = ("classification",)
 
     def __init__(self, *, hidden_size: int = 128):
         super().__init__()

@@ -16,6 +16,7 @@ class PaperKeypointNetwork(SurrogateNetwork):
     """
 
     architecture = "paper"
+    tasks = ("keypoints",)
     count_dims = 2
     curve_of = None
     width = 8

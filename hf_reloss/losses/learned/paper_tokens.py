@@ -12,6 +12,7 @@ class PaperTokenNetwork(SurrogateNetwork):
     """The transformer of Huang et al. 2022 for translation: from p(label) of each token to |·| of each sentence."""
 
     architecture = "paper"
+    tasks = ("tokens",)
     count_dims = 2
     curve_of = None
     longest = 512

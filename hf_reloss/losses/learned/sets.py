@@ -16,6 +16,7 @@ class SetNetwork(SurrogateNetwork):
     """
 
     architecture = "set"
+    tasks = ("classification",)
     curve_of = None
 
     def __init__(self, *, hidden_size: int = 128):

@@ -1,0 +1,146 @@
+"""Finding a metric: by its name, by its signature, from a module of `evaluate`, from a function."""
+
+import ast
+import difflib
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .adapters import CallableMetric, EvaluateMetric
+from .base import Metric
+
+
+def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> Metric:
+    """A metric from its name, from a module of `evaluate`, or from a function.
+
+    A module of `evaluate` whose metric is known here by its name is replaced by that, for the same score in less time.
+    Any other is called group by group, as functions are.
+
+    Args:
+        metric: a name (`"f1"`), an `evaluate.EvaluationModule`, a function (predictions, references) -> number
+            or dict, or a `Metric`, which is returned as it is.
+        options: the metric's own (`average="macro"`), or those of the adapter: `key`, `higher_is_better`, and for
+            functions `name` and `class_indices`.
+
+    Raises:
+        ValueError: for a name that is not known, with those that are near; for an option that the metric does not have.
+
+    Example:
+        >>> load_metric("f1", average="macro").compute([0, 1, 1, 2], [0, 1, 0, 2])
+        0.7777777777777777
+    """
+    if isinstance(metric, Metric):
+        if options:
+            raise ValueError(f"{metric.name!r} is a metric already, so {', '.join(sorted(options))} cannot be set.")
+        return metric
+    if isinstance(metric, str):
+        return _by_name(metric, options)
+    if _is_evaluate_module(metric):
+        return _of_module(metric, options)
+    if callable(metric):
+        return CallableMetric(metric, **options)
+    raise ValueError(f"A metric is a name, a module of evaluate or a function, but this is {type(metric).__name__}.")
+
+
+def metric_of(signature: str | None) -> Metric | None:
+    """The metric that a signature tells of, or None if that is not known here, or not the same any more."""
+    name, *options = (signature or "").split("|")
+    known = _known().get(name)
+    if known is None:
+        return None
+    given = {key: _value(value) for key, _, value in (option.partition(":") for option in options)}
+    try:
+        metric = known(**{key: value for key, value in given.items() if _takes(known, {key: value})})
+        return metric if metric.signature == signature else None
+    except (ImportError, TypeError, ValueError):
+        return None
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two of what is nested too deeply
+        return text
+
+
+def _by_name(name: str, options: dict[str, Any]) -> Metric:
+    known = _known()
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
+        near = f"the nearest are {', '.join(near)}" if near else f"known by name are {', '.join(sorted(known))}"
+        raise ValueError(
+            f"Unknown metric {name!r}: {near}. Any other one can be "
+            "passed as evaluate.load(...), as a function of (predictions, references) that returns a number, or, in a "
+            "trainer, as the key of compute_metrics."
+        )
+    if not _takes(known[name], options):
+        takes = ", ".join(inspect.signature(known[name]).parameters) or "no options"
+        raise ValueError(f"The metric {name!r} takes {takes}, but got {', '.join(sorted(options))}.")
+    return known[name](**options)
+
+
+def _known() -> dict[str, type[Metric]]:
+    """The metrics of this package, and all others that are defined by now, that have a name of their own."""
+    _import_families()
+
+    def below(kind: type[Metric]) -> list[type[Metric]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
+
+    return {kind.name: kind for kind in below(Metric) if isinstance(vars(kind).get("name"), str)}
+
+
+@functools.cache
+def _import_families() -> None:
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name != "evaluation":  # which imports evaluate
+            importlib.import_module(f"{__package__}.{module.name}")
+
+
+def _of_module(module: Any, options: dict[str, Any]) -> Metric:
+    """The metric here that a module of `evaluate` computes, if it is one from there, or else an adapter."""
+
+    def plain(name: str) -> str:
+        return name.replace("_", "").lower()  # of a class ChrF, evaluate makes chr_f
+
+    same = []
+    if _is_canonical(module):
+        same = [kind for kind in _known().values() if plain(kind.evaluate_module) == plain(module.name)]
+    if "key" in options:
+        same = [kind for kind in same if kind.evaluate_key == options["key"]]
+    elif len(same) > 1:
+        keys = sorted(kind.evaluate_key for kind in same)
+        same = [kind for kind in same if plain(kind.name) == plain(module.name)]
+        if not same:
+            raise ValueError(f"{module.name!r} gives several scores: pass key= one of {', '.join(keys)}.")
+    if not same:
+        return EvaluateMetric(module, **options)
+    (kind,) = same
+    own = {name: value for name, value in options.items() if name not in ("key", "higher_is_better")}
+    multilabel = getattr(module, "config_name", None) == "multilabel"
+    if multilabel and _takes(kind, {"threshold": 0.5}):
+        own.setdefault("threshold", 0.5)
+    elsewise = multilabel and "threshold" not in own and kind.name != "roc_auc"
+    direction = options.get("higher_is_better", kind.higher_is_better)
+    if elsewise or not _takes(kind, own) or direction != kind.higher_is_better:
+        return EvaluateMetric(module, **{"key": kind.evaluate_key, "higher_is_better": direction} | options)
+    return kind(**own)
+
+
+def _is_canonical(module: Any) -> bool:
+    """Whether it was loaded by a name without an owner or from a folder, and is not somebody's own of that name."""
+    package, *place = type(module).__module__.split(".")
+    return package == "evaluate_modules" and ("--" not in place[1] or place[1].startswith("evaluate-"))
+
+
+def _takes(kind: type[Metric], options: dict[str, Any]) -> bool:
+    return options.keys() <= inspect.signature(kind).parameters.keys()
+
+
+def _is_evaluate_module(metric: Any) -> bool:
+    """Whether it is an `evaluate.EvaluationModule`, without the seconds that importing evaluate takes."""
+    bases = ((base.__module__.split(".")[0], base.__name__) for base in type(metric).__mro__)
+    return ("evaluate", "EvaluationModule") in bases

@@ -1,0 +1,121 @@
+"""A surrogate that is given: itself, a folder or Hub id of one, or the name of a hand-made loss."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.trainer_utils import has_length
+from transformers.utils import logging
+
+from ..losses.hand_made import hand_made_losses
+from ..predictions.models import unwrapped, writes_text
+from ..surrogates.auto import AutoSurrogate
+from ..surrogates.base import Surrogate
+from ..surrogates.hand_made import hand_made_loss
+
+logger = logging.get_logger(__name__)
+
+LABEL_NAMES = ("labels", "label", "label_ids")
+"""Under which collators know labels."""
+
+
+def given_surrogate(
+    surrogate: Surrogate | str | Path, model: nn.Module, dataset: Any, names: Sequence[str] | None, words: Iterable[str]
+) -> Surrogate:
+    """The surrogate that was asked for.
+
+    Args:
+        surrogate: a surrogate, a folder or Hub id of one, or the name of a hand-made loss.
+        model: that is to be trained.
+        dataset: the training data, of which some losses count the labels.
+        names: of its labels; by default those that collators know.
+        words: what else could have been asked for, to name in errors.
+
+    Raises:
+        ValueError: if that is none, or a loss wants labels that it cannot have.
+    """
+    if isinstance(surrogate, Surrogate):
+        return surrogate
+    if isinstance(surrogate, str) and surrogate in hand_made_losses(None):
+        return _hand_made(surrogate, model, dataset, names)
+    if isinstance(surrogate, str | Path):
+        refuse_unknown(str(surrogate), [*words, *hand_made_losses(None)])
+        return AutoSurrogate.from_pretrained(surrogate)
+    raise ValueError(
+        "surrogate= wants a Surrogate, a folder or Hub id of one, or 'auto', but got "
+        f"{type(surrogate).__name__}. Any other function is passed to Trainer as compute_loss_func=."
+    )
+
+
+def refuse_unknown(word: str, known: Iterable[str]) -> None:
+    """Refuses a mistyped word at once: the Hub, which is asked for what is neither known nor a folder, has no such ids.
+
+    Raises:
+        ValueError: for what is neither a word that is known, nor a folder, nor of the form OWNER/NAME.
+    """
+    known = sorted(set(known))
+    if word in known or "/" in word or Path(word).is_dir():
+        return
+    near = difflib.get_close_matches(word, known)
+    raise ValueError(
+        f"There is no loss {word!r}{f' (is {near[0]!r} meant?)' if near else ''}: choose among {', '.join(known)}, or "
+        "pass the folder or Hub id (owner/name) of a surrogate."
+    )
+
+
+def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] | None) -> Surrogate:
+    """A hand-made loss for what the model is trained to do: classes of examples, of tokens, or embeddings."""
+    kind = hand_made_losses(None)[name]
+    labels = training_labels(dataset, names) if kind.wants_frequencies or "classification" in kind.tasks else None
+    task = kind.tasks[0]
+    if task == "classification" and (writes_text(model) or (labels is not None and _are_sequences(labels))):
+        task = "tokens"
+    if task == "embeddings" and type(unwrapped(model)).__name__.endswith("Classification"):
+        model_class = type(unwrapped(model)).__name__
+        logger.warning(
+            f"The loss {name!r} is one of metric learning, so the logits of {model_class} are taken for embeddings. "
+            f"For classes there are {', '.join(hand_made_losses())}."
+        )
+    counted = _flat(name, labels) if kind.wants_frequencies and labels is not None else None
+    return hand_made_loss(name, counted, task=task)
+
+
+def training_labels(dataset: Any, names: Sequence[str] | None = None) -> Sequence[Any] | None:
+    """The labels of a data set with a length, one entry for each example; None if there are none.
+
+    Args:
+        dataset: of dictionaries.
+        names: of labels; besides, those are tried that collators know.
+    """
+    if dataset is None or not has_length(dataset) or not len(dataset):
+        return None
+    columns = getattr(dataset, "column_names", None) or dataset[0]
+    name = next((name for name in (*(names or ()), *LABEL_NAMES) if name in columns), None)
+    if name is None:
+        return None
+    if hasattr(dataset, "column_names"):
+        return dataset.with_format(None)[name][:]
+    return [dataset[index][name] for index in range(len(dataset))]
+
+
+def _are_sequences(labels: Sequence[Any]) -> bool:
+    first = labels[0]
+    return first.ndim > 0 if hasattr(first, "ndim") else isinstance(first, Sequence) and not isinstance(first, str)
+
+
+def _flat(name: str, labels: Sequence[Any]) -> torch.Tensor:
+    """Labels of examples, or of all tokens of all examples, as one tensor [n] int64."""
+    try:
+        parts = [torch.as_tensor(each) for each in labels] if _are_sequences(labels) else [torch.as_tensor(labels)]
+    except (TypeError, ValueError, RuntimeError):  # of what holds no numbers
+        parts = []
+    if not parts or any(part.is_floating_point() or part.is_complex() for part in parts):
+        raise ValueError(
+            f"The loss {name!r} counts the labels of train_dataset, class indices, but the first of them is "
+            f"{labels[0]!r}. Turn classes into numbers first (datasets: class_encode_column), or pass "
+            f"surrogate=hand_made_loss({name!r}, frequencies=[...]) with the share of each class."
+        )
+    return torch.cat([part.flatten().long() for part in parts])
