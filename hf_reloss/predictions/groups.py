@@ -13,7 +13,7 @@ from ..metrics.adapters import EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL, Metric, add_up
 from .dataset import TEXTS, statistics_column
 
-MOST_PREDICTIONS = 2**18
+MOST_SAMPLED = 2**18
 """How many predictions of a recording are read at most."""
 
 FEWEST_GROUPS = 16
@@ -72,10 +72,10 @@ def sampled(predictions: datasets.Dataset, seed: int = 0) -> datasets.Dataset:
         predictions: as `record_predictions` gives them, the same in all processes.
         seed: the same seed draws the same sample, however many processes there are.
     """
-    if len(predictions) <= MOST_PREDICTIONS:
+    if len(predictions) <= MOST_SAMPLED:
         return predictions
     processes = PartialState()
-    chosen = sorted(random.Random(seed).sample(range(len(predictions)), MOST_PREDICTIONS))
+    chosen = sorted(random.Random(seed).sample(range(len(predictions)), MOST_SAMPLED))
     own = np.array_split(chosen, processes.num_processes)[processes.process_index]
     parts = gather_object([predictions.select(own).with_format("arrow")[:]])
     return datasets.Dataset(pyarrow.concat_tables(parts), info=predictions.info)

@@ -338,7 +338,7 @@ def output_tensor(outputs: Any, name: str, index: int = 0) -> torch.Tensor:
     return outputs
 
 
-def counted(labels: torch.Tensor, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def class_indices(labels: torch.Tensor, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels of any integer type as int64 with -100 replaced by 0, and which of them count.
 
     Raises:

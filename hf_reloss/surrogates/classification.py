@@ -13,7 +13,7 @@ from ..losses.learned.paper_classification import PaperClassificationNetwork
 from ..losses.learned.sets import SetNetwork
 from ..metrics import Metric, load_metric
 from ..metrics.classification import CountMetric
-from .base import Surrogate, counted, output_tensor
+from .base import Surrogate, class_indices, output_tensor
 from .config import SurrogateConfig
 
 
@@ -84,7 +84,7 @@ class SurrogateForClassification(Surrogate):
             raise ValueError(
                 "The model puts out one logit, but a surrogate for classification wants two classes or more."
             )
-        labels, counts = counted(labels, logits.shape[-1])
+        labels, counts = class_indices(labels, logits.shape[-1])
         logits = logits.float()
         if not logits.isfinite().all():
             raise ValueError(

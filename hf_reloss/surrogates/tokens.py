@@ -16,7 +16,7 @@ from ..losses.learned.ngrams import RECORDED_REACH, NgramNetwork, label_offsets
 from ..losses.learned.paper_tokens import PaperTokenNetwork
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
-from .base import Surrogate, counted, output_tensor
+from .base import Surrogate, class_indices, output_tensor
 from .config import SurrogateConfig
 
 ABSENT = -100.0
@@ -130,7 +130,7 @@ def _margins(
     logits: torch.Tensor, labels: torch.Tensor, reach: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Margins [N, T, K] of labels at and near their places, labels and counts [N, T], without gaps; their old order."""
-    labels, counts = counted(labels, logits.shape[-1])
+    labels, counts = class_indices(labels, logits.shape[-1])
     order = counts.int().argsort(dim=-1, descending=True, stable=True)
     places = torch.arange(labels.shape[1], device=labels.device)
     with_gaps = bool((order != places).any())

@@ -11,7 +11,7 @@ from ..adaptive_loss.children import launched
 
 logger = logging.get_logger(__name__)
 
-FEWEST_PREDICTIONS = 160
+FEWEST_TO_LEARN = 160
 """What "auto" learns from at least, in all processes together: the held-out fifth makes groups of 16."""
 
 SURROGATE_LOSS = "loss/surrogate"
@@ -128,10 +128,10 @@ def check(
     if not 0 <= share <= 1:
         raise ValueError(f"model_loss_share is a share between 0 and 1, got {share}.")
     kept = option(args, "max_recorded_predictions") * args.world_size
-    if learns and kept < 2 * FEWEST_PREDICTIONS:  # a recorder that is full drops every second prediction
+    if learns and kept < 2 * FEWEST_TO_LEARN:  # a recorder that is full drops every second prediction
         raise ValueError(
             f"max_recorded_predictions={kept // args.world_size} keeps too little to learn a surrogate from: "
-            f"{2 * FEWEST_PREDICTIONS} or more in all processes together, such as the default "
+            f"{2 * FEWEST_TO_LEARN} or more in all processes together, such as the default "
             f"{ReLossTrainingArguments.max_recorded_predictions:,}."
         )
     warmup = option(args, "surrogate_warmup")

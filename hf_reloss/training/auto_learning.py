@@ -27,7 +27,7 @@ from ..predictions.recorder import PredictionRecorder
 from ..surrogates.auto import AutoSurrogate
 from ..surrogates.base import Surrogate
 from ..surrogates.config import SurrogateConfig
-from .arguments import FEWEST_PREDICTIONS, option
+from .arguments import FEWEST_TO_LEARN, option
 from .learned_metric import FindsMetric
 from .learning_state import LearningState
 from .monitor import DRIFTED
@@ -184,7 +184,7 @@ class LearnsSurrogate(FindsMetric):
                 self._learn_or_go_on()
             return
         number = self._recorded_number()
-        if number >= FEWEST_PREDICTIONS:
+        if number >= FEWEST_TO_LEARN:
             self._learn_or_go_on()
         elif 2 * step >= self.warmup_steps + self.state.max_steps:  # in the middle of what is left, it waits no longer
             self._go_on_without(_too_few(number))
@@ -262,7 +262,7 @@ class LearnsSurrogate(FindsMetric):
         """How many groups of which size learning can afford."""
         kind = self.recorder.kind
         # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
-        size = max(FEWEST_PREDICTIONS // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10))
+        size = max(FEWEST_TO_LEARN // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10))
         some = {name: column[:size] for name, column in self.recorder.rows().items()} if len(self.recorder) else {}
         elements = sum(some[name][0].numel() for name in kind.read_columns if name in some)
         score = functools.partial(self._score, some) if some and isinstance(self.metric, GroupwiseMetric) else None
@@ -343,7 +343,7 @@ class LearnsSurrogate(FindsMetric):
         """What all processes have recorded."""
         parts = [part for part in gather_object([self.recorder.rows() if len(self.recorder) else None]) if part]
         number = sum(len(part["labels"]) for part in parts)
-        if number < FEWEST_PREDICTIONS:
+        if number < FEWEST_TO_LEARN:
             raise ValueError(_too_few(number))
         columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
         return recorded_dataset(
@@ -377,7 +377,7 @@ class LearnsSurrogate(FindsMetric):
 
 
 def _too_few(number: int) -> str:
-    return f"{number} predictions are recorded, and {FEWEST_PREDICTIONS} are the fewest to learn from."
+    return f"{number} predictions are recorded, and {FEWEST_TO_LEARN} are the fewest to learn from."
 
 
 def _reason(error: Exception) -> str:

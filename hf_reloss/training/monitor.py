@@ -23,10 +23,10 @@ from .arguments import SURROGATE_LOSS
 
 logger = logging.get_logger(__name__)
 
-MOST_PREDICTIONS, MOST_BYTES = 4_096, 2**26
+MOST_WATCHED, MOST_BYTES = 4_096, 2**26
 """How many predictions of an evaluation, in all processes together, the alignment is measured on at most."""
 
-FEWEST_PREDICTIONS = 80
+FEWEST_WATCHED = 80
 NUM_GROUPS, LARGEST_GROUP = 128, 128
 
 DRIFTED = 0.5
@@ -107,7 +107,7 @@ class WatchesRun:
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
         watches = self.recorder is not None or (self.surrogate is not None and self.watched_metric is not None)
-        most = MOST_PREDICTIONS // self.args.world_size
+        most = MOST_WATCHED // self.args.world_size
         self._evaluated_predictions = seen = PredictionRecorder(most) if watches and most > 1 else None
         if seen is not None:
             # Logits may be meant as embeddings.
@@ -169,7 +169,7 @@ class WatchesRun:
         """
         parts = [part for part in gather_object([seen.rows() if len(seen) else None]) if part is not None]
         number = sum(len(part["labels"]) for part in parts)
-        if number < FEWEST_PREDICTIONS:
+        if number < FEWEST_WATCHED:
             return None
         columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
         kind, metric = seen.kind, self.watched_metric

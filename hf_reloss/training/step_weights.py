@@ -68,7 +68,7 @@ class GlobalBatches:
         numbers = [
             torch.stack([counts.sum(), counts.flatten(1).any(1).sum() if counts.dim() > 1 else counts.sum()])
             * bool(number)
-            for counts, number in zip(map(counted, labels), rows, strict=True)
+            for counts, number in zip(map(which_count, labels), rows, strict=True)
         ]
         parts, examples = torch.stack(numbers, dim=-1).to(device).float()
         everywhere = self.accelerator.reduce(torch.stack([parts, examples]))
@@ -79,6 +79,6 @@ class GlobalBatches:
         return list(zip(of_parts, of_groups, of_examples, strict=True))
 
 
-def counted(labels: torch.Tensor) -> torch.Tensor:
+def which_count(labels: torch.Tensor) -> torch.Tensor:
     """Which labels [N, ...] count: joints that are visible, or all that are not -100."""
     return labelled(labels)[1] if labels.is_floating_point() and labels.dim() == 3 else labels != IGNORED_LABEL

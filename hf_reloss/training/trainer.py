@@ -28,7 +28,7 @@ from ..surrogates.auto import AutoSurrogate
 from ..surrogates.base import Surrogate, output_tensor
 from .adaptation import AdaptsLoss
 from .arguments import (
-    FEWEST_PREDICTIONS,
+    FEWEST_TO_LEARN,
     ReLossSeq2SeqTrainingArguments,
     ReLossTrainingArguments,
     check,
@@ -39,7 +39,7 @@ from .auto_learning import SURROGATE_FOLDER, LearnsSurrogate, SwitchCallback
 from .given import given_surrogate
 from .minimum_risk import MinimumRisk
 from .monitor import WatchesRun
-from .step_weights import GlobalBatches, counted
+from .step_weights import GlobalBatches, which_count
 
 logger = logging.get_logger(__name__)
 
@@ -158,7 +158,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         if self.recorder is None:
             return steps
         examples_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return self.learning.first_step + max(steps, math.ceil(FEWEST_PREDICTIONS / examples_per_step))
+        return self.learning.first_step + max(steps, math.ceil(FEWEST_TO_LEARN / examples_per_step))
 
     @property
     def evaluates_own_loss(self) -> bool:
@@ -302,7 +302,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             ValueError: for a model that puts out no loss.
         """
         # A compute_loss_func that divides by the number of items gives a mean, too; a model gives one without it.
-        items = counted(labels).sum() if self.compute_loss_func is not None else None
+        items = which_count(labels).sum() if self.compute_loss_func is not None else None
         loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True, num_items_in_batch=items)
         if loss.numel() > 1 and self.args.n_gpu <= 1:
             raise ValueError(
@@ -311,7 +311,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
                 "or pass compute_loss_func=; or train on a given surrogate from the start, which needs no such loss."
             )
         loss = loss.mean()  # of DataParallel, one for each device
-        if not loss.isfinite() and not counted(labels).any():
+        if not loss.isfinite() and not which_count(labels).any():
             loss = torch.nan_to_num(loss) * 0.0  # a mean over nothing
         return loss, outputs
 

@@ -142,7 +142,7 @@ def counts(folder: Path) -> None:
 
 def large(folder: Path) -> None:
     """The same, of a recording of which a sample is read, a part of it in each process."""
-    groups.MOST_PREDICTIONS = 500
+    groups.MOST_SAMPLED = 500
     surrogate(folder)
 
 

@@ -3,10 +3,12 @@
 All write the weights after each epoch. A step has 16 examples or 64 groups; the last one of an epoch has fewer.
 """
 
+import math
 import os
 import sys
 from pathlib import Path
 
+import datasets
 import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback
@@ -45,12 +47,15 @@ def settings(micro_batch: int, accumulation: int) -> dict:
     }  # fmt: skip
 
 
-def trained_on(surrogate, folder: Path, spy: Trajectory, **options) -> None:
+def trained_on(surrogate, folder: Path, spy: Trajectory, stream: bool = False, **options) -> None:
     """ReLossTrainer on labels of which some do not count."""
     torch.manual_seed(0)
     rows = tiny_rows(EXAMPLES)
     for row in rows[::5]:
         row["labels"] = torch.tensor(-100)
+    if stream:
+        rows = datasets.Dataset.from_list([{name: value.tolist() for name, value in row.items()} for row in rows])
+        rows = rows.to_iterable_dataset()
     args = ReLossTrainingArguments(str(folder / "run"), save_strategy="no", **options)
     ReLossTrainer(TinyClassifier(), args, train_dataset=rows, surrogate=surrogate, callbacks=[spy]).train()
 
@@ -63,6 +68,18 @@ def mean(folder: Path, spy: Trajectory, **options) -> None:
 def dropped(folder: Path, spy: Trajectory, **options) -> None:
     """The same, without the last examples, which do not fill a batch."""
     trained_on(SurrogateForClassification.for_metric("accuracy"), folder, spy, dataloader_drop_last=True, **options)
+
+
+def split(folder: Path, spy: Trajectory, **options) -> None:
+    """The same as `mean`, with batches that Accelerate splits over the processes."""
+    options["per_device_train_batch_size"] *= int(os.environ.get("WORLD_SIZE", "1"))
+    mean(folder, spy, accelerator_config={"split_batches": True}, **options)
+
+
+def stream(folder: Path, spy: Trajectory, **options) -> None:
+    """The same as `mean`, from a stream of examples."""
+    steps = 2 * math.ceil(EXAMPLES / 16)
+    mean(folder, spy, stream=True, max_steps=steps, **options)
 
 
 def group(folder: Path, spy: Trajectory, **options) -> None:
@@ -90,7 +107,7 @@ def learned(folder: Path, spy: Trajectory, **options) -> None:
     ).train()
 
 
-PROGRAMS = {program.__name__: program for program in (mean, dropped, group, texts, learned)}
+PROGRAMS = {program.__name__: program for program in (mean, dropped, split, stream, group, texts, learned)}
 
 if __name__ == "__main__":
     folder, micro_batch, accumulation = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

@@ -93,7 +93,7 @@ def test_labels_out_of_range_are_refused():
 
 
 def test_of_a_large_recording_on_disk_a_sample_is_all_that_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_reloss.predictions.groups.MOST_PREDICTIONS", 300)
+    monkeypatch.setattr("hf_reloss.predictions.groups.MOST_SAMPLED", 300)
     synthetic_predictions(5_000).save_to_disk(tmp_path / "recording")
     on_disk = datasets.load_from_disk(tmp_path / "recording")
     sample = sampled(on_disk, seed=3)
