@@ -17,7 +17,7 @@ _MODULES = {
     "ranking": ["hard_rank", "soft_rank", "spearman"],
     "predictions.record": ["record_predictions"],
     "predictions.recorder": ["PredictionRecorder"],
-    "training.trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
+    "training.trainer": ["ReLossMixin", "ReLossSeq2SeqTrainer", "ReLossTrainer"],
     "learning.trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
     "surrogates.auto": ["AutoSurrogate"],
     "surrogates.base": ["Surrogate"],
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from .surrogates.tokens import SurrogateForTokens, next_token_labels
     from .training.adaptive_trainer import AdaptiveLossTrainer
     from .training.arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
-    from .training.trainer import ReLossSeq2SeqTrainer, ReLossTrainer
+    from .training.trainer import ReLossMixin, ReLossSeq2SeqTrainer, ReLossTrainer
 
 
 def __getattr__(name: str):

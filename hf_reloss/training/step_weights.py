@@ -57,7 +57,8 @@ class GlobalBatches:
         own = own_rows(self, number) if last else number
         if 0 < own < number:  # of nothing, there is no mean: such a batch has no weight instead
             for name, value in batch.items():
-                if torch.is_tensor(value) and value.dim() and len(value) == number:
+                is_column = value.dim() > 0 if torch.is_tensor(value) else isinstance(value, list)
+                if is_column and len(value) == number:
                     batch[name] = value[:own]
         return own
 

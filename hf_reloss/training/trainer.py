@@ -47,8 +47,8 @@ WORDS = ("auto", "approximation", "ala", "minimum_risk")
 """What `surrogate=` may be beside a surrogate."""
 
 
-class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
-    """What makes a Trainer one that trains on a surrogate of the metric.
+class ReLossMixin(GlobalBatches, WatchesRun, LearnsSurrogate):
+    """What makes any Trainer one that trains on a surrogate of the metric: `class Mine(ReLossMixin, SFTTrainer)`.
 
     Everything that the Trainer does it does: accumulation, several processes, mixed precision, evaluation, checkpoints.
     The loss of a batch is the surrogate's of its predictions; a step's is that of all its examples, in all processes.
@@ -94,7 +94,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
     """What changes the loss while it is trained on, if something does."""
     minimum_risk: MinimumRisk | None = None
     """What is the loss in training in place of a surrogate, if it is."""
-    _default_arguments: ClassVar[type[TrainingArguments]]
+    _default_arguments: ClassVar[type[TrainingArguments] | None] = None
 
     def __init__(
         self,
@@ -105,7 +105,10 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         metric: Metric | Any = None,
         **trainer_options: Any,
     ):
-        args = args or self._default_arguments(output_dir="tmp_trainer")
+        if args is None:
+            if self._default_arguments is None:
+                raise ValueError(f"{type(self).__name__} wants args=, the arguments of the Trainer that it extends.")
+            args = self._default_arguments(output_dir="tmp_trainer")
         self._approximates = surrogate == "approximation"
         learns = self._approximates or surrogate == "auto"
         adapts = isinstance(surrogate, LossController) or surrogate == "ala"
@@ -261,7 +264,7 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
             own_loss = 0.0
         else:
             given = self._without_labels(model, inputs) if withheld or not self._takes_labels(model) else inputs
-            own_loss, outputs = 0.0, model(**given)
+            own_loss, outputs = 0.0, self.model_outputs(model, given)
         loss = own_loss
         if share < 1:
             if draws:
@@ -295,6 +298,15 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         outputs = outputs if isinstance(outputs, Mapping) else {"logits": output_tensor(outputs, "logits")}
         return (loss, outputs) if return_outputs else loss
 
+    def model_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        """What the model puts out for a batch. A trainer with batches that are no keywords of its model overrides it.
+
+        Args:
+            model: the model, which may be wrapped.
+            inputs: the batch, of which the labels may have been taken out.
+        """
+        return model(**inputs)
+
     def _own_loss(self, model: nn.Module, inputs: dict[str, Any], labels: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """The model's own loss, or that of `compute_loss_func`: a mean over what counts in the batch; and its outputs.
 
@@ -304,6 +316,8 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         # A compute_loss_func that divides by the number of items gives a mean, too; a model gives one without it.
         items = which_count(labels).sum() if self.compute_loss_func is not None else None
         loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True, num_items_in_batch=items)
+        if isinstance(outputs, Mapping) and not outputs:  # as of sentence-transformers, whose losses call the model
+            outputs = self.model_outputs(model, inputs)
         if loss.numel() > 1 and self.args.n_gpu <= 1:
             raise ValueError(
                 f"{type(unwrapped(model)).__name__} puts out no loss of its own: what comes first in its outputs has "
@@ -379,21 +393,21 @@ class _SurrogateLoss(GlobalBatches, WatchesRun, LearnsSurrogate):
         self.accelerator.wait_for_everyone()  # after this a checkpoint counts as whole
 
 
-class ReLossTrainer(_SurrogateLoss, Trainer):
+class ReLossTrainer(ReLossMixin, Trainer):
     __doc__ = f"""A Trainer that trains on a surrogate of the metric.
-{_SurrogateLoss.__doc__.partition("metric.")[2]}
+{ReLossMixin.__doc__.partition("SFTTrainer)`.")[2]}
     Example:
         >>> ReLossTrainer(model, args, train_dataset=data, surrogate="someone/reloss-accuracy")  # doctest: +SKIP
     """
     _default_arguments = ReLossTrainingArguments
 
 
-class ReLossSeq2SeqTrainer(_SurrogateLoss, Seq2SeqTrainer):
+class ReLossSeq2SeqTrainer(ReLossMixin, Seq2SeqTrainer):
     __doc__ = f"""A Seq2SeqTrainer that trains on a surrogate of the metric: `ReLossTrainer` for models that write text.
 
     With `predict_with_generate` it evaluates what the model generates. Under several processes each example is scored
     once, also where the last batch was filled up.
-{_SurrogateLoss.__doc__.partition("metric.")[2]}
+{ReLossMixin.__doc__.partition("SFTTrainer)`.")[2]}
     Example:
         >>> ReLossSeq2SeqTrainer(model, args, train_dataset=data, surrogate="someone/reloss-bleu")  # doctest: +SKIP
     """

@@ -24,9 +24,9 @@ from hf_reloss import (
 )
 from hf_reloss.losses.base import Evidence
 from hf_reloss.losses.learned.counts import GENERAL_SCORES
-from hf_reloss.metrics import _known
 from hf_reloss.metrics.classification import ClassMetric
 from hf_reloss.metrics.curves import CurveMetric
+from hf_reloss.metrics.loading import _known
 from hf_reloss.predictions.recorder import PredictionRecorder
 from hf_reloss.surrogates.base import Surrogate
 
