@@ -17,6 +17,7 @@ _MODULES = {
     "ranking": ["hard_rank", "soft_rank", "spearman"],
     "predictions.record": ["record_predictions"],
     "predictions.recorder": ["PredictionRecorder"],
+    "training.loss_monitor": ["LossMetricMonitor"],
     "training.trainer": ["ReLossMixin", "ReLossSeq2SeqTrainer", "ReLossTrainer"],
     "learning.trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
     "surrogates.auto": ["AutoSurrogate"],
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .surrogates.tokens import SurrogateForTokens, next_token_labels
     from .training.adaptive_trainer import AdaptiveLossTrainer
     from .training.arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
+    from .training.loss_monitor import LossMetricMonitor
     from .training.trainer import ReLossMixin, ReLossSeq2SeqTrainer, ReLossTrainer
 
 

@@ -26,12 +26,14 @@ from typing import Any
 import datasets
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..metrics import AdditiveMetric, Metric
 from ..metrics.adapters import EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
+from ..metrics.classification import ClassMetric
 from ..surrogates.base import Surrogate
-from .models import DESCRIPTION
+from .models import DESCRIPTION, tokenizer_of, writes_text
 
 GENERATED, TEACHER_FORCED, ANSWERED = "generated", "teacher_forced", "answered"
 
@@ -63,6 +65,23 @@ def scored(kind: type[Surrogate], columns: Mapping[str, torch.Tensor], tokenizer
     if tokenizer is None:
         return predictions, references
     return decoded(predictions, tokenizer), decoded(references, tokenizer)
+
+
+def text_decoder(
+    model: nn.Module, kind: type[Surrogate], metric: Metric, processing_class: Any, data_collator: Any = None
+) -> Any:
+    """What decodes the token ids that a surrogate of a kind records of a model, or None if the metric compares classes.
+
+    Args:
+        model: whose predictions are recorded.
+        kind: the surrogate that records them.
+        metric: that is to score them.
+        processing_class, data_collator: of a Trainer.
+    """
+    reads_text = kind.task == "spans" or (kind.task == "tokens" and writes_text(model))
+    if not reads_text or isinstance(metric, ClassMetric | EvaluationMetrics):
+        return None
+    return tokenizer_of(processing_class, data_collator)
 
 
 def decoded(ids: torch.Tensor, tokenizer: Any) -> list[str]:

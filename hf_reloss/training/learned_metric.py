@@ -9,9 +9,7 @@ from transformers.utils import logging
 from ..metrics import AdditiveMetric, Metric, load_metric
 from ..metrics.adapters import ComputeMetrics, EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
-from ..metrics.classification import ClassMetric
-from ..predictions.dataset import scored
-from ..predictions.models import tokenizer_of, writes_text
+from ..predictions.dataset import scored, text_decoder
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.auto import AutoSurrogate
 from ..surrogates.base import Surrogate
@@ -53,10 +51,7 @@ class FindsMetric:
 
     def _decoding(self, kind: type[Surrogate], metric: Metric) -> Any:
         """What decodes the token ids that a surrogate of a kind records, or None if the metric compares classes."""
-        reads_text = kind.task == "spans" or (kind.task == "tokens" and writes_text(self.model))
-        if not reads_text or isinstance(metric, ClassMetric | EvaluationMetrics):
-            return None
-        return tokenizer_of(self.processing_class, self.data_collator)
+        return text_decoder(self.model, kind, metric, self.processing_class, self.data_collator)
 
     def _score(self, columns: Mapping[str, torch.Tensor]) -> float:
         """The metric of recorded predictions, taken as one group."""

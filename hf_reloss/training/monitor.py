@@ -5,29 +5,23 @@ from logging import INFO
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..learning.alignment import alignment, gathered_columns
 from ..losses.base import Evidence
 from ..losses.hand_made.base import HandMadeLoss
 from ..metrics import Metric
-from ..predictions.dataset import joined, recorded_dataset
-from ..predictions.groups import draw_groups
+from ..predictions.dataset import recorded_dataset
 from ..predictions.recorder import PredictionRecorder
-from ..ranking import spearman
 from ..surrogates.base import Surrogate
-from ..surrogates.config import SurrogateConfig
 from .arguments import SURROGATE_LOSS
 
 logger = logging.get_logger(__name__)
 
 MOST_WATCHED, MOST_BYTES = 4_096, 2**26
 """How many predictions of an evaluation, in all processes together, the alignment is measured on at most."""
-
-FEWEST_WATCHED = 80
-NUM_GROUPS, LARGEST_GROUP = 128, 128
 
 DRIFTED = 0.5
 """The alignment below which a surrogate is no good as a loss, as `SurrogateTrainingArguments.min_alignment` has it."""
@@ -120,15 +114,15 @@ class WatchesRun:
             self._evaluated_predictions = None
         if losses:
             output.metrics[f"{metric_key_prefix}_{SURROGATE_LOSS}"] = torch.cat(losses).mean().item()
-        alignment = None
+        found = None
         try:
-            alignment = None if seen is None else self._alignment(seen, self.surrogate)
+            found = None if seen is None else self._alignment(seen, self.surrogate)
         except Exception as error:  # also of a metric that is somebody's own: an evaluation is not lost to this
             logger.warning(f"The alignment with {self.watched_metric.name} could not be measured: {error!r}")
-        if alignment is None and (self.args.metric_for_best_model or "").removeprefix("eval_") == "alignment":
-            alignment = 0.0  # a checkpoint is chosen by it, so it must not be missing
-        if alignment is not None:
-            output.metrics[f"{metric_key_prefix}_alignment"] = alignment
+        if found is None and (self.args.metric_for_best_model or "").removeprefix("eval_") == "alignment":
+            found = 0.0  # a checkpoint is chosen by it, so it must not be missing
+        if found is not None:
+            output.metrics[f"{metric_key_prefix}_alignment"] = found
         return output
 
     def _note_evaluated(self, loss: torch.Tensor, labels: torch.Tensor) -> None:
@@ -167,33 +161,18 @@ class WatchesRun:
         Raises:
             ValueError: if they cannot be ranked; and what a metric of somebody's own raises.
         """
-        parts = [part for part in gather_object([seen.rows() if len(seen) else None]) if part is not None]
-        number = sum(len(part["labels"]) for part in parts)
-        if number < FEWEST_WATCHED:
+        columns = gathered_columns(seen)
+        if columns is None:
             return None
-        columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
         kind, metric = seen.kind, self.watched_metric
         predictions = recorded_dataset(kind, columns, tokenizer=self._decoding(kind, metric), metric=metric)
-        size = min(LARGEST_GROUP, max(2, number // 10))
-        groups = draw_groups(predictions, metric, num_groups=NUM_GROUPS, group_size=size)
-        reader = self._placed(kind(SurrogateConfig(task=kind.task))) if surrogate is None else surrogate
-        losses = []
-        with torch.no_grad():
-            for first in range(0, len(groups), 32):
-                batch = groups.__getitems__(list(range(first, min(first + 32, len(groups)))))
-                batch = {name: column.to(self.args.device) for name, column in batch.items()}
-                evidence = reader.evidence(batch, batch["labels"])
-                if surrogate is None:
-                    losses.append(reader.network.mean(reader.original_losses(evidence), evidence.counts).cpu())
-                else:
-                    losses.append(surrogate(evidence).cpu())
-        alignment = spearman(-torch.cat(losses).double(), groups.scores.double()).item()
+        found = alignment(predictions, metric, kind, surrogate, device=self.args.device)
         # Elsewhere no labels are replaced, so the groups of one evaluation differ by chance alone.
         learned = surrogate is not None and not isinstance(surrogate.network, HandMadeLoss)
-        if kind.task == "classification" and learned and alignment < DRIFTED:
+        if kind.task == "classification" and learned and found < DRIFTED:
             logger.warning(
-                f"The surrogate's rank correlation with {metric.name} is {alignment:.3f} on these predictions: it has "
+                f"The surrogate's rank correlation with {metric.name} is {found:.3f} on these predictions: it has "
                 "drifted from the metric. Learn it again from predictions like these, with surrogate='auto' and "
                 "refresh_steps."
             )
-        return alignment
+        return found
