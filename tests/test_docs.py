@@ -63,6 +63,8 @@ def test_snippets_about_metrics_run():
 
 
 def test_snippets_about_tasks_run(tmp_path, monkeypatch):
+    pytest.importorskip("trl")
+    pytest.importorskip("sentence_transformers")
     monkeypatch.chdir(tmp_path)
     tokenizer, model = make_tokenizer(), make_translator()
     names = {
