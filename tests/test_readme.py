@@ -29,7 +29,7 @@ def test_its_python_snippets_run(tmp_path, monkeypatch):
     train, test = tiny_rows(600), tiny_rows(800, seed=1)
     metric = load_metric("accuracy")
     names = {
-        "model": TinyClassifier(), "train": train, "test": test, "dataset": test,
+        "model": TinyClassifier(), "train": train, "test": test, "dataset": test, "dev": tiny_rows(100, seed=2),
         "args": TrainingArguments("out", num_train_epochs=4, per_device_train_batch_size=8, disable_tqdm=True),
         "compute_metrics": lambda result: {"accuracy": metric.compute(result.predictions, result.label_ids)},
         "batch": {"features": train[0]["features"][None], "labels": train[0]["labels"][None]},

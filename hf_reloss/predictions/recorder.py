@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import find_labels
 
 from ..metrics import Metric, load_metric
@@ -26,7 +27,8 @@ class PredictionRecorder(TrainerCallback):
     As a callback of a Trainer it listens to the model's forward passes in training mode. (With label smoothing or a
     `compute_loss_func`, Trainer keeps the labels from the model: `add` predictions yourself then.) Memory is bounded:
     when there are more than `max_predictions`, every second one is dropped and from then on every second one is
-    skipped, so what is kept is always spread evenly over the run.
+    skipped, so what is kept is always spread evenly over the run. Checkpoints hold what has been recorded, and a run
+    that is resumed goes on from there.
 
     Args:
         max_predictions: how many are kept at most, in each process.
@@ -147,6 +149,19 @@ class PredictionRecorder(TrainerCallback):
             self._hook.remove()
         self._description = description_of(model)
         self._hook = model.register_forward_hook(self._listen, with_kwargs=True)
+        checkpoint = self._checkpoint(args, state)
+        if state.global_step and not len(self) and checkpoint.is_file():  # of a run that goes on in another process
+            self.load(checkpoint)
+
+    def on_save(self, args, state, control, **kwargs):
+        if self._checkpoint(args, state).parent.is_dir():
+            self.save(self._checkpoint(args, state))
+
+    @staticmethod
+    def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+        """Where a checkpoint of a Trainer keeps what this process has recorded."""
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        return folder / f"predictions_{args.process_index}.safetensors"
 
     def on_step_begin(self, args, state, control, **kwargs):
         self._stage = state.global_step / max(state.max_steps, 1)

@@ -3,6 +3,7 @@
 Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignment, arXiv:1905.05895.
 """
 
+import copy
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,25 @@ class AdaptsLoss(TrainerCallback):
             with torch.random.fork_rng():
                 torch.manual_seed(trainer.args.seed)
                 controller = LossController(LossControllerConfig())
-        self.trainer, self.metric, self.every = trainer, load_metric(metric), every
+        self.trainer, self.metric, self.wanted_steps = trainer, load_metric(metric), every
         self.children = children or Children()
-        self.best_child = self.children.rank
-        self.dataset = _sample(dataset)
-        self.controller, self.learning = controller, PolicyLearning(controller)
-        self.generator = torch.Generator().manual_seed(trainer.args.seed)
-        self.readings: deque[torch.Tensor] = deque(maxlen=controller.config.history)
+        self.dataset, self.controller = _sample(dataset), controller
+        loss = trainer.surrogate and trainer.surrogate.state_dict()
+        self._at_first = copy.deepcopy((controller.state_dict(), loss))
+        self.start()
+
+    def start(self) -> None:
+        """Begins anew, with the controller and the loss that were given: each call of `train` is a run of its own."""
+        controller, loss = self._at_first
+        self.controller.load_state_dict(controller)
+        if loss is None:
+            self.trainer.surrogate = None
+        else:
+            self.trainer.surrogate.load_state_dict(loss)
+        self.every, self.best_child = self.wanted_steps, self.children.rank
+        self.learning = PolicyLearning(self.controller)
+        self.generator = torch.Generator().manual_seed(self.trainer.args.seed)
+        self.readings: deque[torch.Tensor] = deque(maxlen=self.controller.config.history)
         self.errors: list[float] = []
         self.former_error: float | None = None
         self.pending: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
@@ -185,6 +198,11 @@ class AdaptsLoss(TrainerCallback):
             found.append(trainer.accelerator.gather_for_metrics((logits.float(), labels)))
         model.train(was_training)
         torch.set_rng_state(kept)
+        if not found:
+            raise ValueError(
+                "surrogate='ala' reads validation data, but that gives no batch: with dataloader_drop_last=True it "
+                f"wants {trainer.args.eval_batch_size} examples or more in each process."
+            )
         logits, labels = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
         counts = labels != IGNORED_LABEL
         return logits[counts], labels[counts]

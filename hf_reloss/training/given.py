@@ -79,8 +79,14 @@ def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] |
             f"The loss {name!r} is one of metric learning, so the logits of {model_class} are taken for embeddings. "
             f"For classes there are {', '.join(hand_made_losses())}."
         )
+    options = {}
+    if "classes" in kind.options:
+        classes = getattr(getattr(unwrapped(model), "config", None), "num_labels", None)
+        if classes is None and labels is not None:
+            classes = int(_flat(name, labels).max()) + 1
+        options = {} if classes is None else {"classes": classes}
     counted = _flat(name, labels) if kind.wants_frequencies and labels is not None else None
-    return hand_made_loss(name, counted, task=task)
+    return hand_made_loss(name, counted, task=task, **options)
 
 
 def training_labels(dataset: Any, names: Sequence[str] | None = None) -> Sequence[Any] | None:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,6 +117,12 @@ class ReLossMixin(GlobalBatches, WatchesRun, LearnsSurrogate):
         if learns and isinstance(metric, str):
             metric = metric.removeprefix("eval_")
         check(args, learns, adapts, draws, metric, self._adapted_loss is not None)
+        launched_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched_processes > args.world_size and not option(args, "adapt_children"):
+            logger.warning(
+                f"{launched_processes} processes were launched, but each of them trains a model of its own: on a "
+                "machine without accelerators pass --use_cpu (use_cpu=True), so that they train one together."
+            )
         super().__init__(model, args, *trainer_args, **trainer_options)
         self.model_accepts_loss_kwargs = False  # nothing is normalised by the number of items
         self.surrogate: Surrogate | None = None
@@ -186,9 +193,12 @@ class ReLossMixin(GlobalBatches, WatchesRun, LearnsSurrogate):
             self._start_recording()
             if isinstance(resume_from_checkpoint, str | Path):
                 self._resume_recording(Path(resume_from_checkpoint))
-        elif self.minimum_risk is None and isinstance(resume_from_checkpoint, str | Path):
-            if self.adaptation is not None:
+        if self.adaptation is not None:
+            self.adaptation.start()
+            if isinstance(resume_from_checkpoint, str | Path):
                 self.adaptation.load(Path(resume_from_checkpoint))
+        given = self.recorder is None and self.minimum_risk is None
+        if given and isinstance(resume_from_checkpoint, str | Path):
             self._resume_surrogate(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 

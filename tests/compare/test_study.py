@@ -223,7 +223,7 @@ def test_what_cross_entropy_fails_with_and_an_interruption_are_no_rows(tmp_path,
 
 @pytest.mark.parametrize(
     ("loss", "message"),
-    [("facal", "focal meant"), ("bert", "choose among ala, .*focal"), ("./no", "no folder")],
+    [("facal", "'focal' meant"), ("bert", "choose among ala, .*focal"), ("./no", "no folder")],
 )
 def test_an_unknown_name_is_refused_before_anything_runs(tmp_path, loss, message):
     with pytest.raises(ValueError, match=message):

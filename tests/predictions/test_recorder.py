@@ -315,3 +315,19 @@ def test_what_cannot_be_recorded_says_so(translator):
     recorded = record_predictions(model, rows, data_collator=collator, processing_class=tokenizer)
     with pytest.raises(ValueError, match="columns logits, labels, stage, but these have margins"):
         SurrogateTrainer(SurrogateForClassification(SurrogateConfig()), train_dataset=recorded, metric="bleu")
+
+
+def test_a_resumed_run_has_recorded_what_an_unbroken_one_has(tmp_path):
+    def run(recorder, checkpoint=None):
+        args = TrainingArguments(
+            str(tmp_path), max_steps=30, save_steps=10, per_device_train_batch_size=16, disable_tqdm=True, use_cpu=True
+        )
+        trainer = Trainer(TinyClassifier(), args, train_dataset=tiny_rows(100), callbacks=[recorder])
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return recorder.rows()
+
+    unbroken = run(PredictionRecorder(max_predictions=200))
+    resumed = run(PredictionRecorder(max_predictions=200), str(tmp_path / "checkpoint-10"))
+    assert unbroken.keys() == resumed.keys()
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    assert unbroken["stage"].min() == 0

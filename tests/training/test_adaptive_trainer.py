@@ -250,3 +250,25 @@ def test_a_loss_may_have_options_of_its_own_and_the_controller_be_one_of_classes
     second.train()
     assert second.surrogate.network.floor == 0.05
     assert len(second.adaptation.rewards) == 11
+
+
+def test_validation_data_without_a_batch_is_told(tmp_path):
+    trainer = make_trainer(tmp_path, validation=tiny_rows(5), dataloader_drop_last=True)
+    with pytest.raises(ValueError, match="gives no batch: with dataloader_drop_last=True"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("loss", [None, "given"])
+def test_each_call_of_train_is_a_run_of_its_own(tmp_path, loss):
+    """As in a search for hyperparameters, where model_init makes a fresh model for each."""
+    loss = loss and hand_made_loss("class_correlation", classes=4, floor=0.05)
+    options = {} if loss is None else {"loss": loss}
+    trainer = make_trainer(tmp_path, max_steps=40, kind=AdaptiveLossTrainer, **options)
+    trainer.model_init = lambda: TinyClassifier(dropout=0.1)
+    found = []
+    for _ in range(2):
+        trainer.train()
+        found.append((trainer.adaptation.rewards, [values for _, values in trainer.adaptation.history]))
+    assert found[0][0] == found[1][0]
+    assert len(found[0][1]) == 5
+    assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))

@@ -120,6 +120,21 @@ def test_a_loss_of_embeddings_on_a_classifier_is_told(tmp_path, caplog):
     assert "one of metric learning" in caplog.text
 
 
+def test_a_loss_with_a_size_of_its_own_has_that_of_the_labels(tmp_path):
+    trainer = ReLossTrainer(
+        TinyClassifier(), args(tmp_path), train_dataset=tiny_rows(100), surrogate="class_correlation"
+    )
+    trainer.train()
+    assert trainer.surrogate.network.classes == 4
+
+
+def test_processes_that_do_not_train_together_are_told(tmp_path, monkeypatch, caplog):
+    options = args(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ReLossTrainer(TinyClassifier(), options, train_dataset=tiny_rows(16), surrogate="focal")
+    assert "2 processes were launched, but each of them trains a model of its own" in caplog.text
+
+
 def test_labels_of_two_shapes_are_named(tmp_path):
     rows = [{"input_ids": torch.arange(8), "labels": torch.arange(8), "next_sentence_label": torch.tensor(0)}] * 16
     surrogate = SurrogateForClassification.for_metric("accuracy")
