@@ -114,7 +114,7 @@ class LossController(PreTrainedModel):
 
 
 def remembered(*parts: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, ...]:
-    """What is learned from of tensors [P, ...]: of more than `MOST_PARAMETERS` so many, drawn anew each time."""
+    """What is learned from of tensors [P, ...]: of more than `MOST_PARAMETERS` a sample of that size, drawn anew."""
     if len(parts[0]) <= MOST_PARAMETERS:
         return parts
     chosen = torch.randperm(len(parts[0]), generator=generator)[:MOST_PARAMETERS]

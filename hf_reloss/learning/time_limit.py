@@ -8,7 +8,7 @@ from accelerate.utils import broadcast
 from transformers import TrainerCallback
 
 SHARE, LEAST_SECONDS = 0.05, 10.0
-"""Learning takes this share of the run or so many seconds, whichever is more."""
+"""Learning takes this share of the run or this many seconds, whichever is more."""
 
 MOST_ELEMENTS = 2**27
 """Numbers in the evidence of all held-out groups together, at most: those of heatmaps are large."""
@@ -17,7 +17,7 @@ FEWEST_GROUPS = 64
 """Held-out groups that alignment is measured on, at least."""
 
 HELD_OUT = 4
-"""One group is held out for so many to learn from, as `SurrogateTrainingArguments` has it."""
+"""One group is held out for this many to learn from, as `SurrogateTrainingArguments` has it."""
 
 
 class Stopwatch:

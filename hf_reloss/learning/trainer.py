@@ -46,7 +46,7 @@ class MisalignedSurrogateError(RuntimeError):
 class SurrogateTrainingArguments(TrainingArguments):
     """TrainingArguments with the defaults of a surrogate's training, and what groups and objective need.
 
-    A batch is so many groups. All of a step are ranked together, those of accumulated batches and of all processes.
+    A batch is a number of groups. All of a step are ranked together, those of accumulated batches and of all processes.
     """
 
     output_dir: str | None = field(default="surrogate", metadata={"help": "Where checkpoints are written."})
@@ -96,7 +96,7 @@ class SurrogateTrainer(Trainer):
         model: the surrogate.
         args: `SurrogateTrainingArguments`.
         train_dataset: predictions, from `record_predictions` or a `PredictionRecorder`. Of more than 262,144, which may
-            lie on disk, a random sample of so many is read, a part of it in each process.
+            lie on disk, a random sample of that size is read, a part of it in each process.
         eval_dataset: held-out predictions; by default a share of `train_dataset`.
         metric: a `Metric`, or what `load_metric` takes.
         trainer_options: passed to Trainer (`callbacks`, `optimizers`).

@@ -121,7 +121,7 @@ class CountMetric(ClassMetric):
     where nothing counts.
 
     Attributes:
-        zero_point: the score that is as bad as any below, where its soft twin ends; the best is 1.
+        zero_point: the score that is as bad as any below, where its soft form ends; the best is 1.
     """
 
     zero_point: ClassVar[float] = 0.0
@@ -358,7 +358,7 @@ class CohenKappa(ClassMetric):
     Statistics: [N, C²], the confusion matrix, due by predicted.
 
     Args:
-        weights: None, or how much it costs to be off by so many classes: "linear" or "quadratic" (QWK). Classes are
+        weights: None, or how much it costs to be off by a number of classes: "linear" or "quadratic" (QWK). Classes are
             taken in their order, those that do not occur in the group being passed over, as scikit-learn does.
     """
 

@@ -41,7 +41,7 @@ def record_predictions(
         data_collator, processing_class: as for Trainer. The tokenizer of a model that writes text, or answers with a
             span of it, is the second, or that of a processor.
         batch_size: examples per device and forward pass.
-        max_predictions: of a larger data set, so many examples are taken at random.
+        max_predictions: of a larger data set, a random sample of this size is taken.
         stage: the share of its training that the model has behind it, to mix with other recordings.
         seed: of the examples that are taken.
 

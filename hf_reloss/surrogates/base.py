@@ -103,7 +103,7 @@ class Surrogate(PreTrainedModel):
 
     @classmethod
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "Surrogate":
-        """A fresh surrogate whose structure fits a metric: if it can be, its soft twin.
+        """A fresh surrogate whose structure fits a metric: if it can be, its soft form.
 
         Args:
             metric: what `load_metric` takes.
@@ -271,7 +271,7 @@ class Surrogate(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Leaves the start to each network: at its start a surrogate is its hand-made twin."""
+        """Leaves the start to each network: at its start a surrogate is the soft metric."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> "Surrogate":

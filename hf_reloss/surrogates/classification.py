@@ -22,12 +22,12 @@ class SurrogateForClassification(Surrogate):
 
     Four architectures, beside the hand-made losses (`hf_reloss.losses`):
 
-    - `"margin"`, the soft twin of accuracy: the mean over the group of softplus(-g(m)) + κ‖z - z̄‖, with g a strictly
+    - `"margin"`, the soft form of accuracy: the mean over the group of softplus(-g(m)) + κ‖z - z̄‖, with g a strictly
       increasing spline and m the margin of the label's logit over the log-sum-exp of the others: a prediction further
       on the right side never costs more, whatever was learned. The second term holds what metrics of decisions cannot
       see, the scale of the logits z, which a model could otherwise grow without end to lower its loss. At its start the
       spline is the identity, and the surrogate is cross-entropy with that pull.
-    - `"counts"`, the soft twin of metrics of counts per class, such as F1: each class's margin goes through such a
+    - `"counts"`, the soft form of metrics of counts per class, such as F1: each class's margin goes through such a
       spline and a sigmoid, at the start softmax probabilities; these are added up over the group to soft counts of
       right, predicted and due; and of these the metrics in `scores` are taken, on whose logarithms a score is learned
       (`ScoreMixture`). To this comes the same pull. Its value is a group's: the batch that it is given.
@@ -99,7 +99,7 @@ class SurrogateForClassification(Surrogate):
 
     @classmethod
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForClassification":
-        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: if it can be, its soft twin.
+        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: if it can be, its soft form.
 
         For accuracy that is the architecture `"margin"`; for metrics of counts per class (F1, Matthews correlation)
         `"counts"` of the metric itself; for any other one `"counts"` of a mixture, whose weights are to be learned.

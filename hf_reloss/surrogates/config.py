@@ -50,7 +50,7 @@ class SurrogateConfig(PreTrainedConfig):
             `"set"` (Grabocka et al. 2019) or a hand-made loss (`hf_reloss.losses`). Of embeddings: `"triplet"` or
             `"margin"`, hand-made too. Of tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of keypoints:
             `"hits"` or `"paper"`.
-        scores: of `"counts"`: the metrics of counts per class whose soft twins are mixed, each name with its options,
+        scores: of `"counts"`: the metrics of counts per class whose soft forms are mixed, each name with its options,
             as `load_metric` takes them; of `"hits"`: `"pck"` or `"oks"` with its options.
         num_knots: of `"margin"`, `"counts"`, `"overlap"` and `"hits"`: intervals of the learned monotone spline.
         knot_range: of the same: the spline bends at margins between -knot_range and knot_range.

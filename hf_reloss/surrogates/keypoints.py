@@ -18,7 +18,7 @@ from .config import SurrogateConfig
 class SurrogateForKeypoints(Surrogate):
     """A learned loss for keypoints that are read from heatmaps, such as the joints of a body.
 
-    Two architectures: `"hits"`, the soft twin of PCK or OKS, and `"paper"`, that of Huang et al. 2022 (Relational
+    Two architectures: `"hits"`, the soft form of PCK or OKS, and `"paper"`, that of Huang et al. 2022 (Relational
     Surrogate Loss Learning), which is not monotone: check its alignment.
 
     Models put out `heatmaps` [N, K, H, W] of K joints. Labels are [N, K, 3] float: x and y in pixels of the heatmap,
@@ -71,9 +71,9 @@ class SurrogateForKeypoints(Surrogate):
 
     @classmethod
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForKeypoints":
-        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: for PCK and OKS its soft twin.
+        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: for PCK and OKS its soft form.
 
-        Any other metric gets the twin of PCK. Lengths that a metric has in pixels are in those of the heatmap.
+        Any other metric gets the soft form of PCK. Lengths that a metric has in pixels are in those of the heatmap.
         """
         metric = load_metric(metric)
         scores = {metric.name: metric.options} if isinstance(metric, PCK | OKS) else DEFAULT_SCORES

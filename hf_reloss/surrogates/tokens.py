@@ -26,7 +26,7 @@ ABSENT = -100.0
 class SurrogateForTokens(Surrogate):
     """A learned loss for models that predict tokens: translation, summarisation, language models, taggers.
 
-    - `"ngrams"`, the soft twin of BLEU: soft precisions of n-grams, whose orders have learned weights. Of order 1 it is
+    - `"ngrams"`, the soft form of BLEU: soft precisions of n-grams, whose orders have learned weights. Of order 1 it is
       a soft share of right tokens. It is monotone in every margin by construction.
     - `"paper"`: the transformer of Huang et al. 2022. It is not monotone: check its alignment.
 

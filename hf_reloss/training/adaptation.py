@@ -249,7 +249,7 @@ def part_of(dataset: Any, rows: list[int]) -> Any:
 
 
 def _sample(dataset: Any) -> Any:
-    """At most so many examples, evenly spaced."""
+    """The data set or, of a large one, 2,000 examples of it, evenly spaced."""
     if not hasattr(dataset, "__len__") or len(dataset) <= MOST_EXAMPLES:
         return dataset
     return part_of(dataset, torch.linspace(0, len(dataset) - 1, MOST_EXAMPLES).long().tolist())

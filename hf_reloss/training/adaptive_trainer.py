@@ -27,7 +27,7 @@ class AdaptiveLossTrainer(ReLossTrainer):
         surrogate: `"ala"`, with a fresh controller, or a `LossController`.
         metric: of which the reward is: what `load_metric` takes.
         validation_dataset: what the controller sees, by default `eval_dataset`, which then says nothing of other data.
-            Of more than 2,000 examples so many are read, evenly spaced.
+            Of more than 2,000 examples, 2,000 are read, evenly spaced.
         loss: what is adapted in place of class correlations, from the start of the run on: the name of a hand-made loss
             that can be, such as `"triplet"`, or what `hand_made_loss` makes of it, which is changed then.
 

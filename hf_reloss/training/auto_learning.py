@@ -38,7 +38,7 @@ SURROGATE_FOLDER = "surrogate"
 """Where a checkpoint keeps the surrogate."""
 
 FITTED = 0.5
-"""A loss of groups is used when so many predictions are right: where most are wrong, models lost by it."""
+"""The share of predictions that are right before a loss of groups is used: where most are wrong, models lost by it."""
 
 EPOCHS = 5
 """Over the groups, half as many as `SurrogateTrainer` has by default: a run waits for this."""

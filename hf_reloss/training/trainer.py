@@ -157,7 +157,7 @@ class ReLossMixin(GlobalBatches, WatchesRun, LearnsSurrogate):
 
     @property
     def warmup_steps(self) -> int:
-        """Steps on the model's own loss before the surrogate takes over; with "auto" so many that it can be learned."""
+        """Steps on the model's own loss before the surrogate takes over; with "auto" enough to learn it from."""
         warmup = option(self.args, "surrogate_warmup")
         if warmup is None:
             of_classes = self.adaptation is not None and self._adapted_loss is None

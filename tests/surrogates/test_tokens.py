@@ -123,7 +123,7 @@ def test_what_is_recorded_gives_the_same_loss_as_the_model(options):
     assert recorded["decided"][0].tolist() == [*decided[0, [0, 1, 2, 4, 5, 6]].tolist(), -100]
 
 
-# The soft twin of BLEU
+# The soft form of BLEU
 
 
 def test_the_twin_is_the_mean_of_the_logarithms_of_soft_precisions():

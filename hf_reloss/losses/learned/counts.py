@@ -48,7 +48,7 @@ class CountNetwork(SurrogateNetwork):
         self.metrics = [load_metric(name, **options) for name, options in sorted((scores or {}).items())]
         if not self.metrics:
             raise ValueError(
-                "The architecture 'counts' wants scores: the metrics whose soft twins it mixes, such as "
+                "The architecture 'counts' wants scores: the metrics whose soft forms it mixes, such as "
                 "{'f1': {'average': 'macro'}}; SurrogateForClassification.for_metric chooses them."
             )
         for metric in self.metrics:

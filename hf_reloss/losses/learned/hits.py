@@ -15,7 +15,7 @@ from ..heatmaps import LITTLE, squared_distances, squared_errors
 from ..layers import MonotoneSpline
 
 DEFAULT_SCORES: dict[str, dict[str, Any]] = {"pck": {"alpha": 0.2}}
-"""The metric whose twin the surrogate of an unknown one is."""
+"""The metric whose soft form the surrogate of an unknown one is."""
 
 
 class HitNetwork(SurrogateNetwork):
@@ -49,7 +49,7 @@ class HitNetwork(SurrogateNetwork):
     least_radius = 0.7
     """In pixels of the heatmap: between pixels there is nothing nearer."""
     reach = 3.0
-    """Beyond so many radii credit falls no more."""
+    """In radii: beyond, credit falls no more."""
     stretches = 24
     """Of distances, in which the fall of credit is learned."""
     steepness = 8.0
@@ -98,13 +98,13 @@ class HitNetwork(SurrogateNetwork):
         if isinstance(self.metric, OKS):
             if labels.shape[-1] != 4:
                 raise ValueError(
-                    "The twin of OKS wants labels [..., N, K, 4], with the area of the object, in square pixels of the "
+                    "Soft OKS wants labels [..., N, K, 4], with the area of the object, in square pixels of the "
                     f"heatmap, behind x, y and visibility, but got {list(labels.shape)}."
                 )
             sigmas = labels.new_tensor(COCO_SIGMAS if self.metric.sigmas is None else self.metric.sigmas)
             if len(sigmas) != labels.shape[-2]:
                 raise ValueError(
-                    f"The twin of OKS has {len(sigmas)} sigmas, but there are {labels.shape[-2]} joints: pass one each."
+                    f"Soft OKS has {len(sigmas)} sigmas, but there are {labels.shape[-2]} joints: pass one each."
                 )
             return 2 * sigmas * labels[..., 3].clamp(min=0).sqrt()
         lengths = self.metric.lengths(labels[..., :2].flatten(0, -3), counts.flatten(0, -2)).view(counts.shape[:-1])

@@ -8,11 +8,11 @@ from ..base import Evidence, SurrogateNetwork
 from ..layers import MonotoneSpline
 
 RECORDED_REACH = 4
-"""Recordings hold the margins of labels up to so many places before and after their own."""
+"""Recordings hold the margins of labels up to this many places before and after their own."""
 
 
 class NgramNetwork(SurrogateNetwork):
-    """-Σ_n w_n log P_n, with P_n a soft precision of n-grams: the soft twin of BLEU.
+    """-Σ_n w_n log P_n, with P_n a soft precision of n-grams: the soft form of BLEU.
 
     Of each token q = σ(g(m)), with m its margin and g an increasing spline, is a soft hit; that of n neighbouring
     tokens is the product of theirs; and P_n the mean of these over all n-grams of the group or, at the level of
