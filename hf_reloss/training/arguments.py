@@ -57,9 +57,7 @@ class ReLossTrainingArguments(TrainingArguments):
     )
     refresh_steps: int | None = field(
         default=None,
-        metadata={
-            "help": "With 'auto': steps after which the surrogate is learned again, from what was recorded since."
-        },
+        metadata={"help": "With 'auto': after how many steps it is learned again, from what was recorded since."},
     )
 
     def __post_init__(self):

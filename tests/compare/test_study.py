@@ -267,7 +267,7 @@ def run(loss, output, below=None, write=0):
                 os.kill(os.getpid(), signal.SIGKILL)
     if write:
         sys.addaudithook(watch)
-    compare(load_task(sys.argv[1]), [loss], "accuracy", seeds=2, output=output, console=Console(quiet=True))
+    compare(load_task(sys.argv[1 if loss == "reloss" else 3]), [loss], "accuracy", seeds=2, output=output, console=Console(quiet=True))
     os._exit(0)
 
 folder, write = Path(sys.argv[2]), 1
@@ -285,14 +285,12 @@ run("reloss", folder / "reloss killed")
 @pytest.mark.slow
 def test_after_a_kill_at_any_write_the_next_call_ends_as_an_unbroken_one(tmp_path):
     """Where a surrogate is learned, which takes long, it is one write of those that save it."""
-    task = tmp_path / "task.py"
-    task.write_text(
-        TASK.replace("tiny_rows(400), tiny_rows(200,", "tiny_rows(800), tiny_rows(50,").replace(
-            '"num_train_epochs": 8', '"max_steps": 50'
-        )
-    )
+    task, short = tmp_path / "task.py", tmp_path / "short.py"
+    text = TASK.replace("tiny_rows(400), tiny_rows(200,", "tiny_rows(800), tiny_rows(50,")
+    task.write_text(text.replace('"num_train_epochs": 8', '"max_steps": 50'))
+    short.write_text(text.replace('"num_train_epochs": 8', '"max_steps": 4'))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", KILLED, task, tmp_path], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", KILLED, task, tmp_path, short], check=True, env=environment)
     for loss, fewest in (("focal", 15), ("reloss", 2)):
         results = json.loads((tmp_path / f"{loss} unbroken" / "results.json").read_text())
         assert {name: set(scores) for name, scores in results["scores"].items()} == {
