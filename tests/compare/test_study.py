@@ -267,7 +267,8 @@ def run(loss, output, below=None, write=0):
                 os.kill(os.getpid(), signal.SIGKILL)
     if write:
         sys.addaudithook(watch)
-    compare(load_task(sys.argv[1 if loss == "reloss" else 3]), [loss], "accuracy", seeds=2, output=output, console=Console(quiet=True))
+    task = load_task(sys.argv[1 if loss == "reloss" else 3])
+    compare(task, [loss], "accuracy", seeds=2, output=output, console=Console(quiet=True))
     os._exit(0)
 
 folder, write = Path(sys.argv[2]), 1
