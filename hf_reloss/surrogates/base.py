@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ..distributed import undivided
 from ..hub.facts import SurrogateFacts
 from ..hub.pages import write_page
+from ..hub.plain import plain
 from ..hub.publishing import included, publish
 from ..losses.base import Evidence, SurrogateNetwork
 from ..losses.hand_made import hand_made_losses
@@ -80,7 +81,9 @@ class Surrogate(PreTrainedModel):
         try:
             return network(**config.options_of(network))
         except TypeError as error:  # of a parameter that there is not, or has no default
-            raise ValueError(f"The options of the architecture {config.architecture!r} do not fit: {error}.") from error
+            raise ValueError(
+                f"The options of the architecture {config.architecture!r} do not fit: {plain(error)}."
+            ) from None
 
     @classmethod
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:

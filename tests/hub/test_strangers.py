@@ -186,6 +186,13 @@ def test_options_of_hand_made_losses_are_checked(folder, architecture, options):
         AutoSurrogate.from_pretrained(folder)
 
 
+def test_options_that_a_network_does_not_have_are_refused_in_one_line(folder):
+    configure(folder, loss_options={MARKUP: MARKUP})
+    with pytest.raises(ValueError, match="The options of the architecture 'margin' do not fit") as refusal:
+        AutoSurrogate.from_pretrained(folder)
+    assert str(refusal.value).isprintable()
+
+
 def test_scores_with_options_that_no_metric_takes_are_refused(folder):
     configure(folder, architecture="counts", scores={"f1": {"metric": "f1"}})
     with pytest.raises(ValueError, match="multiple values"):
@@ -227,7 +234,7 @@ def marked(folder):
         f"key {MARKUP}": MARKUP, "settings": {f"key {MARKUP}": MARKUP, "list": [MARKUP]},
     }  # fmt: skip
     configure(folder, metric=f"{MARKUP}|{MARKUP}:{MARKUP}", record=record, origin=f"{MARKUP}@{MARKUP}")
-    configure(folder, loss_options={MARKUP: MARKUP}, scores={MARKUP: {MARKUP: MARKUP}})
+    configure(folder, scores={MARKUP: {MARKUP: MARKUP}})
     (folder / PAGE).unlink()
     return AutoSurrogate.from_pretrained(folder)
 
