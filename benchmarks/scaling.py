@@ -16,8 +16,9 @@ from quality import RESULTS, environment
 from torch import distributed as dist
 from tqdm.auto import tqdm
 
-from hf_reloss import SurrogateForClassification, SurrogateForTokens, gathering
+from hf_reloss import SurrogateForClassification, SurrogateForTokens, distributed
 from hf_reloss.learning.objectives import RelationalObjective
+from hf_reloss.losses.base import gathered_evidence
 
 GROUPS = 64
 """Of a process in a step of SurrogateTrainer, by default."""
@@ -49,24 +50,24 @@ def gathered_bytes(processes: int) -> dict[str, int]:
 def count() -> None:
     dist.init_process_group("gloo")
     received = []
-    gather = gathering._all_gather
+    gather = distributed._all_gather
 
     def counting(output: torch.Tensor, *args, **kwargs):
         received.append(output.numel() * output.element_size())
         return gather(output, *args, **kwargs)
 
-    gathering._all_gather = counting
+    distributed._all_gather = counting
     found = {}
     labels = torch.arange(32) % 10
     of_classes = SurrogateForClassification.for_metric("matthews_correlation")
-    gathering.gathered_evidence(of_classes.evidence(torch.randn(32, 10), labels))
+    gathered_evidence(of_classes.evidence(torch.randn(32, 10), labels))
     found["macro-F1, 32 examples of 10 classes"] = sum(received)
     received.clear()
     of_tokens = SurrogateForTokens.for_metric("sacrebleu")
-    gathering.gathered_evidence(of_tokens.evidence(torch.randn(32, 40, 50), torch.arange(32 * 40).view(32, 40) % 50))
+    gathered_evidence(of_tokens.evidence(torch.randn(32, 40, 50), torch.arange(32 * 40).view(32, 40) % 50))
     found["BLEU, 32 sentences of 40 tokens"] = sum(received)
     received.clear()
-    gathering.gathered(torch.randn(GROUPS)), gathering.gathered(torch.rand(GROUPS))
+    distributed.gathered(torch.randn(GROUPS)), distributed.gathered(torch.rand(GROUPS))
     found[f"SurrogateTrainer, {GROUPS} groups"] = sum(received)
     if dist.get_rank() == 0:
         print(json.dumps(found))

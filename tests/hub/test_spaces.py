@@ -26,7 +26,7 @@ def test_a_metric_of_somebodys_space_is_loaded_by_name_scored_and_learned(hub, c
     import torch
     from hf_reloss import SurrogateConfig, SurrogateForClassification, SurrogateTrainer, SurrogateTrainingArguments
     from hf_reloss import load_metric
-    from hf_reloss.recording import predictions_dataset
+    from hf_reloss.predictions.dataset import predictions_dataset
 
     module = evaluate.load("me/near_miss")
     predictions, references = [0, 1, 2, 3, 4, 4, 0], [1, 1, 4, 4, 0, 2, 0]
