@@ -1,5 +1,7 @@
 """What several tests share: tiny models, synthetic predictions."""
 
+from logging import NOTSET, getLogger
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,13 @@ def synthetic_predictions(n: int = 1500, classes: int = 5, seed: int = 0):
     logits = torch.randn(n, classes, generator=generator) * 1.5
     logits[torch.arange(n), labels] += 3 * stage
     return predictions_dataset(logits, labels, stage)
+
+
+@pytest.fixture(autouse=True)
+def log_levels():
+    """Programs that are run in this process set them for all of it."""
+    for name in ("hf_reloss", "__main__"):
+        getLogger(name).setLevel(NOTSET)
 
 
 @pytest.fixture(autouse=True)
