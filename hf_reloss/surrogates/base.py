@@ -231,7 +231,6 @@ class Surrogate(PreTrainedModel):
         Raises:
             OSError: if the server refused or failed.
         """
-
         card_data = dict(card_data or {})
         if tags:
             card_data["tags"] = [*card_data.get("tags", []), *tags]

@@ -69,9 +69,8 @@ def refuse_unknown(word: str, known: Iterable[str]) -> None:
 def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] | None) -> Surrogate:
     """A hand-made loss for what the model is trained to do: classes of examples, of tokens, or embeddings."""
     kind = hand_made_losses(None)[name]
-    labels = training_labels(dataset, names) if kind.wants_frequencies or "classification" in kind.tasks else None
-    task = kind.tasks[0]
-    if task == "classification" and (writes_text(model) or (labels is not None and _are_sequences(labels))):
+    task, first = kind.tasks[0], training_labels(dataset, names, most=1)  # a row of a data set may be dear to read
+    if task == "classification" and (writes_text(model) or (first is not None and _are_sequences(first))):
         task = "tokens"
     if task == "embeddings" and type(unwrapped(model)).__name__.endswith("Classification"):
         model_class = type(unwrapped(model)).__name__
@@ -82,19 +81,20 @@ def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] |
     options = {}
     if "classes" in kind.options:
         classes = getattr(getattr(unwrapped(model), "config", None), "num_labels", None)
-        if classes is None and labels is not None:
-            classes = int(_flat(name, labels).max()) + 1
+        if classes is None and first is not None:
+            classes = int(_flat(name, training_labels(dataset, names)).max()) + 1
         options = {} if classes is None else {"classes": classes}
-    counted = _flat(name, labels) if kind.wants_frequencies and labels is not None else None
-    return hand_made_loss(name, counted, task=task, **options)
+    counts = kind.wants_frequencies and first is not None
+    return hand_made_loss(name, _flat(name, training_labels(dataset, names)) if counts else None, task=task, **options)
 
 
-def training_labels(dataset: Any, names: Sequence[str] | None = None) -> Sequence[Any] | None:
+def training_labels(dataset: Any, names: Sequence[str] | None = None, most: int | None = None) -> Sequence[Any] | None:
     """The labels of a data set with a length, one entry for each example; None if there are none.
 
     Args:
         dataset: of dictionaries.
         names: of labels; besides, those are tried that collators know.
+        most: how many examples are read, from the first on; by default all.
     """
     if dataset is None or not has_length(dataset) or not len(dataset):
         return None
@@ -103,8 +103,8 @@ def training_labels(dataset: Any, names: Sequence[str] | None = None) -> Sequenc
     if name is None:
         return None
     if hasattr(dataset, "column_names"):
-        return dataset.with_format(None)[name][:]
-    return [dataset[index][name] for index in range(len(dataset))]
+        return dataset.with_format(None)[name][:most]
+    return [dataset[index][name] for index in range(len(dataset))[:most]]
 
 
 def _are_sequences(labels: Sequence[Any]) -> bool:

@@ -81,8 +81,13 @@ class LossMetricMonitor(TrainerCallback):
         self._recorder = PredictionRecorder(self.max_predictions)
 
         def listen(model: Any, args: tuple, kwargs: dict[str, Any], outputs: Any) -> None:
-            if not model.training:
+            if model.training or self._recorder is None:
+                return
+            try:
                 self._recorder.record(model, outputs, kwargs)
+            except ValueError as error:  # of a model that no surrogate reads: the evaluation is not lost to this
+                self._recorder = None
+                logger.warning(f"How loss and {self.metric.name} agree is not measured: {error}")
 
         self._hook = model.register_forward_hook(listen, with_kwargs=True)
 

@@ -117,7 +117,7 @@ class ReLossMixin(GlobalBatches, WatchesRun, LearnsSurrogate):
         if learns and isinstance(metric, str):
             metric = metric.removeprefix("eval_")
         check(args, learns, adapts, draws, metric, self._adapted_loss is not None)
-        launched_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        launched_processes = int(os.environ.get("WORLD_SIZE") or 1)
         if launched_processes > args.world_size and not option(args, "adapt_children"):
             logger.warning(
                 f"{launched_processes} processes were launched, but each of them trains a model of its own: on a "

@@ -106,6 +106,27 @@ def test_training_labels_are_found_under_the_names_that_collators_know():
     assert training_labels(None) is None
 
 
+class Dear(torch.utils.data.Dataset):
+    """Counts how often an example is read, as an image would be decoded."""
+
+    def __init__(self):
+        self.rows, self.reads = tiny_rows(50), 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return self.rows[index]
+
+
+@pytest.mark.parametrize(("name", "most"), [("focal", 2), ("class_weights", 60)])
+def test_examples_are_read_only_where_their_labels_are_counted(tmp_path, name, most):
+    data = Dear()
+    ReLossTrainer(TinyClassifier(), args(tmp_path), train_dataset=data, surrogate=name)
+    assert data.reads <= most
+
+
 def test_a_mistyped_word_is_refused_at_once_with_the_nearest(tmp_path):
     began = time.monotonic()
     with pytest.raises(ValueError, match=r"no loss 'facal' \(is 'focal' meant\?\)"):

@@ -93,6 +93,25 @@ def test_a_metric_that_fails_does_not_end_the_run(tmp_path, caplog):
     assert "could not be measured" in caplog.text
 
 
+class TwoLabels(TinyClassifier):
+    def forward(self, features, labels=None):
+        outputs = super().forward(features)
+        return outputs if labels is None else {"loss": outputs.logits.mean(), "logits": outputs.logits}
+
+
+def test_a_model_that_no_surrogate_reads_is_evaluated_all_the_same(tmp_path, caplog):
+    args = TrainingArguments(
+        str(tmp_path), max_steps=2, eval_strategy="steps", eval_steps=2, use_cpu=True, disable_tqdm=True
+    )
+    rows = [row | {"labels": torch.rand(3, 4, 5)} for row in tiny_rows(16)]
+    monitor = LossMetricMonitor("accuracy")
+    trainer = Trainer(TwoLabels(), args, train_dataset=rows, eval_dataset=rows, callbacks=[monitor])
+    trainer.train()
+    assert any("eval_loss" in entry for entry in trainer.state.log_history)
+    assert monitor.history == []
+    assert "is not measured: There is no surrogate for a model with the outputs" in caplog.text
+
+
 def test_the_verdict_says_where_loss_and_metric_part():
     monitor = LossMetricMonitor("accuracy")
     monitor.history = [Evaluated(10, 0.9, 0.5, 0.8), Evaluated(20, 0.5, 0.7, 0.8), Evaluated(30, 0.6, 0.8, 0.4)]
