@@ -36,7 +36,7 @@ from hf_reloss import (
     hand_made_losses,
 )
 from hf_reloss.compare.statistics import comparison_table, paired_difference
-from hf_reloss.training.adaptation import part_of
+from hf_reloss.predictions.dataset import part_of
 
 FACTORS = (0.5, 1.0, 2.0)
 """Of the recipe's learning rate."""

@@ -18,7 +18,9 @@ _MODULES = {
     "predictions.record": ["record_predictions"],
     "predictions.recorder": ["PredictionRecorder"],
     "training.loss_monitor": ["LossMetricMonitor"],
-    "training.trainer": ["ReLossMixin", "ReLossSeq2SeqTrainer", "ReLossTrainer"],
+    "training.mixin": ["ReLossMixin"],
+    "training.strategies.base": ["LossDescription", "LossStrategy", "StrategyLoss", "SurrogateStrategy"],
+    "training.trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
     "learning.trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
     "surrogates.auto": ["AutoSurrogate"],
     "surrogates.base": ["Surrogate"],
@@ -54,7 +56,9 @@ if TYPE_CHECKING:
     from .training.adaptive_trainer import AdaptiveLossTrainer
     from .training.arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
     from .training.loss_monitor import LossMetricMonitor
-    from .training.trainer import ReLossMixin, ReLossSeq2SeqTrainer, ReLossTrainer
+    from .training.mixin import ReLossMixin
+    from .training.strategies.base import LossDescription, LossStrategy, StrategyLoss, SurrogateStrategy
+    from .training.trainer import ReLossSeq2SeqTrainer, ReLossTrainer
 
 
 def __getattr__(name: str):

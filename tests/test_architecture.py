@@ -5,6 +5,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from transformers import Seq2SeqTrainer, Trainer
+
+from hf_reloss.training.strategies.base import LossStrategy
+from hf_reloss.training.strategies.choice import COME_ALONG
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_reloss"
@@ -69,3 +73,38 @@ def test_every_room_has_a_line_on_the_page_about_it():
     rooms |= {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert rooms == set(HEIGHT)
     assert all(f"`{room}/`" in page or f"`{room}.py`" in page for room in rooms)
+
+
+PRIVATE = {name for kind in (Trainer, Seq2SeqTrainer) for name in vars(kind) if name.startswith("_") and name[1] != "_"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path).removeprefix("hf_reloss."))
+def test_no_private_method_of_trainer_is_called_or_overridden(path):
+    tree = ast.parse(path.read_text())
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    trainers = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name.endswith(("Trainer", "Mixin"))
+    ]
+    defined = {part.name for node in trainers for part in node.body if isinstance(part, ast.FunctionDef)}
+    assert not defined & PRIVATE
+    # Of the same name as something of one's own is only what is defined in the file itself.
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)} - defined
+    assert not (used & PRIVATE) - own
+
+
+def test_nothing_but_the_strategies_and_their_choice_knows_ways_to_train():
+    """Elsewhere in training their words are no more than defaults, and nothing asks for their classes."""
+    classes, words = {kind.__name__ for kind in COME_ALONG}, set(LossStrategy.defined)
+    for path in (PACKAGE / "training").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                assert not words & {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)} - {"ala"}
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                assert not classes & {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def test_a_reader_can_hold_each_file_in_the_head():
+    files = [
+        path for folder in ("hf_reloss", "trainers", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert not {str(path.relative_to(ROOT)) for path in files if len(path.read_text().splitlines()) > 400}

@@ -3,8 +3,10 @@
 Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignment, arXiv:1905.05895, section 4.3.
 """
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -64,9 +66,6 @@ _children: Children | None = None
 def launched(timeout: float = 1_800.0) -> Children:
     """The children that `accelerate launch` or `torchrun` has started; of a program that was started alone, one.
 
-    After the first call each process looks to torch, Accelerate and Trainer like a program of its own: what says that
-    there are others is taken out of the environment, and of several GPUs it sees one.
-
     Args:
         timeout: of the first call: how many seconds they wait for each other.
 
@@ -75,11 +74,34 @@ def launched(timeout: float = 1_800.0) -> Children:
     """
     global _children
     if _children is None:
-        _children = _separated(timeout) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else Children()
+        _children = _rendezvous(timeout) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else Children()
     return _children
 
 
-def _separated(timeout: float) -> Children:
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """A launched process looks to torch, Accelerate and Trainer like a program of its own here.
+
+    What says that there are others is taken out of the environment, which is as before afterwards; of several GPUs it
+    sees one. TrainingArguments that are made here stay those of one process.
+    """
+    kept = dict(os.environ)
+    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", 0)))
+    try:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+        if devices := torch.cuda.device_count():
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(devices)))).split(",")
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible[local_rank % devices]
+        yield
+    finally:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "CUDA_VISIBLE_DEVICES"):
+            os.environ.pop(name, None)
+            if name in kept:
+                os.environ[name] = kept[name]
+
+
+def _rendezvous(timeout: float) -> Children:
     if distributed.is_initialized():
         raise RuntimeError(
             "adapt_children=True makes a model of its own of each process, but they have been joined already: make the "
@@ -87,10 +109,4 @@ def _separated(timeout: float) -> Children:
         )
     store, rank, number = next(distributed.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store.set_timeout(timedelta(seconds=timeout))
-    local_rank = int(os.environ.get("LOCAL_RANK", rank))
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        os.environ.pop(name, None)
-    if devices := torch.cuda.device_count():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(devices)))).split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[local_rank % devices]
     return Children(distributed.PrefixStore("hf_reloss", store), rank, number)

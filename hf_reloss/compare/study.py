@@ -17,13 +17,13 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from ..learning.trainer import SurrogateTrainer, SurrogateTrainingArguments
 from ..losses.hand_made import hand_made_losses
 from ..metrics import Metric, load_metric
+from ..predictions.dataset import part_of
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.auto import AutoSurrogate
 from ..surrogates.classification import SurrogateForClassification
-from ..training.adaptation import part_of
 from ..training.adaptive_trainer import AdaptiveLossTrainer
 from ..training.arguments import ReLossTrainingArguments
-from ..training.given import refuse_unknown
+from ..training.strategies.given import refuse_unknown
 from ..training.trainer import ReLossTrainer
 from .pictures import plot_gains
 from .statistics import comparison_table, paired_difference, verdict

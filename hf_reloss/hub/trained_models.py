@@ -13,7 +13,8 @@ def write_loss(
     folder: str | Path,
     surrogate: SurrogateFacts | None,
     *,
-    risk: str | None = None,
+    sentence: str = "",
+    paper: tuple[str, str] | None = None,
     own_share: float,
     of_transformers: bool,
 ) -> None:
@@ -21,8 +22,9 @@ def write_loss(
 
     Args:
         folder: of the page, as a Trainer has written it.
-        surrogate: the loss; None if none had been learned yet.
-        risk: in its place, the signature of the metric whose expected risk was the loss.
+        surrogate: the loss; None if it was none, or none had been learned yet.
+        sentence: of another loss, what there is to say, after "This model was trained with `hf_reloss` ".
+        paper: a method's name and the address of its paper.
         own_share: of the model's own loss in the sum.
         of_transformers: whether the model is loaded with that library, as the page says.
     """
@@ -33,6 +35,8 @@ def write_loss(
         card.data.library_name = None
     name, revision = surrogate.name_and_revision if surrogate is not None else ("", "")
     template = environment().get_template("trained_model.md.jinja")
-    section = template.render(surrogate=surrogate, risk=risk, own_share=own_share, name=name, revision=revision)
+    section = template.render(
+        surrogate=surrogate, sentence=sentence, paper=paper, own_share=own_share, name=name, revision=revision
+    )
     text = f"---\n{card.data.to_yaml()}\n---\n{card.text.strip()}\n\n{section}"
     page.write_text(text, encoding="utf-8", newline="\n")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from zipfile import is_zipfile
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -11,7 +12,7 @@ def last_whole_checkpoint(folder: str | Path) -> str:
     """The last checkpoint in a folder that was written to its end.
 
     A process that is killed while it saves, or whose disk is full, leaves one behind that was not: the state of the
-    trainer, which comes last, is missing or broken off.
+    trainer, which comes last, is missing or broken off, or the random state of a process is.
 
     Raises:
         ValueError: if there is none.
@@ -35,4 +36,4 @@ def _has_state(checkpoint: Path) -> bool:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return True
+    return all(is_zipfile(file) for file in checkpoint.glob("rng_state*.pth"))  # as torch writes them

@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from transformers import Trainer, TrainingArguments
 
 from ..distributed import gathered, is_filled_up, own_rows
@@ -215,7 +216,7 @@ class SurrogateTrainer(Trainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._coming.clear()
         if len(batches) > 1 or (batches and is_filled_up(self)):
-            self._coming.extend(self._parts_of_step([self._prepare_inputs(batch) for batch in batches]))
+            self._coming.extend(self._parts_of_step([send_to_device(batch, device) for batch in batches]))
         return batches, items
 
     def training_step(self, model, inputs, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -280,7 +281,7 @@ class SurrogateTrainer(Trainer):
         ]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs = self._prepare_inputs(inputs)
+        inputs = send_to_device(inputs, self.args.device)
         surrogate = self.accelerator.unwrap_model(model)
         with torch.no_grad():
             evidence = surrogate.evidence(inputs, inputs["labels"])

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from .base import IGNORED_LABEL, numbers
-from .classification import CountMetric
+from .counts import CountMetric
 
 
 @dataclass(frozen=True)

@@ -178,3 +178,8 @@ def predictions_dataset(
         {name: column[counts].numpy() for name, column in columns.items()},
         info=datasets.DatasetInfo(description=description, features=features),
     )
+
+
+def part_of(dataset: Any, rows: list[int]) -> Any:
+    """Some examples of a map-style data set; of one of `datasets`, a data set of that kind."""
+    return dataset.select(rows) if hasattr(dataset, "select") else torch.utils.data.Subset(dataset, rows)

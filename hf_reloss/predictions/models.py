@@ -1,5 +1,6 @@
 """What is asked of any model: whether it writes text, which are its labels, what decodes its tokens."""
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,6 +64,38 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
     if labels.dim() == 2 and writes_text(model) and not model.config.is_encoder_decoder:
         return next_token_labels(F.pad(labels, (prompt, 0), value=IGNORED_LABEL))
     return labels
+
+
+def takes_labels(model: nn.Module, names: Sequence[str]) -> bool:
+    """Whether a model's `forward` has parameters for labels, which it need not have.
+
+    Args:
+        model: the model, which may be wrapped.
+        names: of the labels.
+    """
+    parameters = inspect.signature(unwrapped(model).forward).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return takes_any or all(name in parameters for name in names)
+
+
+def without_labels(model: nn.Module, inputs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Inputs that spare a model its own loss, which costs as much again where the vocabulary is large.
+
+    Args:
+        model: the model, which may be wrapped.
+        inputs: what it would be given. They stay as they are where only the model knows what its decoder reads.
+        names: which of these are labels.
+    """
+    given = {name: value for name, value in inputs.items() if name not in names}
+    model = unwrapped(model)
+    if writes_text(model) and model.config.is_encoder_decoder and "decoder_input_ids" not in given:
+        shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+        if shift is None:
+            return inputs
+        given["decoder_input_ids"] = shift(labels=inputs[names[0]])
+        if "use_cache" in inspect.signature(model.forward).parameters:
+            given.setdefault("use_cache", False)  # as with labels
+    return given
 
 
 def virtual_tokens(model: nn.Module) -> int:

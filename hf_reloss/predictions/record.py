@@ -5,6 +5,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -100,7 +101,7 @@ class _PredictingTrainer(Trainer):
         self.columns: tuple[str, ...] = ()
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs = self._prepare_inputs(inputs)
+        inputs = send_to_device(inputs, self.args.device)
         labels = batch_labels(model, inputs, self.label_names)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)

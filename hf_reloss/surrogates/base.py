@@ -46,6 +46,8 @@ class Surrogate(PreTrainedModel):
     """The two of the recorded columns that a metric compares: predictions and references."""
     original_loss: ClassVar[str]
     """Name of the loss that `original_losses` gives."""
+    keeps_labels_from_model: ClassVar[bool] = False
+    """Whether a model is not given the labels where its own loss is not asked for: over a vocabulary it costs much."""
     pipeline_tag: ClassVar[str | None] = None
     """The Hub's word for the task of models that it is a loss for, if there is one for all of them."""
 

@@ -12,7 +12,7 @@ from ..losses.learned.margin import MarginNetwork
 from ..losses.learned.paper_classification import PaperClassificationNetwork
 from ..losses.learned.sets import SetNetwork
 from ..metrics import Metric, load_metric
-from ..metrics.classification import CountMetric
+from ..metrics.counts import CountMetric
 from .base import Surrogate, class_indices, output_tensor
 from .config import SurrogateConfig
 

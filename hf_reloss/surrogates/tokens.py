@@ -47,6 +47,7 @@ class SurrogateForTokens(Surrogate):
     read_columns = ("margins",)
     scored = ("decided", "labels")
     original_loss = "cross_entropy"
+    keeps_labels_from_model = True
 
     @classmethod
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:

@@ -3,13 +3,16 @@
 Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignment, arXiv:1905.05895.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+from transformers import TrainingArguments
+
 from ..adaptive_loss.controller import LossController
-from ..losses.hand_made import hand_made_losses
-from ..losses.hand_made.base import AdjustableLoss
+from ..metrics import Metric
 from ..surrogates.base import Surrogate
-from ..surrogates.hand_made import hand_made_loss
+from .strategies.adaptive import Adaptive
 from .trainer import ReLossTrainer
 
 
@@ -23,7 +26,8 @@ class AdaptiveLossTrainer(ReLossTrainer):
     on with another model or data set. With `adapt_children` each launched process trains a model, and they share it.
 
     Args:
-        model, args, trainer_options: as for `ReLossTrainer`.
+        model, args, data_collator, train_dataset, eval_dataset, processing_class, trainer_options: as for
+            `ReLossTrainer`.
         surrogate: `"ala"`, with a fresh controller, or a `LossController`.
         metric: of which the reward is: what `load_metric` takes.
         validation_dataset: what the controller sees, by default `eval_dataset`, which then says nothing of other data.
@@ -42,21 +46,37 @@ class AdaptiveLossTrainer(ReLossTrainer):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        metric: Metric | Any = None,
         surrogate: str | LossController = "ala",
         validation_dataset: Any = None,
         loss: str | Surrogate | None = None,
-        **options: Any,
+        **trainer_options: Any,
     ):
-        self._validation_dataset = validation_dataset
-        if isinstance(loss, str) and loss in hand_made_losses(None):
-            loss = hand_made_loss(loss)
-        if loss is not None and not isinstance(getattr(loss, "network", None), AdjustableLoss):
-            known = [name for name, kind in hand_made_losses(None).items() if issubclass(kind, AdjustableLoss)]
-            given = loss.config.architecture if isinstance(loss, Surrogate) else loss
+        if surrogate != "ala" and not isinstance(surrogate, LossController):
             raise ValueError(
-                f"loss= is what a controller adapts: one of {', '.join(known)}, or what hand_made_loss makes of these "
-                f"with options, but got {given!r}."
+                f"AdaptiveLossTrainer has surrogate='ala', or a LossController, but got {surrogate!r}: pass that to "
+                "ReLossTrainer, or loss= here for what is to be adapted."
             )
-        self._adapted_loss = loss
-        super().__init__(*args, surrogate=surrogate, **options)
+        controller = surrogate if isinstance(surrogate, LossController) else None
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            surrogate=Adaptive(metric, controller=controller, loss=loss, validation_dataset=validation_dataset),
+            **trainer_options,
+        )
+
+    @property
+    def adaptation(self) -> Adaptive:
+        """What adapts the loss: its controller, the history of actions, their rewards."""
+        return self.strategy

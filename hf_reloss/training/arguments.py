@@ -1,5 +1,6 @@
 """The arguments of ReLossTrainer and ReLossSeq2SeqTrainer, and which of them contradict each other."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.utils import logging
 
-from ..adaptive_loss.children import launched
+from ..adaptive_loss.children import alone, launched
 
 logger = logging.get_logger(__name__)
 
@@ -74,7 +75,8 @@ class ReLossTrainingArguments(TrainingArguments):
             if folder.name != f"child-{child}":  # which copied arguments have done already
                 self.seed, self.output_dir = self.seed + child, str(folder / f"child-{child}")
                 self.disable_tqdm = self.disable_tqdm or child > 0
-        super().__post_init__()
+        with alone() if self.adapt_children else contextlib.nullcontext():  # how many processes there are is found once
+            super().__post_init__()
 
 
 @dataclass
@@ -92,74 +94,28 @@ class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArg
     )
 
 
-def check(
-    args: TrainingArguments, learns: bool, adapts: bool, draws: bool, metric: Any, adapts_from_start: bool = False
-) -> None:
-    """Refuses arguments that contradict each other."""
+def check(args: TrainingArguments) -> None:
+    """Refuses arguments that contradict each other, whatever the loss.
+
+    Raises:
+        ValueError: for these.
+    """
     share = option(args, "model_loss_share") or 0.0
     if args.label_smoothing_factor and share == 0:
         raise ValueError(
             f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate "
             "replaces: set it to 0, use Trainer, or keep a model_loss_share, which is smoothed then."
         )
-    if learns and metric is None:
-        raise ValueError(
-            "surrogate='auto' learns a surrogate of the metric, so it wants one: metric= a key of what compute_metrics "
-            "returns, or a name such as 'accuracy'."
-        )
-    if option(args, "adapt_children") and not adapts:
-        raise ValueError("adapt_children=True is for surrogate='ala', whose controller the children share.")
-    if adapts and metric is None:
-        raise ValueError(
-            "surrogate='ala' rewards its controller by a metric, so it wants one: metric= a name, a function or a "
-            "Metric."
-        )
-    if learns and args.batch_eval_metrics:
-        raise ValueError(
-            "With batch_eval_metrics=True compute_metrics cannot score groups one by one, as surrogate='auto' needs: "
-            "turn it off, or pass metric= a name or a function, without compute_metrics."
-        )
-    refresh_steps = option(args, "refresh_steps")
-    if refresh_steps is not None and (refresh_steps < 1 or not learns):
-        raise ValueError(
-            f"refresh_steps={refresh_steps} is after how many steps surrogate='auto' learns again, 1 or more; a given "
-            "surrogate stays as it is."
-        )
     if not 0 <= share <= 1:
         raise ValueError(f"model_loss_share is a share between 0 and 1, got {share}.")
-    kept = option(args, "max_recorded_predictions") * args.world_size
-    if learns and kept < 2 * FEWEST_TO_LEARN:  # a recorder that is full drops every second prediction
-        raise ValueError(
-            f"max_recorded_predictions={kept // args.world_size} keeps too little to learn a surrogate from: "
-            f"{2 * FEWEST_TO_LEARN} or more in all processes together, such as the default "
-            f"{ReLossTrainingArguments.max_recorded_predictions:,}."
-        )
     warmup = option(args, "surrogate_warmup")
-    if warmup is not None and (warmup < 0 or (isinstance(warmup, float) and warmup >= 1 and not warmup.is_integer())):
-        raise ValueError(f"surrogate_warmup is a share of all steps below 1, or a number of steps, got {warmup}.")
     if isinstance(warmup, float) and warmup == 1.0:
         raise ValueError(
             "surrogate_warmup=1.0 is neither a share of the steps that leaves some for the surrogate nor a number of "
             "steps to speak of: pass a share below 1, or 2 steps or more."
         )
-    best = (args.metric_for_best_model or "").removeprefix("eval_")
-    keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
-    if adapts_from_start and keeps_best and best in ("", "loss"):
-        raise ValueError(
-            "The loss changes during the run, so it cannot tell which checkpoint is the best: set "
-            "metric_for_best_model to a metric that compute_metrics returns."
-        )
-    if best == SURROGATE_LOSS and (learns or adapts or draws or args.greater_is_better):
-        raise ValueError(
-            f"metric_for_best_model={args.metric_for_best_model!r} is the loss of a given surrogate in evaluation, and "
-            "less is better: pass greater_is_better=False, and a surrogate that stays what it is through the run."
-        )
-
-
-def model_share(args: TrainingArguments, by_default: float) -> float:
-    """The share of the model's own loss, 0 to 1."""
-    share = option(args, "model_loss_share")
-    return by_default if share is None else share
+    if warmup is not None and (warmup < 0 or (warmup > 1 and not float(warmup).is_integer())):
+        raise ValueError(f"surrogate_warmup is a share of all steps below 1, or a number of steps, got {warmup}.")
 
 
 def option(args: TrainingArguments, name: str) -> Any:

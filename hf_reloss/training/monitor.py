@@ -1,22 +1,22 @@
 """What is watched while a run goes on: the parts of the loss, that they are finite, and the surrogate's alignment."""
 
-import sys
-from logging import INFO
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from torch.nn.utils import get_total_norm
 from transformers.utils import logging
 
 from ..learning.alignment import alignment, gathered_columns
 from ..losses.base import Evidence
 from ..losses.hand_made.base import HandMadeLoss
-from ..metrics import Metric
 from ..predictions.dataset import recorded_dataset
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.base import Surrogate
 from .arguments import SURROGATE_LOSS
+from .batch import Batch
 
 logger = logging.get_logger(__name__)
 
@@ -27,128 +27,135 @@ DRIFTED = 0.5
 """The alignment below which a surrogate is no good as a loss, as `SurrogateTrainingArguments.min_alignment` has it."""
 
 
-class WatchesRun:
-    """The part of a Trainer that logs `loss/surrogate` and `loss/model`, stops a run that has diverged, and measures
+class RunMonitor:
+    """Watches a run: logs `loss/surrogate` and `loss/model` apart, finds out when it has diverged, and measures
     `eval_alignment`: Spearman's rank correlation, over groups of the predictions of an evaluation, of the negated loss
     with the metric. The loss is the surrogate or, as long as one is still to be learned, the task's usual loss.
 
+    Args:
+        trainer: whose run it is.
+
     Attributes:
-        surrogate: the loss; None for the model's own.
-        recorder: of the predictions to learn from; None with a given surrogate.
-        watched_metric: what the loss is to be aligned with; None if that is not known.
+        failure: why the run has to end, once it has diverged.
     """
 
-    surrogate: Surrogate | None
-    recorder: PredictionRecorder | None
-    watched_metric: Metric | None = None
-    _evaluated_losses: list[torch.Tensor] | None = None
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.failure: str | None = None
+        self._noted: dict[str, tuple[torch.Tensor, int]] = {}
+        self._evidence_range: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._evaluated_losses: list[torch.Tensor] | None = None
+        self._seen: PredictionRecorder | None = None
 
-    def _tell(self, event: str) -> None:
-        """Says in a line what has happened: into the log or, if that is quiet, above the progress bar."""
-        if logger.isEnabledFor(INFO):
-            logger.info(event)
-        elif self.is_world_process_zero() and not self.args.disable_tqdm:
-            tqdm.write(event, file=sys.stderr)
+    def start(self) -> None:
+        """A run starts."""
+        self.failure, self._noted, self._evidence_range = None, {}, None
 
-    def _watch(self, loss: torch.Tensor, parts: dict[str, torch.Tensor], evidence: Evidence | None) -> None:
-        """Takes note of a training loss.
+    def note(self, loss: torch.Tensor, parts: dict[str, torch.Tensor], evidence: Evidence | None) -> None:
+        """Takes note of a training loss; one that is not finite ends the run before the next step of the optimizer.
 
         Args:
             loss: the sum.
             parts: by name, `model` or `surrogate`, weighed as in the sum over micro-batches and processes.
             evidence: that of the surrogate.
-
-        Raises:
-            FloatingPointError: if the loss is not finite.
         """
-        noted = self.__dict__.setdefault("_noted", {})
         for name, part in parts.items():
-            total, number = noted.get(name, (0.0, 0))
-            noted[name] = (total + part.detach(), number + 1)
+            total, number = self._noted.get(name, (0.0, 0))
+            self._noted[name] = (total + part.detach(), number + 1)
         has_range = evidence is not None and evidence.outputs.numel()
         self._evidence_range = evidence.outputs.detach().aminmax() if has_range else None
-        if not loss.isfinite():
+        if self.failure is None and not loss.isfinite():
             values = ", ".join(f"{part.item():.4g} by the {name}" for name, part in parts.items())
-            raise FloatingPointError(f"The loss is {loss.item()} ({values}) {self._circumstances()}")
+            self.failure = f"The loss is {loss.item()} ({values}) {self._circumstances()}"
+
+    def check_gradients(self, model: nn.Module) -> bool:
+        """Whether the run has diverged, in any process: by its loss, or by the gradients of the step at hand."""
+        if getattr(self.trainer.accelerator, "scaler", None) is None:  # which skips such steps itself
+            gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+            norm = get_total_norm(gradients) if gradients else torch.zeros(())
+            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of weights that FSDP divides
+            if self.failure is None and not norm.isfinite():
+                self.failure = f"The gradient's norm is {float(norm)} {self._circumstances()}"
+        failed = torch.tensor(float(self.failure is not None), device=self.trainer.args.device)
+        if self.trainer.args.world_size > 1:
+            failed = self.trainer.accelerator.reduce(failed, "sum")
+        if failed > 0 and self.failure is None:
+            self.failure = f"Loss or gradient of another process are not finite {self._circumstances()}"
+        return self.failure is not None
 
     def _circumstances(self) -> str:
-        surrogate, span = self.surrogate, getattr(self, "_evidence_range", None)
-        told = f"at step {self.state.global_step + 1}"
+        surrogate, span = self.trainer.surrogate, self._evidence_range
+        told = f"at step {self.trainer.state.global_step + 1}"
         if surrogate is not None and span is not None:
             config = surrogate.config
             told += (
                 f", of the surrogate {config.origin or type(surrogate).__name__} ({config.architecture!r}, for "
-                f"{config.metric or 'a metric that is not recorded'}), on evidence between {span.min.item():.4g} and "
-                f"{span.max.item():.4g}"
+                f"{config.metric or 'a metric that is not recorded'}), on evidence between {span[0].item():.4g} and "
+                f"{span[1].item():.4g}"
             )
         return (
             f"{told}: the model has diverged. Go on from the last checkpoint with a lower learning rate, a smaller "
             "max_grad_norm, a longer warm-up, or in bf16 or float32 instead of fp16."
         )
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        scaled = getattr(self.accelerator, "scaler", None) is not None  # which skips such steps
-        if norm is not None and not scaled and not torch.as_tensor(norm).isfinite():
-            raise FloatingPointError(f"The gradient's norm is {float(norm)} {self._circumstances()}")
-        return norm
+    def parts(self) -> dict[str, float]:
+        """The parts of the loss since they were asked for last, by the names that a log has for them."""
+        noted, self._noted = self._noted, {}
+        reduce = self.trainer.accelerator.reduce
+        return {f"loss/{name}": float(reduce(total / number, "mean")) for name, (total, number) in noted.items()}
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            for name, (total, number) in self.__dict__.pop("_noted", {}).items():
-                logs[f"loss/{name}"] = float(self.accelerator.reduce(total / number, "mean"))
-        super().log(logs, start_time)
+    @contextlib.contextmanager
+    def evaluation(self, found: dict[str, float]) -> Iterator[None]:
+        """An evaluation is made here.
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
-        watches = self.recorder is not None or (self.surrogate is not None and self.watched_metric is not None)
-        most = MOST_WATCHED // self.args.world_size
-        self._evaluated_predictions = seen = PredictionRecorder(most) if watches and most > 1 else None
+        Args:
+            found: into which comes what has been measured, by names without a prefix.
+        """
+        strategy, most = self.trainer.strategy, MOST_WATCHED // self.trainer.args.world_size
+        self._seen = seen = PredictionRecorder(most) if strategy.watches() and most > 1 else None
         if seen is not None:
-            # Logits may be meant as embeddings.
-            seen.kind = type(self.surrogate) if self.surrogate is not None else self.recorder.kind
+            seen.kind = strategy.kind  # logits may be meant as embeddings
         self._evaluated_losses = []
         try:
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            yield
         finally:
-            losses, self._evaluated_losses = self._evaluated_losses, None
-            self._evaluated_predictions = None
+            losses, self._evaluated_losses, self._seen = self._evaluated_losses, None, None
         if losses:
-            output.metrics[f"{metric_key_prefix}_{SURROGATE_LOSS}"] = torch.cat(losses).mean().item()
-        found = None
+            found[SURROGATE_LOSS] = torch.cat(losses).mean().item()
+        measured = None
         try:
-            found = None if seen is None else self._alignment(seen, self.surrogate)
+            measured = None if seen is None else self.alignment(seen, strategy.surrogate)
         except Exception as error:  # also of a metric that is somebody's own: an evaluation is not lost to this
-            logger.warning(f"The alignment with {self.watched_metric.name} could not be measured: {error!r}")
-        if found is None and (self.args.metric_for_best_model or "").removeprefix("eval_") == "alignment":
-            found = 0.0  # a checkpoint is chosen by it, so it must not be missing
-        if found is not None:
-            output.metrics[f"{metric_key_prefix}_alignment"] = found
-        return output
+            logger.warning(f"The alignment with {strategy.metric.name} could not be measured: {error!r}")
+        if measured is None and (self.trainer.args.metric_for_best_model or "").removeprefix("eval_") == "alignment":
+            measured = 0.0  # a checkpoint is chosen by it, so it must not be missing
+        if measured is not None:
+            found["alignment"] = measured
 
-    def _note_evaluated(self, loss: torch.Tensor, labels: torch.Tensor) -> None:
+    def note_evaluated(self, loss: torch.Tensor, batch: Batch) -> None:
         """Takes note of the surrogate's loss of a batch of an evaluation, as Trainer does of the loss."""
         if self._evaluated_losses is not None:
-            self._evaluated_losses.append(self.accelerator.gather_for_metrics(loss.detach().repeat(len(labels))).cpu())
+            repeated = loss.detach().repeat(len(batch.labels))
+            self._evaluated_losses.append(self.trainer.accelerator.gather_for_metrics(repeated).cpu())
 
-    def _keep_evaluated(self, outputs: Any, labels: torch.Tensor, inputs: dict[str, Any]) -> None:
+    def keep(self, batch: Batch, outputs: Any) -> None:
         """Keeps the predictions of a batch of an evaluation, to measure the alignment on."""
-        seen = getattr(self, "_evaluated_predictions", None)
+        seen = self._seen
         if seen is None:
             return
-        if self.recorder is not None:
-            self._find_metric(outputs, labels, inputs)
-        first = not len(seen)
+        first, strategy = not len(seen), self.trainer.strategy
         try:
-            seen.add(outputs, labels, *self._beside(outputs, inputs))
+            seen.add(outputs, batch.labels, *strategy.beside(batch, outputs))
         except ValueError as error:  # such as of answers without the text that they are of
-            self._evaluated_predictions = None
-            logger.warning(f"The alignment with {self.watched_metric.name} is not measured: {error}")
+            self._seen = None
+            logger.warning(f"The alignment with {strategy.metric.name} is not measured: {error}")
             return
         if first and len(seen):
             size = sum(column[0].nbytes for column in seen.rows().values())
-            seen.max_predictions = max(2, min(seen.max_predictions, MOST_BYTES // self.args.world_size // size))
+            most = MOST_BYTES // self.trainer.args.world_size // size
+            seen.max_predictions = max(2, min(seen.max_predictions, most))
 
-    def _alignment(self, seen: PredictionRecorder, surrogate: Surrogate | None) -> float | None:
+    def alignment(self, seen: PredictionRecorder, surrogate: Surrogate | None) -> float | None:
         """Spearman's correlation of a negated loss with the metric, over groups of what all processes have seen.
 
         Args:
@@ -164,9 +171,10 @@ class WatchesRun:
         columns = gathered_columns(seen)
         if columns is None:
             return None
-        kind, metric = seen.kind, self.watched_metric
-        predictions = recorded_dataset(kind, columns, tokenizer=self._decoding(kind, metric), metric=metric)
-        found = alignment(predictions, metric, kind, surrogate, device=self.args.device)
+        strategy, kind = self.trainer.strategy, seen.kind
+        metric = strategy.metric
+        predictions = recorded_dataset(kind, columns, tokenizer=strategy.decoder(kind, metric), metric=metric)
+        found = alignment(predictions, metric, kind, surrogate, device=self.trainer.args.device)
         # Elsewhere no labels are replaced, so the groups of one evaluation differ by chance alone.
         learned = surrogate is not None and not isinstance(surrogate.network, HandMadeLoss)
         if kind.task == "classification" and learned and found < DRIFTED:

@@ -1,5 +1,6 @@
 """Child models that share a controller; tests/distributed/test_faults.py trains some."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -42,7 +43,7 @@ def test_one_whose_others_do_not_answer_ends():
         Children(store, 0, 2).exchange(1.0)
 
 
-def test_a_launched_process_looks_alone_afterwards(monkeypatch):
+def test_a_launched_process_looks_alone_for_as_long_as_its_arguments_are_made(monkeypatch, tmp_path):
     launch = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "CUDA_VISIBLE_DEVICES": "3,6"}
     for name, value in launch.items():
         monkeypatch.setenv(name, value)
@@ -52,8 +53,16 @@ def test_a_launched_process_looks_alone_afterwards(monkeypatch):
     found = children.launched()
     assert (found.rank, found.number) == (5, 8)
     assert children.launched() is found
-    assert children.os.environ["CUDA_VISIBLE_DEVICES"] == "6"
-    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} & children.os.environ.keys()
+    before = dict(os.environ)
+    with children.alone():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+        assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} & os.environ.keys()
+    assert dict(os.environ) == before
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    args = ReLossTrainingArguments(str(tmp_path), adapt_children=True, use_cpu=True)
+    assert args.world_size == 1
+    assert os.environ.keys() >= launch.keys()
+    assert all(os.environ[name] == launch[name] for name in launch)
 
 
 def test_each_child_has_a_seed_and_a_folder_of_its_own(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from hf_reloss.adaptive_loss.children import launched
 from hf_reloss.predictions import groups
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
-from ..training.test_minimum_risk import writes_its_likeliest
+from ..training.strategies.test_minimum_risk import writes_its_likeliest
 from ..training.test_text_trainers import make_tokenizer, make_translator, translating
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
@@ -81,10 +81,10 @@ def adaptive(folder: Path) -> None:
         metric="accuracy", callbacks=[spy],
     )  # fmt: skip
     trainer.train()
-    learned = {f"policy.{name}": weight for name, weight in trainer.adaptation.controller.state_dict().items()}
+    learned = {f"policy.{name}": weight for name, weight in trainer.strategy.controller.state_dict().items()}
     learned |= {
-        "correlations": trainer.adaptation.network.correlations,
-        "rewards": torch.tensor(trainer.adaptation.rewards),
+        "correlations": trainer.strategy.network.correlations,
+        "rewards": torch.tensor(trainer.strategy.rewards),
     }
     finish(trainer, folder, learned | {f"gradient.{n}": g for n, g in spy.seen.items()})
 
@@ -108,7 +108,7 @@ def children(folder: Path) -> None:
         surrogate="ala", metric="accuracy", callbacks=[Fate()],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint="resumes" in sys.argv)
-    adaptation = trainer.adaptation
+    adaptation = trainer.strategy
     seen = {f"policy.{name}": weight for name, weight in adaptation.controller.state_dict().items()}
     seen |= {"values": adaptation.network.values(), "rewards": torch.tensor(adaptation.rewards)}
     seen |= {"remembered": torch.tensor([len(siblings) for siblings in adaptation.learning.memory])}
@@ -201,7 +201,7 @@ def auto(folder: Path) -> None:
 
 
 def victim(folder: Path) -> None:
-    """ReLossTrainer with checkpoints, whose process 1 dies, or whose disk is full, in step 7, if that is asked for."""
+    """ReLossTrainer with checkpoints, whose process 1 dies or diverges, or whose disk is full, in step 7, if told."""
     torch.manual_seed(0)
 
     class Fate(TrainerCallback):
@@ -211,6 +211,11 @@ def victim(folder: Path) -> None:
             if state.global_step == 6 and "full" in sys.argv:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))
+            if state.global_step == 6 and "diverges" in sys.argv and args.process_index == 1:
+                kwargs["model"].register_forward_hook(overflow)
+
+    def overflow(model, inputs, outputs):
+        outputs["logits"] = outputs["logits"] * 1e38  # finite, but its loss is not
 
     args = ReLossTrainingArguments(
         str(folder / "run"), per_device_train_batch_size=8 // PROCESSES, max_steps=12, save_steps=4, save_total_limit=1,

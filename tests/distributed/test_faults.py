@@ -52,6 +52,15 @@ def test_when_one_process_dies_the_others_end_with_an_error_and_the_run_goes_on_
     assert_same_weights(tmp_path / "unbroken", tmp_path / "broken")
 
 
+def test_when_one_process_diverges_all_end_at_once_with_an_error_that_says_so(tmp_path):
+    assert ended(start(tmp_path / "broken", "diverges")) == [1, 1]
+    first, second = ((tmp_path / "broken" / f"{rank}.log").read_text() for rank in (0, 1))
+    assert "FloatingPointError" in first
+    assert "at step 7" in first
+    assert "FloatingPointError" in second
+    assert [path.name for path in (tmp_path / "broken" / "run").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
 def test_a_disk_that_is_full_leaves_the_checkpoint_before_whole(tmp_path):
     assert ended(start(tmp_path / "unbroken", processes=1)) == [0]
     assert ended(start(tmp_path / "broken", "full", processes=1)) == [1]

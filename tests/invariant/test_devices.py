@@ -18,7 +18,7 @@ from hf_reloss import (
 
 from ..conftest import TinyClassifier, tiny_rows
 from ..losses.test_metric_learning import TinyEmbedder, recall
-from ..training.test_minimum_risk import copy_of, right
+from ..training.strategies.test_minimum_risk import copy_of, right
 from ..training.test_text_trainers import make_tokenizer, translating
 from .programs import PROGRAMS, Trajectory, settings
 from .test_precision import CARDS, made_up
@@ -150,7 +150,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-50"))
     for name, weight in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], weight)
-    assert torch.equal(whole.adaptation.network.values().cpu(), resumed.adaptation.network.values().cpu())
+    assert torch.equal(whole.strategy.network.values().cpu(), resumed.strategy.network.values().cpu())
 
 
 @pytest.mark.parametrize("name", sorted(hand_made_losses("embeddings")))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_reloss.metrics import CallableMetric, EvaluateMetric, Metric, load_metric, metric_of
-from hf_reloss.metrics.classification import F1
+from hf_reloss.metrics.counts import F1
 
 F1_MODULE = """
 import datasets

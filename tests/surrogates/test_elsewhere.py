@@ -191,7 +191,7 @@ args = ReLossTrainingArguments("out", max_steps=60, per_device_train_batch_size=
                                report_to="none", save_steps=60, disable_tqdm=True)
 trainer = ReLossTrainer(Model(), args, train_dataset=rows, surrogate="auto", metric="within")
 trainer.train()
-print(trainer.learning.switched_at is not None, type(trainer.surrogate).__name__)
+print(trainer.strategy.state.switched_at is not None, type(trainer.surrogate).__name__)
 loaded = AutoSurrogate.from_pretrained("out/checkpoint-60/surrogate")
 outputs, labels = {"logits": torch.linspace(-1, 1, 6)[:, None]}, torch.zeros(6)
 print(torch.equal(loaded(outputs, labels), trainer.surrogate(outputs, labels)))

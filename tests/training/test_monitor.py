@@ -1,9 +1,11 @@
 import logging
 import re
+from typing import ClassVar
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerCallback
 
 from hf_reloss import AutoSurrogate, SurrogateForClassification, load_metric
 from hf_reloss.metrics import metric_of
@@ -107,19 +109,32 @@ class Diverging(TinyClassifier):
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_run_that_diverges_stops_and_says_where(tmp_path, where):
+    class Seen(TrainerCallback):
+        weights: ClassVar[list[torch.Tensor]] = []
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            self.weights.append(model.head.weight.detach().clone())
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.ended = True  # as what reports of a run wants to be told
+
     trainer = make_trainer(
         tmp_path, model=Diverging(where), surrogate=AutoSurrogate.from_pretrained("reloss/accuracy"),
-        model_loss_share=0.5 if where == "loss" else 0.0,
+        model_loss_share=0.5 if where == "loss" else 0.0, save_strategy="steps", save_steps=1, eval_strategy="steps",
+        eval_steps=1,
     )  # fmt: skip
-    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    trainer.add_callback(seen := Seen())
     with pytest.raises(FloatingPointError) as raised:
         trainer.train()
     for words in (where, "step 3", "reloss/accuracy@", "'margin', for accuracy", "evidence between", "learning rate"):
         assert words in str(raised.value)
-    assert trainer.state.global_step == 2
-    weights = trainer.model.state_dict()
-    assert all(weight.isfinite().all() for weight in weights.values())
-    assert any(not torch.equal(weight, before[name]) for name, weight in weights.items())
+    assert seen.ended
+    first, second, third = seen.weights
+    assert not torch.equal(first, second)
+    assert torch.equal(second, third)  # no optimizer took the step
+    assert torch.equal(third, trainer.model.head.weight)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+    assert [log["step"] for log in trainer.state.log_history if "eval_loss" in log] == [1, 2]
 
 
 @pytest.mark.parametrize("given", ["by its own record", "by the argument"])

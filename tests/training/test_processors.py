@@ -58,4 +58,4 @@ def test_a_processor_decodes_by_its_tokenizer(tmp_path, surrogate):
     trainer.train()
     assert trainer.state.global_step == 3
     if surrogate == "auto":
-        assert 0 < trainer._score(trainer.recorder.rows()) < 10
+        assert 0 < trainer.strategy.recording.score(trainer.metric, trainer.strategy.recorder.rows()) < 10

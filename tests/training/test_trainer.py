@@ -238,7 +238,8 @@ def test_a_surrogate_is_loaded_from_its_folder(tmp_path):
     ("options", "message"),
     [
         ({"surrogate": "auto"}, "wants one"),
-        ({"surrogate": nn.Linear(2, 2)}, "got Linear"),
+        ({"surrogate": nn.Linear(2, 2)}, r"takes a function of \(outputs, labels\)"),
+        ({"surrogate": 7}, "got int"),
         ({"surrogate": "auto", "metric": "accuracy", "label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
         ({"surrogate": "auto", "metric": "accuracy", "model_loss_share": 1.5}, "between 0 and 1"),
         ({"surrogate": "auto", "metric": "accuracy", "batch_eval_metrics": True}, "batch_eval_metrics"),

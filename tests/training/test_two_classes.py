@@ -463,14 +463,14 @@ def test_a_controller_adapts_the_loss_in_a_run(tmp_path, loss):
         tmp_path, AdaptiveLossTrainer, model, loss=loss, metric=metric, adapt_steps=5, surrogate_warmup=0.0
     )
     assert_it_learns(trainer)
-    assert len(trainer.adaptation.rewards) == 3
-    assert all(values.isfinite().all() for _, values in trainer.adaptation.history)
+    assert len(trainer.strategy.rewards) == 3
+    assert all(values.isfinite().all() for _, values in trainer.strategy.history)
 
 
 def test_a_controller_is_named_by_a_word(tmp_path):
     trainer = make_trainer(tmp_path, surrogate="ala", metric="f1", adapt_steps=5)
     assert_it_learns(trainer)
-    assert trainer.adaptation.network.correlations.shape == (2, 2)
+    assert trainer.strategy.network.correlations.shape == (2, 2)
 
 
 @pytest.mark.parametrize("name", EMBEDDINGS)

@@ -216,7 +216,7 @@ def test_a_key_of_compute_metrics_is_that_function_for_taggers_too(tmp_path, key
     size = trainer.surrogate.config.record["group_size"]
     shape = (size, 8) if preprocessed else (size, 8, 4)
     assert (shape, (size, 8)) in seen  # as in an evaluation: -100 stands where it stood
-    recorded = trainer.recorder.dataset()
+    recorded = trainer.strategy.recorder.dataset()
     columns = {name: torch.tensor(recorded[name][:]) for name in recorded.column_names if "evaluation" in name}
     found = trainer.metric.score_one(*trainer.metric.columns(columns))
     labels = torch.tensor(recorded["evaluation labels 0"][:])

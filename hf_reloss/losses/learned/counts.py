@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from packaging.version import Version
 
 from ...metrics import load_metric
-from ...metrics.classification import CountMetric
+from ...metrics.counts import CountMetric
 from ..base import Evidence, SurrogateNetwork
 from ..layers import MonotoneSpline, ScoreMixture, class_margins, logit_scale
 from ..scale import at_rest, checked_pull

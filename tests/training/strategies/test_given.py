@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertForTokenClassification
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateForClassification, hand_made_loss
-from hf_reloss.training.given import training_labels
+from hf_reloss.training.strategies.given import training_labels
 
-from ..conftest import TinyClassifier, tiny_rows
+from ...conftest import TinyClassifier, tiny_rows
 
 SIZES = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 

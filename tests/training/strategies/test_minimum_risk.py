@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
-from hf_reloss.training.minimum_risk import MinimumRisk, Risk, expected_risk
+from hf_reloss.training.strategies.minimum_risk import MinimumRisk, Risk, expected_risk
 
-from ..conftest import TinyClassifier
-from .test_text_trainers import WORDS, make_language_model, make_tokenizer, make_translator, sentences, translating
+from ...conftest import TinyClassifier
+from ..test_text_trainers import WORDS, make_language_model, make_tokenizer, make_translator, sentences, translating
 
 
 @pytest.fixture(scope="module")
@@ -361,4 +361,4 @@ def test_models_that_cannot_write_and_tokenizers_that_are_not_there_are_told(tok
 def test_a_model_that_is_divided_over_processes_is_refused(tokenizer):
     divided = SimpleNamespace(model=make_translator(), processing_class=tokenizer, is_fsdp_enabled=True)
     with pytest.raises(ValueError, match="FSDP or DeepSpeed's ZeRO-3 divides it"):
-        MinimumRisk(divided, "bleu", candidates=4, alpha=0.005, with_reference=True)
+        MinimumRisk("bleu").prepare(divided)

@@ -9,8 +9,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForClassification, load_metric
 from hf_reloss.losses.learned.counts import GENERAL_SCORES
 
-from ..conftest import TinyClassifier, tiny_rows
-from .test_trainer import assert_same, make_trainer, weights
+from ...conftest import TinyClassifier, tiny_rows
+from ..test_trainer import assert_same, make_trainer, weights
 
 
 def test_auto_learns_a_surrogate_and_goes_on_with_it(tmp_path):
@@ -139,7 +139,7 @@ def test_each_run_learns_its_own_surrogate(tmp_path):
     trainer.train()
     assert trainer.surrogate is not first
     assert trainer.surrogate.config.record["predictions"] == 0.8 * 480
-    assert trainer.recorder.rows()["stage"].max() < 0.5
+    assert trainer.strategy.recorder.rows()["stage"].max() < 0.5
 
 
 def test_a_checkpoint_of_a_plain_trainer_is_gone_on_from(tmp_path):

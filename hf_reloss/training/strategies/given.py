@@ -1,4 +1,4 @@
-"""A surrogate that is given: itself, a folder or Hub id of one, or the name of a hand-made loss."""
+"""A loss that is given: a surrogate, a folder or Hub id of one, or the name of a hand-made loss."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -10,11 +10,13 @@ from torch import nn
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from ..losses.hand_made import hand_made_losses
-from ..predictions.models import unwrapped, writes_text
-from ..surrogates.auto import AutoSurrogate
-from ..surrogates.base import Surrogate
-from ..surrogates.hand_made import hand_made_loss
+from ...losses.hand_made import hand_made_losses
+from ...metrics import Metric, load_metric, metric_of
+from ...predictions.models import unwrapped, writes_text
+from ...surrogates.auto import AutoSurrogate
+from ...surrogates.base import Surrogate
+from ...surrogates.hand_made import hand_made_loss
+from .base import SURROGATE_FOLDER, LossStrategy, SurrogateStrategy
 
 logger = logging.get_logger(__name__)
 
@@ -22,8 +24,63 @@ LABEL_NAMES = ("labels", "label", "label_ids")
 """Under which collators know labels."""
 
 
+class Given(SurrogateStrategy):
+    """A surrogate that stays what it is. A run that is resumed goes on with the very weights that it began with.
+
+    Args:
+        surrogate: a `Surrogate` (which is frozen), a folder or Hub id of one, or the name of a hand-made loss.
+        metric: which it is watched for, by default its own.
+    """
+
+    changes_loss = False
+
+    def __init__(self, surrogate: Surrogate | str | Path, metric: Metric | Any = None):
+        super().__init__(metric)
+        self.wanted = surrogate
+
+    @classmethod
+    def of(cls, surrogate: Any, metric: Metric | Any) -> "Given | None":
+        return cls(surrogate, metric) if isinstance(surrogate, Surrogate | str | Path) else None
+
+    def prepare(self, trainer: Any) -> None:
+        super().prepare(trainer)
+        model, dataset, names = trainer.model, trainer.train_dataset, trainer.args.label_names
+        self.surrogate = self.placed(given_surrogate(self.wanted, model, dataset, names))
+        self.metric = metric_of(self.surrogate.config.metric) if self.wanted_metric is None else self._watched()
+
+    def start(self, checkpoint: Path | None) -> None:
+        origin = self.surrogate.config.origin
+        if checkpoint is None or origin is None or not (checkpoint / SURROGATE_FOLDER).is_dir():
+            return
+        former = self.saved_surrogate(checkpoint)
+        if (former.config.origin or "").rpartition("@")[0] != origin.rpartition("@")[0]:
+            had = former.config.origin or f"a surrogate for {former.config.metric}"
+            logger.warning(f"{checkpoint} was trained on {had}: the run goes on with {origin}, which was asked for.")
+            return
+        if former.config.origin != origin:
+            logger.info(f"Going on with {former.config.origin}, on which {checkpoint} was trained, not {origin}.")
+        self.surrogate = former
+
+    def begin(self) -> None:
+        self.announce_warmup()
+        super().begin()
+
+    def end_step(self) -> None:
+        self.announce_switch()
+
+    def _watched(self) -> Metric:
+        """The metric that it is watched for."""
+        try:
+            return load_metric(self.wanted_metric)
+        except ValueError as error:
+            raise ValueError(
+                "With a given surrogate, metric= is what its alignment is watched for: a name, a function or a Metric, "
+                f"and no key of compute_metrics. {error}"
+            ) from None
+
+
 def given_surrogate(
-    surrogate: Surrogate | str | Path, model: nn.Module, dataset: Any, names: Sequence[str] | None, words: Iterable[str]
+    surrogate: Surrogate | str | Path, model: nn.Module, dataset: Any, names: Sequence[str] | None
 ) -> Surrogate:
     """The surrogate that was asked for.
 
@@ -32,7 +89,6 @@ def given_surrogate(
         model: that is to be trained.
         dataset: the training data, of which some losses count the labels.
         names: of its labels; by default those that collators know.
-        words: what else could have been asked for, to name in errors.
 
     Raises:
         ValueError: if that is none, or a loss wants labels that it cannot have.
@@ -41,13 +97,8 @@ def given_surrogate(
         return surrogate
     if isinstance(surrogate, str) and surrogate in hand_made_losses(None):
         return _hand_made(surrogate, model, dataset, names)
-    if isinstance(surrogate, str | Path):
-        refuse_unknown(str(surrogate), [*words, *hand_made_losses(None)])
-        return AutoSurrogate.from_pretrained(surrogate)
-    raise ValueError(
-        "surrogate= wants a Surrogate, a folder or Hub id of one, or 'auto', but got "
-        f"{type(surrogate).__name__}. Any other function is passed to Trainer as compute_loss_func=."
-    )
+    refuse_unknown(str(surrogate), [*LossStrategy.defined, *hand_made_losses(None)])
+    return AutoSurrogate.from_pretrained(surrogate)
 
 
 def refuse_unknown(word: str, known: Iterable[str]) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from accelerate.utils import send_to_device
+from transformers import TrainingArguments
 from transformers.utils import logging
 
-from ..adaptive_loss.children import Children
-from ..adaptive_loss.controller import (
+from ...adaptive_loss.children import Children, launched
+from ...adaptive_loss.controller import (
     Episode,
     LossController,
     LossControllerConfig,
@@ -22,13 +23,17 @@ from ..adaptive_loss.controller import (
     parameter_states,
     remembered,
 )
-from ..losses.hand_made.base import AdjustableLoss
-from ..metrics import Metric, load_metric
-from ..metrics.base import IGNORED_LABEL
-from ..predictions.models import batch_labels
-from ..surrogates.base import output_tensor
-from ..surrogates.embeddings import embeddings_of
-from ..surrogates.hand_made import hand_made_loss
+from ...losses.hand_made import hand_made_losses
+from ...losses.hand_made.base import AdjustableLoss
+from ...metrics import Metric, load_metric
+from ...metrics.base import IGNORED_LABEL
+from ...predictions.dataset import part_of
+from ...predictions.models import batch_labels, takes_labels, without_labels
+from ...surrogates.base import Surrogate, output_tensor
+from ...surrogates.embeddings import embeddings_of
+from ...surrogates.hand_made import hand_made_loss
+from ..arguments import option
+from .base import SurrogateStrategy
 
 logger = logging.get_logger(__name__)
 
@@ -44,63 +49,98 @@ MOST_EXAMPLES = 2_000
 STATE = "controller.pt"
 
 
-class AdaptsLoss(TrainerCallback):
-    """Reads validation data, rewards the controller by what its metric has gained, and lets it act on the loss.
+class Adaptive(SurrogateStrategy):
+    """`"ala"`: a controller reads validation data, is rewarded by what its metric has gained, and acts on the loss.
 
     Args:
-        trainer: whose loss it is.
-        controller: which acts; None for a fresh one, of the trainer's seed.
         metric: of which the reward is: what `load_metric` takes.
-        dataset: the validation data, of which an evenly spaced sample is read if it is large.
-        every: K, steps from action to action; None for 200, or a fortieth of the run if that is less.
-        children: models in other processes that share the controller.
+        controller: which acts; by default a fresh one, of the trainer's seed.
+        loss: what is adapted from the start of the run on: the name of a hand-made loss that can be, or what
+            `hand_made_loss` makes of it, which is changed then; by default class correlations, from the middle on.
+        validation_dataset: what is read, an evenly spaced sample if it is large; by default the trainer's
+            `eval_dataset`.
 
     Attributes:
         history: the loss's parameters [P] float32 after each action, with the step; of class correlations the pairs
             i ≤ j, Φ_ij times C - 1 where i ≠ j.
         rewards: of the actions, in order: 1, 0 or -1.
         best_child: which of the children that share the controller has the lowest error in the end.
-
-    Raises:
-        ValueError: without validation data, for a metric that is not known, or too few steps from action to action.
     """
+
+    word = "ala"
+    citation = "Huang et al. 2019, arXiv:1905.05895"
+    options = ("adapt_children",)
 
     def __init__(
         self,
-        trainer: Any,
-        controller: LossController | None,
-        metric: Metric | Any,
-        dataset: Any,
-        every: int | None,
-        children: Children | None = None,
+        metric: Metric | Any = None,
+        *,
+        controller: LossController | None = None,
+        loss: Surrogate | str | None = None,
+        validation_dataset: Any = None,
     ):
+        super().__init__(metric)
+        self.given_controller, self.given_loss = controller, _adjustable(loss)
+        self.validation_dataset = validation_dataset
+
+    @classmethod
+    def of(cls, surrogate: Any, metric: Metric | Any) -> "Adaptive | None":
+        if isinstance(surrogate, LossController):
+            return cls(metric, controller=surrogate)
+        return super().of(surrogate, metric)
+
+    def check(self, args: TrainingArguments) -> None:
+        super().check(args)
+        if self.wanted_metric is None:
+            raise ValueError(
+                "surrogate='ala' rewards its controller by a metric, so it wants one: metric= a name, a function or a "
+                "Metric."
+            )
+        every = option(args, "adapt_steps")
+        if every is not None and every < READINGS:
+            raise ValueError(f"adapt_steps={every} is the steps from action to action: at least {READINGS}.")
+        best = (args.metric_for_best_model or "").removeprefix("eval_")
+        keeps_best = args.load_best_model_at_end or args.save_strategy == "best"
+        if self.given_loss is not None and keeps_best and best in ("", "loss"):
+            raise ValueError(
+                "The loss changes during the run, so it cannot tell which checkpoint is the best: set "
+                "metric_for_best_model to a metric that compute_metrics returns."
+            )
+
+    def prepare(self, trainer: Any) -> None:
+        """As of any strategy.
+
+        Raises:
+            ValueError: without validation data, or for a metric that is not known.
+        """
+        super().prepare(trainer)
+        dataset = trainer.eval_dataset if self.validation_dataset is None else self.validation_dataset
         if dataset is None or isinstance(dataset, dict):
             raise ValueError(
                 "surrogate='ala' adapts the loss by what the metric gains on validation data: pass eval_dataset=, or "
                 "validation_dataset= to AdaptiveLossTrainer where eval_dataset is what is reported."
             )
-        if every is not None and every < READINGS:
-            raise ValueError(f"adapt_steps={every} is the steps from action to action: at least {READINGS}.")
-        if controller is None:
-            with torch.random.fork_rng():
-                torch.manual_seed(trainer.args.seed)
-                controller = LossController(LossControllerConfig())
-        self.trainer, self.metric, self.wanted_steps = trainer, load_metric(metric), every
-        self.children = children or Children()
-        self.dataset, self.controller = _sample(dataset), controller
-        loss = trainer.surrogate and trainer.surrogate.state_dict()
-        self._at_first = copy.deepcopy((controller.state_dict(), loss))
-        self.start()
+        self.dataset, self.metric = _sample(dataset), load_metric(self.wanted_metric)
+        self.children = launched(trainer.args.ddp_timeout) if option(trainer.args, "adapt_children") else Children()
+        self.controller = self.given_controller or self._fresh_controller()
+        self.surrogate = self.given_loss and self.placed(self.given_loss)
+        loss = self.surrogate and self.surrogate.state_dict()
+        self._at_first = copy.deepcopy((self.controller.state_dict(), loss))
+        self.start(None)
 
-    def start(self) -> None:
-        """Begins anew, with the controller and the loss that were given: each call of `train` is a run of its own."""
+    def _fresh_controller(self) -> LossController:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.trainer.args.seed)
+            return LossController(LossControllerConfig())
+
+    def start(self, checkpoint: Path | None) -> None:
         controller, loss = self._at_first
         self.controller.load_state_dict(controller)
         if loss is None:
-            self.trainer.surrogate = None
+            self.surrogate = None
         else:
-            self.trainer.surrogate.load_state_dict(loss)
-        self.every, self.best_child = self.wanted_steps, self.children.rank
+            self.surrogate.load_state_dict(loss)
+        self.every, self.best_child = option(self.trainer.args, "adapt_steps"), self.children.rank
         self.learning = PolicyLearning(self.controller)
         self.generator = torch.Generator().manual_seed(self.trainer.args.seed)
         self.readings: deque[torch.Tensor] = deque(maxlen=self.controller.config.history)
@@ -110,21 +150,33 @@ class AdaptsLoss(TrainerCallback):
         self.history: list[tuple[int, torch.Tensor]] = []
         self.rewards: list[float] = []
         self._told = False
+        if checkpoint is not None:
+            self._load(checkpoint)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    @property
+    def default_warmup(self) -> float:
+        return 0.5 if self.given_loss is None else 0.0
+
+    def evaluates_own_loss(self) -> bool:
+        """As of any strategy; one that is adapted from the start on may be that of a model that puts out no loss."""
+        return self.given_loss is None
+
+    def begin(self) -> None:
         if self.every is None:
-            self.every = max(READINGS, min(MOST_STEPS, state.max_steps // FEWEST_ACTIONS))
+            self.every = max(READINGS, min(MOST_STEPS, self.trainer.state.max_steps // FEWEST_ACTIONS))
         self.controller.load_state_dict(self.children.exchange(self.controller.state_dict())[0])
         if not self.history:
             outputs, labels = self._predictions()
-            if self.trainer.surrogate is None:
-                loss = hand_made_loss("class_correlation", classes=outputs.shape[-1])
-                self.trainer.surrogate = self.trainer._placed(loss)
+            if self.surrogate is None:
+                self.surrogate = self.placed(hand_made_loss("class_correlation", classes=outputs.shape[-1]))
             self._take(outputs, labels)
             self.history = [(0, self.network.values().cpu())]
+        self.announce_warmup()
+        super().begin()
 
-    def on_step_end(self, args, state, control, **kwargs):
-        interval, first = max(1, self.every // READINGS), self.trainer.warmup_steps
+    def end_step(self) -> None:
+        state = self.trainer.state
+        interval, first = max(1, self.every // READINGS), self.warmup_steps
         seen = state.global_step > first - self.readings.maxlen * interval  # what a state can hold
         if seen and state.global_step % interval == 0:
             self._take(*self._predictions())
@@ -132,21 +184,25 @@ class AdaptsLoss(TrainerCallback):
             if state.global_step >= first:
                 self._act(state.global_step, state.global_step / state.max_steps)
             self.errors.clear()
+        self.announce_switch()
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def end(self, best_checkpoint: Path | None) -> None:
         errors = self.children.exchange(self.former_error)
         if len(errors) > 1 and None not in errors:
             self.best_child = min(range(len(errors)), key=errors.__getitem__)
             logger.info(f"Of the {len(errors)} children, {self.best_child} is the best, by an error of {min(errors)}.")
+        if best_checkpoint is not None:
+            self.surrogate = self.saved_surrogate(best_checkpoint) if self.has_trained_model() else None
+        super().end(best_checkpoint)
 
     @property
     def network(self) -> AdjustableLoss:
         """The loss."""
-        return self.trainer.surrogate.network
+        return self.surrogate.network
 
     @property
     def _reads_embeddings(self) -> bool:
-        return self.trainer.surrogate is not None and self.trainer.surrogate.task == "embeddings"
+        return self.surrogate is not None and self.surrogate.task == "embeddings"
 
     def _act(self, step: int, progress: float) -> None:
         """Ends the episode of the last action with its reward, and begins the next one."""
@@ -156,9 +212,7 @@ class AdaptsLoss(TrainerCallback):
             self.rewards.append(reward)
             seen = self.children.exchange((*self.pending, reward))
             self.learning.learn(*(Episode(*of_child) for of_child in seen))
-            logs_next = self.trainer.control.should_log  # which logging this would take back
-            self.trainer.log({"adaptation/reward": reward, "adaptation/error": error})
-            self.trainer.control.should_log = logs_next
+            self.log({"adaptation/reward": reward, "adaptation/error": error})
             if not self._told and len(self.rewards) >= 5 and not any(self.rewards):
                 self._told = True
                 logger.warning(
@@ -179,15 +233,16 @@ class AdaptsLoss(TrainerCallback):
         """Logits [n, C], or embeddings, and labels [n] of the validation data, the same in all processes."""
         trainer = self.trainer
         model, was_training, kept = trainer.model_wrapped, trainer.model.training, torch.get_rng_state()
-        takes_labels = trainer._takes_labels(model)
+        names, device = trainer.label_names, trainer.args.device
+        reads_labels = takes_labels(model, names)
         model.eval()
         found = []
         # Of persistent workers, the loader of an evaluation is kept, for whatever is evaluated next.
         for batch in trainer.get_test_dataloader(self.dataset):
-            inputs = trainer._prepare_inputs(batch)
-            labels = batch_labels(trainer.model, inputs, trainer.label_names)
+            inputs = send_to_device(batch, device)
+            labels = batch_labels(trainer.model, inputs, names)
             with trainer.compute_loss_context_manager():
-                outputs = model(**(inputs if takes_labels else trainer._without_labels(model, inputs)))
+                outputs = trainer.model_outputs(model, inputs if reads_labels else without_labels(model, inputs, names))
             logits = embeddings_of(outputs) if self._reads_embeddings else output_tensor(outputs, "logits")
             if labels is None or labels.dim() != 1 or logits.dim() != 2:
                 raise ValueError(
@@ -221,31 +276,50 @@ class AdaptsLoss(TrainerCallback):
         self.errors.append(1 - score if self.metric.higher_is_better else score)
 
     def save(self, folder: Path) -> None:
-        """Writes what is needed to go on into a checkpoint."""
+        super().save(folder)
+        if self.surrogate is not None:
+            self.controller.save_pretrained(folder / "controller")
+
+    def save_state(self, checkpoint: Path) -> None:
+        if not self.trainer.args.should_save:
+            return
+        checkpoint.mkdir(parents=True, exist_ok=True)
         state = {name: getattr(self, name) for name in ("errors", "former_error", "pending", "history", "rewards")}
         state |= {"readings": list(self.readings), "generator": self.generator.get_state()}
-        torch.save(state | {"learning": self.learning.state_dict()}, folder / STATE)
+        torch.save(state | {"learning": self.learning.state_dict()}, checkpoint / STATE)
 
-    def load(self, folder: Path) -> None:
+    def _load(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint.
 
         Raises:
             ValueError: if it has nothing of the kind.
         """
-        if not (folder / STATE).is_file():
-            raise ValueError(
-                f"{folder} has no {STATE}: it was not trained on surrogate='ala', or saved with save_only_model=True."
-            )
-        state = torch.load(folder / STATE, weights_only=True)
+        if not (checkpoint / STATE).is_file():
+            raise ValueError(f"{checkpoint} has no {STATE}: it was not trained on surrogate='ala'.")
+        state = torch.load(checkpoint / STATE, weights_only=True)
         self.learning.load_state_dict(state.pop("learning"))
         self.generator.set_state(state.pop("generator"))
         self.readings = deque(state.pop("readings"), maxlen=self.readings.maxlen)
         self.__dict__.update(state)
+        self.surrogate = self.saved_surrogate(checkpoint)
 
 
-def part_of(dataset: Any, rows: list[int]) -> Any:
-    """Some examples of a map-style data set; of one of `datasets`, a data set of that kind."""
-    return dataset.select(rows) if hasattr(dataset, "select") else torch.utils.data.Subset(dataset, rows)
+def _adjustable(loss: Surrogate | str | None) -> Surrogate | None:
+    """The loss to adapt; None for none.
+
+    Raises:
+        ValueError: for one that cannot be adapted.
+    """
+    if isinstance(loss, str) and loss in hand_made_losses(None):
+        loss = hand_made_loss(loss)
+    if loss is not None and not isinstance(getattr(loss, "network", None), AdjustableLoss):
+        known = [name for name, kind in hand_made_losses(None).items() if issubclass(kind, AdjustableLoss)]
+        given = loss.config.architecture if isinstance(loss, Surrogate) else loss
+        raise ValueError(
+            f"loss= is what a controller adapts: one of {', '.join(known)}, or what hand_made_loss makes of these with "
+            f"options, but got {given!r}."
+        )
+    return loss
 
 
 def _sample(dataset: Any) -> Any:

@@ -13,10 +13,10 @@ from hf_reloss import SurrogateForClassification, load_metric
 from hf_reloss.learning.time_limit import LEAST_SECONDS, affordable_groups
 from hf_reloss.predictions.dataset import predictions_dataset
 from hf_reloss.predictions.groups import draw_groups
-from hf_reloss.training.auto_learning import SwitchCallback
+from hf_reloss.training.callback import StrategyCallback
 
-from ..conftest import TinyClassifier, tiny_rows
-from .test_trainer import accuracy, assert_same, make_trainer, weights
+from ...conftest import TinyClassifier, tiny_rows
+from ..test_trainer import accuracy, assert_same, make_trainer, weights
 
 
 def constant(key: str):
@@ -34,7 +34,7 @@ def test_what_cannot_be_learned_is_tried_again_and_then_the_soft_metric_is_the_l
     with caplog.at_level("INFO", logger="hf_reloss"):
         trainer.train()
     assert trainer.state.global_step == 120
-    assert (trainer.learning.next_try, trainer.learning.switched_at) == (60, 60)
+    assert (trainer.strategy.state.next_try, trainer.strategy.state.switched_at) == (60, 60)
     assert "At step 30 no surrogate of accuracy can be learned yet" in caplog.text
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     for words in ("by step 60", "is 0.5 for all", "goes on with the soft metric for accuracy", "surrogate_warmup"):
@@ -50,7 +50,7 @@ def test_of_a_metric_without_a_soft_form_the_models_own_loss_stays(tmp_path, cap
         trainer.train()
     assert "goes on with the model's own loss" in caplog.text
     assert trainer.surrogate is None
-    assert trainer.learning.gave_up
+    assert trainer.strategy.state.gave_up
     assert losses_of(trainer) == {"loss/model"}
     assert not list(tmp_path.glob("**/recording_*"))  # nothing is recorded any more
     usual = make_trainer(tmp_path, surrogate=SurrogateForClassification.for_metric("accuracy"), surrogate_warmup=120)
@@ -92,17 +92,17 @@ def test_what_failed_once_may_be_learned_later(tmp_path):
 
     calls = []
     trainer.add_callback(Blind())
-    learn = trainer.learn_surrogate
+    learn = trainer.strategy.learn
 
     def fails_at_first():
         if trainer.state.global_step == 30:
             raise ValueError("There is nothing to rank.")
         return learn()
 
-    trainer.learn_surrogate = fails_at_first
+    trainer.strategy.learn = fails_at_first
     trainer.train()
     assert calls[-1] == 120
-    assert trainer.learning.switched_at == 60
+    assert trainer.strategy.state.switched_at == 60
     assert trainer.surrogate.config.record["predictions"] == 0.8 * 480
 
 
@@ -123,7 +123,7 @@ def test_what_was_recorded_counts_not_what_was_configured(tmp_path, steps):
     trainer.train()
     assert trainer.state.global_step == steps
     # 160 predictions are 80 steps of 2. The short run does not wait for them beyond the middle of what is left.
-    assert trainer.learning.switched_at == (80 if steps == 200 else 30)
+    assert trainer.strategy.state.switched_at == (80 if steps == 200 else 30)
 
 
 def test_undefined_groups_are_left_out(tmp_path):
@@ -178,7 +178,7 @@ def test_what_ranks_worse_than_the_soft_metric_or_the_usual_loss_is_not_used(tmp
         record = trainer.surrogate.config.record | {"alignment": own, "alignment_cross_entropy": usual}
         learned.config.record, learned.config.metric = record, "accuracy"
         soft_metric = SurrogateForClassification.for_metric("accuracy")
-        trainer._go_on_with(learned, soft_metric, {"eval_alignment": soft, "eval_alignment_cross_entropy": usual})
+        trainer.strategy.go_on_with(learned, soft_metric, {"alignment": soft, "alignment_cross_entropy": usual})
         assert trainer.surrogate.config.record["alignment"] == chosen
         assert (trainer.surrogate is learned) == (chosen == 0.9 == own)
 
@@ -212,7 +212,7 @@ def test_resumed_for_another_metric_it_learns_that(tmp_path, caplog):
         with caplog.at_level("WARNING", logger="hf_reloss"):
             trainer.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{step}"))
         assert "metric='accuracy': for f1|" in caplog.text
-        assert trainer.learning.switched_at == step + 40
+        assert trainer.strategy.state.switched_at == step + 40
         assert trainer.surrogate.config.metric.startswith("f1|")
 
 
@@ -224,7 +224,7 @@ def test_a_checkpoint_remembers_where_recording_began(tmp_path):
     taken_over.train(resume_from_checkpoint=str(plain_checkpoint(tmp_path / "a", 70)))
     again = make_trainer(tmp_path / "c", metric="accuracy", **settings)
     again.train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-75"))
-    assert taken_over.learning.switched_at == again.learning.switched_at == 90
+    assert taken_over.strategy.state.switched_at == again.strategy.state.switched_at == 90
     assert_same(weights(taken_over), weights(again))
 
 
@@ -239,9 +239,9 @@ def plain_checkpoint(folder, step):
 
 def test_learning_takes_no_longer_than_its_share_of_the_run(tmp_path):
     trainer = make_trainer(tmp_path, metric="accuracy", surrogate_warmup=30)
-    switch = next(each for each in trainer.callback_handler.callbacks if isinstance(each, SwitchCallback))
+    switch = next(each for each in trainer.callback_handler.callbacks if isinstance(each, StrategyCallback))
     switch.on_train_begin(trainer.args, trainer.state, trainer.control)
-    clock = trainer._clock
+    clock = trainer.strategy.clock
     clock.began -= 500
     assert clock.seconds_to_learn(100, 1000) == pytest.approx(0.05 * 5000, rel=0.01)
     assert clock.seconds_to_learn(100, 101) == pytest.approx(0.05 * 505, rel=0.01)

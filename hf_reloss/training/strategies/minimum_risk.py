@@ -16,11 +16,14 @@ from torch import nn
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..metrics import AdditiveMetric, Metric, load_metric
-from ..metrics.base import IGNORED_LABEL
-from ..metrics.translation import Bleu, SacreBleu
-from ..predictions.dataset import decoded
-from ..predictions.models import tokenizer_of, unwrapped, writes_text
+from ...metrics import AdditiveMetric, Metric, load_metric
+from ...metrics.base import IGNORED_LABEL
+from ...metrics.translation import Bleu, SacreBleu
+from ...predictions.dataset import decoded
+from ...predictions.models import tokenizer_of, unwrapped, writes_text
+from ..arguments import option
+from ..batch import Batch
+from .base import LossDescription, LossStrategy, StrategyLoss
 
 PROBE, ANOTHER = "a b c d e f g h", "i j k l m n o p"
 """What a metric's scale is read from: a text against itself and against one with nothing in common."""
@@ -93,27 +96,34 @@ class Risk:
         return torch.tensor(scores, dtype=torch.float64)
 
 
-class MinimumRisk:
+class MinimumRisk(LossStrategy):
     """The expected risk of what an encoder-decoder writes: `ReLossSeq2SeqTrainer(..., surrogate="minimum_risk")`.
 
     Candidates are drawn in evaluation mode, from the model's whole distribution, as long as `generation_max_length` or
     the `generation_config` allows. The random numbers for it are those of the seed, the step and the process: a run
-    that is resumed draws what it would have drawn, and the random state of the run stays as it is.
+    that is resumed draws what it would have drawn, and the random state of the run stays as it is. In evaluation the
+    loss is the model's own.
 
     Args:
-        trainer: whose model it is.
         metric: of which the risk is: what `Risk` takes.
-        candidates: that are drawn for each example; equal ones count once.
-        alpha: as of `expected_risk`.
-        with_reference: whether the reference is one more candidate.
 
-    Raises:
-        ValueError: for a model that is no encoder-decoder from which samples can be drawn, or is divided over the
-            processes, without a tokenizer or a metric of texts, or for fewer than two candidates or an alpha of 0 or
-            less.
+    Attributes:
+        risk: of texts.
     """
 
-    def __init__(self, trainer: Any, metric: Metric | Any, candidates: int, alpha: float, with_reference: bool):
+    word = "minimum_risk"
+    citation = "Shen et al. 2016, arXiv:1512.02433"
+    calls_model = True
+
+    def prepare(self, trainer: Any) -> None:
+        """As of any strategy.
+
+        Raises:
+            ValueError: for a model that is no encoder-decoder from which samples can be drawn, or is divided over the
+                processes, without a tokenizer or a metric of texts, or for fewer than two candidates or an alpha of 0
+                or less.
+        """
+        super().prepare(trainer)
         model = unwrapped(trainer.model)
         draws = writes_text(model) and "generation_config" in inspect.signature(model.generate).parameters
         if not (draws and model.config.is_encoder_decoder):
@@ -132,30 +142,39 @@ class MinimumRisk:
                 "surrogate='minimum_risk' scores texts, so it wants the tokenizer, processing_class=, to decode them, "
                 f"but got {type(trainer.processing_class).__name__}."
             )
-        if metric is None:
+        if self.wanted_metric is None:
             raise ValueError("surrogate='minimum_risk' wants the metric that is the risk: metric='bleu', say.")
-        if candidates + with_reference < 2 or candidates < 1 or alpha <= 0:
+        self.candidates, self.alpha, self.with_reference = (
+            option(trainer.args, f"risk_{name}") for name in ("candidates", "alpha", "reference")
+        )
+        if self.candidates + self.with_reference < 2 or self.candidates < 1 or self.alpha <= 0:
             raise ValueError(
                 "Minimum risk training compares candidates: risk_candidates is 1 or more, 2 or more without the "
-                f"reference, and risk_alpha is above 0, but got {candidates} and {alpha}."
+                f"reference, and risk_alpha is above 0, but got {self.candidates} and {self.alpha}."
             )
-        self.trainer, self.risk = trainer, Risk(metric)
-        self.candidates, self.alpha, self.with_reference = candidates, alpha, with_reference
+        self.risk = Risk(self.wanted_metric)
         self._drawn = (-1, 0)
 
-    def __call__(
-        self, model: nn.Module, inputs: Mapping[str, Any], labels: torch.Tensor
-    ) -> tuple[torch.Tensor, Mapping[str, Any]]:
-        """The mean over the examples of a batch that have labels.
+    def is_active(self, training: bool) -> bool:
+        return training and super().is_active(training)
 
-        Args:
-            model: as it is trained, wrapped or not.
-            inputs: what it is given.
-            labels: [N, T] int64, token ids, of which -100 does not count.
+    def begin(self) -> None:
+        self.announce_warmup()
 
-        Returns:
-            A float32 scalar, and the model's outputs for the candidates that differ, [M, T, V] logits.
-        """
+    def end_step(self) -> None:
+        self.announce_switch()
+
+    def describe(self) -> LossDescription:
+        return LossDescription(
+            "minimum risk",
+            sentence=f"for the least expected risk of what it writes, by the metric {self.risk.metric.signature}",
+            paper=("minimum risk training", "https://arxiv.org/abs/1512.02433"),
+        )
+
+    def loss(self, batch: Batch, outputs: Any) -> StrategyLoss:
+        """The mean over the examples of a batch that have labels; the outputs are the model's for the candidates that
+        differ, [M, T, V] logits."""
+        model, inputs, labels = batch.model, batch.inputs, batch.labels
         skipped = self.trainer.label_names
         prompt = {name: x for name, x in inputs.items() if name not in skipped and not name.startswith("decoder_")}
         starts, targets = self._draw(model, prompt)
@@ -173,7 +192,8 @@ class MinimumRisk:
 
         expected = expected_risk(by_example(log_probabilities, -torch.inf), by_example(risks, 0.0), self.alpha)
         counts = (labels != IGNORED_LABEL).any(-1)
-        return (expected * counts).sum() / counts.sum().clamp(min=1), outputs
+        mean = (expected * counts).sum() / counts.sum().clamp(min=1)
+        return StrategyLoss(batch.weights.of_examples * mean, outputs)
 
     @torch.no_grad()
     def _draw(self, model: nn.Module, prompt: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

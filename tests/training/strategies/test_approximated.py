@@ -16,7 +16,7 @@ from hf_reloss import (
 from hf_reloss.learning.objectives import ApproximationObjective
 from hf_reloss.predictions.dataset import predictions_dataset
 
-from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
+from ...conftest import TinyClassifier, synthetic_predictions, tiny_rows
 
 BINARY_F1 = load_metric("f1", average="binary")
 

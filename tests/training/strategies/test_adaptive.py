@@ -18,8 +18,8 @@ from hf_reloss import (
 )
 from hf_reloss.compare.pictures import plot_correlations
 
-from ..conftest import TinyClassifier, tiny_rows
-from ..losses.test_metric_learning import TinyEmbedder, recall
+from ...conftest import TinyClassifier, tiny_rows
+from ...losses.test_metric_learning import TinyEmbedder, recall
 
 
 def make_trainer(folder, kind=AdaptiveLossTrainer, model=None, train=None, validation=None, **options):
@@ -49,15 +49,15 @@ def test_a_model_learns_on_it_and_the_loss_is_adapted(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()
     assert accuracy(trainer, tiny_rows(300, seed=2)) > 0.75
-    steps = [step for step, _ in trainer.adaptation.history]
+    steps = [step for step, _ in trainer.strategy.history]
     assert steps == list(range(0, 121, 10))
-    for (_, before), (_, after) in zip(trainer.adaptation.history, trainer.adaptation.history[1:], strict=False):
+    for (_, before), (_, after) in zip(trainer.strategy.history, trainer.strategy.history[1:], strict=False):
         assert ((after - before).abs() < 0.1001).all()
         assert not torch.equal(before, after)
-    assert trainer.adaptation.history[0][1].tolist() == [1, 0, 0, 0, 1, 0, 0, 1, 0, 1]
-    assert torch.equal(trainer.adaptation.network.values(), trainer.adaptation.history[-1][1])
+    assert trainer.strategy.history[0][1].tolist() == [1, 0, 0, 0, 1, 0, 0, 1, 0, 1]
+    assert torch.equal(trainer.strategy.network.values(), trainer.strategy.history[-1][1])
     rewards = [log["adaptation/reward"] for log in trainer.state.log_history if "adaptation/reward" in log]
-    assert rewards == trainer.adaptation.rewards
+    assert rewards == trainer.strategy.rewards
     assert len(rewards) == 11
     assert rewards[0] == 1  # from what an untrained model gets
 
@@ -65,10 +65,10 @@ def test_a_model_learns_on_it_and_the_loss_is_adapted(tmp_path):
 def test_half_of_the_run_is_on_cross_entropy_unless_told_otherwise(tmp_path):
     trainer = make_trainer(tmp_path, surrogate_warmup=None, logging_steps=20)
     seen = []
-    predictions = trainer.adaptation._predictions
-    trainer.adaptation._predictions = lambda: seen.append(trainer.state.global_step) or predictions()
+    predictions = trainer.strategy._predictions
+    trainer.strategy._predictions = lambda: seen.append(trainer.state.global_step) or predictions()
     trainer.train()
-    assert [step for step, _ in trainer.adaptation.history] == [0, *range(60, 121, 10)]
+    assert [step for step, _ in trainer.strategy.history] == [0, *range(60, 121, 10)]
     assert seen == [0, *range(42, 121, 2)]  # 10 readings are in the first state
     on = [log["step"] for log in trainer.state.log_history if "loss/model" in log]
     assert on == [20, 40, 60]
@@ -78,37 +78,37 @@ def test_half_of_the_run_is_on_cross_entropy_unless_told_otherwise(tmp_path):
 def test_actions_are_200_steps_apart_or_less_in_a_short_run(tmp_path, steps, every):
     trainer = make_trainer(tmp_path, adapt_steps=None)
     trainer.state.max_steps = steps
-    trainer.adaptation.on_train_begin(trainer.args, trainer.state, trainer.control)
-    assert trainer.adaptation.every == every
+    trainer.strategy.begin()
+    assert trainer.strategy.every == every
 
 
 def test_the_reward_is_the_sign_of_the_errors_fall(tmp_path):
     trainer = make_trainer(tmp_path)
-    trainer.adaptation.on_train_begin(trainer.args, trainer.state, trainer.control)
+    trainer.strategy.begin()
     rewards = []
     for errors in ([0.5, 0.5], [0.4, 0.5], [0.2, 0.6], [0.6, 0.2], [0.6, 0.2]):
-        trainer.adaptation.errors = errors
-        trainer.adaptation._act(10, 0.5)
-        rewards = trainer.adaptation.rewards
+        trainer.strategy.errors = errors
+        trainer.strategy._act(10, 0.5)
+        rewards = trainer.strategy.rewards
     # Discounted by 0.9: 0.5, 0.453, 0.411, 0.389, 0.389.
     assert rewards == [1.0, 1.0, 1.0, 0.0]
-    trainer.adaptation.errors = [0.3, 0.5]
-    trainer.adaptation._act(10, 0.5)
-    assert trainer.adaptation.rewards[-1] == -1.0
+    trainer.strategy.errors = [0.3, 0.5]
+    trainer.strategy._act(10, 0.5)
+    assert trainer.strategy.rewards[-1] == -1.0
 
 
 def test_its_correlations_can_be_drawn(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     trainer.train()
-    plot_correlations(tmp_path / "phi.png", trainer.adaptation.history, ["ant", "bee", "cow", "dog"])
+    plot_correlations(tmp_path / "phi.png", trainer.strategy.history, ["ant", "bee", "cow", "dog"])
     picture = imread(tmp_path / "phi.png")
     assert picture.shape[1] > 1000
     assert picture.std() > 0.05
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    plot_correlations(tmp_path / "phi.png", trainer.adaptation.history, ["ant", "bee", "cow", "dog"], shown=3)
+    plot_correlations(tmp_path / "phi.png", trainer.strategy.history, ["ant", "bee", "cow", "dog"], shown=3)
     lines = drawn[0].axes[0].get_legend_handles_labels()
-    most = int((trainer.adaptation.history[-1][1] - trainer.adaptation.history[0][1]).abs().argmax())
+    most = int((trainer.strategy.history[-1][1] - trainer.strategy.history[0][1]).abs().argmax())
     i, j = torch.triu_indices(4, 4)[:, most].tolist()
     names = ["ant", "bee", "cow", "dog"]
     assert len(lines[1]) == 3
@@ -123,10 +123,10 @@ def test_a_run_that_is_resumed_is_one_that_was_not_broken(tmp_path, checkpoint):
     resumed.train(resume_from_checkpoint=str(tmp_path / "unbroken" / f"checkpoint-{checkpoint}"))
     for name, weight in unbroken.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
-    assert torch.equal(unbroken.adaptation.network.correlations, resumed.adaptation.network.correlations)
-    assert unbroken.adaptation.rewards == resumed.adaptation.rewards
+    assert torch.equal(unbroken.strategy.network.correlations, resumed.strategy.network.correlations)
+    assert unbroken.strategy.rewards == resumed.strategy.rewards
     for one, two in zip(
-        unbroken.adaptation.controller.parameters(), resumed.adaptation.controller.parameters(), strict=True
+        unbroken.strategy.controller.parameters(), resumed.strategy.controller.parameters(), strict=True
     ):
         assert torch.equal(one, two)
 
@@ -150,8 +150,8 @@ def test_a_controller_goes_on_with_another_model(tmp_path):
         train=tiny_rows(200, classes=3), validation=tiny_rows(90, classes=3, seed=1),
     )  # fmt: skip
     second.train()
-    assert second.adaptation.network.correlations.shape == (3, 3)
-    assert second.adaptation.controller is controller
+    assert second.strategy.network.correlations.shape == (3, 3)
+    assert second.strategy.controller is controller
 
 
 def test_any_trainer_takes_it_by_name_and_any_metric_rewards_it(tmp_path):
@@ -159,15 +159,15 @@ def test_any_trainer_takes_it_by_name_and_any_metric_rewards_it(tmp_path):
     by_name.train()
     own = make_trainer(tmp_path)
     own.train()
-    assert torch.equal(by_name.adaptation.network.correlations, own.adaptation.network.correlations)
+    assert torch.equal(by_name.strategy.network.correlations, own.strategy.network.correlations)
     other = make_trainer(tmp_path, metric="matthews_correlation")
     other.train()
-    assert len(other.adaptation.rewards) == 11
+    assert len(other.strategy.rewards) == 11
 
 
 def test_the_validation_data_may_be_other_than_what_is_evaluated(tmp_path):
     trainer = make_trainer(tmp_path, validation_dataset=tiny_rows(60, seed=5), validation=tiny_rows(100, seed=1))
-    assert len(trainer.adaptation.dataset) == 60
+    assert len(trainer.strategy.dataset) == 60
     assert len(trainer.eval_dataset) == 100
     args = ReLossTrainingArguments(str(tmp_path), use_cpu=True)
     alone = AdaptiveLossTrainer(
@@ -182,7 +182,7 @@ def test_a_reward_that_is_constant_is_told_of(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="hf_reloss"):
         trainer = make_trainer(tmp_path, validation=rows, metric=lambda predictions, references: 0.5)
         trainer.train()
-    assert not any(trainer.adaptation.rewards)
+    assert not any(trainer.strategy.rewards)
     assert caplog.text.count("there is nothing to adapt it by") == 1
     assert accuracy(trainer, tiny_rows(300, seed=2)) > 0.75
 
@@ -193,7 +193,7 @@ def test_validation_data_without_a_class_is_told_of_and_works(tmp_path, caplog):
         trainer = make_trainer(tmp_path, validation=rows)
         trainer.train()
     assert caplog.text.count("no example of the classes [2]") == 1
-    assert all(reading.isfinite().all() for reading in trainer.adaptation.readings)
+    assert all(reading.isfinite().all() for reading in trainer.strategy.readings)
     assert accuracy(trainer, tiny_rows(300, seed=2)) > 0.7
 
 
@@ -227,29 +227,29 @@ def test_losses_of_embeddings_are_adapted_from_the_start(tmp_path, loss):
     trainer = make_trainer(tmp_path, model=TinyEmbedder(), loss=loss, save_strategy="steps", save_steps=55, **options)
     trainer.train()
     assert recall(trainer.model, tiny_rows(300, seed=2)) > 0.7
-    history = trainer.adaptation.history
+    history = trainer.strategy.history
     assert [step for step, _ in history] == list(range(0, 121, 10))
     start = hand_made_loss(loss).network
     assert torch.equal(history[0][1], start.values())
     assert all(((after - before).abs() < 0.1001).all() for (_, before), (_, after) in itertools.pairwise(history))
-    assert torch.equal(trainer.adaptation.network.values(), history[-1][1])
+    assert torch.equal(trainer.strategy.network.values(), history[-1][1])
     assert not torch.equal(start.values(), history[-1][1])
-    assert len(trainer.adaptation.rewards) == 11
+    assert len(trainer.strategy.rewards) == 11
     resumed = make_trainer(tmp_path / "resumed", model=TinyEmbedder(), loss=loss, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-55"))
     assert torch.equal(resumed.model.projection.weight, trainer.model.projection.weight)
-    assert torch.equal(resumed.adaptation.network.values(), history[-1][1])
+    assert torch.equal(resumed.strategy.network.values(), history[-1][1])
 
 
 def test_a_loss_may_have_options_of_its_own_and_the_controller_be_one_of_classes(tmp_path):
     first = make_trainer(tmp_path)
     first.train()
-    options = {"model": TinyClassifier(), "surrogate": first.adaptation.controller}
+    options = {"model": TinyClassifier(), "surrogate": first.strategy.controller}
     loss = hand_made_loss("class_correlation", classes=4, floor=0.05)
     second = make_trainer(tmp_path / "second", loss=loss, **options)
     second.train()
     assert second.surrogate.network.floor == 0.05
-    assert len(second.adaptation.rewards) == 11
+    assert len(second.strategy.rewards) == 11
 
 
 def test_validation_data_without_a_batch_is_told(tmp_path):
@@ -268,7 +268,7 @@ def test_each_call_of_train_is_a_run_of_its_own(tmp_path, loss):
     found = []
     for _ in range(2):
         trainer.train()
-        found.append((trainer.adaptation.rewards, [values for _, values in trainer.adaptation.history]))
+        found.append((trainer.strategy.rewards, [values for _, values in trainer.strategy.history]))
     assert found[0][0] == found[1][0]
     assert len(found[0][1]) == 5
     assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))

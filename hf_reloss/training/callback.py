@@ -1,0 +1,52 @@
+"""The one callback through which a strategy and the monitor hear of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class StrategyCallback(TrainerCallback):
+    """Tells the strategy of a trainer where its run is, and ends a run that has diverged.
+
+    Such a run ends before the optimizer's step, in all processes alike, and writes no checkpoint any more.
+
+    Args:
+        trainer: whose run it is.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.strategy.begin()
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        monitor = self.trainer.monitor
+        if not monitor.check_gradients(model):
+            return
+        if getattr(self.trainer.accelerator, "scaler", None) is None:
+            model.zero_grad()  # so the step, which nothing can keep the trainer from, changes no weight
+        self._stop(control)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trainer.monitor.failure is not None:
+            self._stop(control)
+        else:
+            self.trainer.strategy.end_step()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.trainer.monitor.failure is not None:
+            self._stop(control)
+
+    @staticmethod
+    def _stop(control: Any) -> None:
+        control.should_training_stop = True
+        control.should_evaluate = control.should_save = False
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.trainer.monitor.failure is not None:
+            return
+        best = Path(state.best_model_checkpoint) if state.best_model_checkpoint is not None else None
+        self.trainer.has_best_model = args.load_best_model_at_end and best is not None
+        self.trainer.strategy.end(best if self.trainer.has_best_model else None)

@@ -1,0 +1,133 @@
+"""What a run has recorded to learn a surrogate from, on all processes together."""
+
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+
+from ..distributed import undisturbed
+from ..learning.time_limit import HELD_OUT, TimeLimit, affordable_groups
+from ..learning.trainer import SurrogateTrainingArguments
+from ..metrics import GroupwiseMetric, Metric
+from ..metrics.adapters import EvaluationMetrics
+from ..predictions.dataset import joined, recorded_dataset, scored, text_decoder
+from ..predictions.models import description_of
+from ..predictions.recorder import PredictionRecorder
+from ..surrogates.base import Surrogate
+from ..surrogates.config import SurrogateConfig
+from .arguments import FEWEST_TO_LEARN, option
+
+
+class RunRecording:
+    """The predictions that a run records, a part of them in each process.
+
+    Args:
+        trainer: whose run it is.
+
+    Attributes:
+        recorder: of this process.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.recorder = self._fresh()
+
+    @property
+    def kind(self) -> type[Surrogate] | None:
+        """The surrogates that read the predictions; None before the first."""
+        return self.recorder.kind
+
+    def begin_anew(self) -> None:
+        """Forgets all predictions; what comes is of the same kind."""
+        kind, self.recorder = self.kind, self._fresh()
+        self.recorder.kind = kind
+
+    def _fresh(self) -> PredictionRecorder:
+        return PredictionRecorder(option(self.trainer.args, "max_recorded_predictions"))
+
+    def number(self) -> int:
+        """How many predictions there are."""
+        return sum(gather_object([len(self.recorder)]))
+
+    def dataset(self, metric: Metric) -> datasets.Dataset:
+        """All predictions.
+
+        Args:
+            metric: that is to be learned from them.
+
+        Raises:
+            ValueError: if they are too few.
+        """
+        parts = [part for part in gather_object([self.recorder.rows() if len(self.recorder) else None]) if part]
+        number = sum(len(part["labels"]) for part in parts)
+        if number < FEWEST_TO_LEARN:
+            raise ValueError(too_few(number))
+        columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
+        return recorded_dataset(
+            self.kind,
+            columns,
+            tokenizer=self._decoder(metric),
+            metric=metric,
+            description=description_of(self.trainer.model),
+        )
+
+    def right_share(self) -> float:
+        """The share of predictions with p(label) > 1/2, of the later half."""
+        right, number = 0, 0
+        if len(self.recorder):
+            latest = {name: column[len(self.recorder) // 2 :] for name, column in self.recorder.rows().items()}
+            reader = self.kind(SurrogateConfig(task=self.kind.task))
+            evidence = reader.evidence(latest, latest["labels"])
+            right = int((reader.original_losses(evidence) < math.log(2))[evidence.counts].sum())
+            number = int(evidence.counts.sum())
+        found = gather_object([(right, number)])
+        return sum(right for right, _ in found) / max(1, sum(number for _, number in found))
+
+    def sizes(self, metric: Metric, predictions: datasets.Dataset, limit: TimeLimit) -> dict[str, int]:
+        """How many groups of which size learning can afford, as settings of it."""
+        # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
+        size = max(FEWEST_TO_LEARN // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10))
+        some = {name: column[:size] for name, column in self.recorder.rows().items()} if len(self.recorder) else {}
+        elements = sum(some[name][0].numel() for name in self.kind.read_columns if name in some)
+        one_by_one = some and isinstance(metric, GroupwiseMetric)
+        score = functools.partial(self.score, metric, some) if one_by_one else None
+        most = SurrogateTrainingArguments.num_eval_groups
+        with undisturbed():
+            held_out = affordable_groups(most, size, len(predictions), elements, score, limit.seconds / 2)
+        (held_out,) = broadcast_object_list([held_out])  # all have as many as the first process can afford
+        return {"group_size": size, "num_eval_groups": held_out, "num_groups": HELD_OUT * held_out}
+
+    def score(self, metric: Metric, columns: Mapping[str, torch.Tensor]) -> float:
+        """A metric of recorded predictions, taken as one group."""
+        if isinstance(metric, EvaluationMetrics):
+            return metric.score_one(*metric.columns(columns))
+        return metric.compute(*scored(self.kind, columns, self._decoder(metric)))
+
+    def save(self, checkpoint: Path) -> None:
+        """Writes what this process has recorded into a checkpoint."""
+        self.recorder.save(checkpoint / self._name)
+
+    def load(self, checkpoint: Path) -> bool:
+        """Goes on from a checkpoint; whether any process has found something in it."""
+        file = checkpoint / self._name
+        if file.is_file():
+            self.recorder.load(file)
+        return any(gather_object([file.is_file()]))
+
+    @property
+    def _name(self) -> str:
+        return f"recording_{self.trainer.args.process_index}.safetensors"
+
+    def _decoder(self, metric: Metric) -> Any:
+        trainer = self.trainer
+        return text_decoder(trainer.model, self.kind, metric, trainer.processing_class, trainer.data_collator)
+
+
+def too_few(number: int) -> str:
+    """Why nothing can be learned from so few predictions."""
+    return f"{number} predictions are recorded, and {FEWEST_TO_LEARN} are the fewest to learn from."

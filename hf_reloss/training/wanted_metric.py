@@ -1,0 +1,173 @@
+"""Which metric a run learns: what `metric=` means is known once the first batch has shown what there is to score."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..metrics import AdditiveMetric, Metric, load_metric
+from ..metrics.adapters import ComputeMetrics, EvaluationMetrics
+from ..metrics.base import IGNORED_LABEL
+from ..predictions.dataset import scored
+from ..surrogates.base import Surrogate
+from ..surrogates.config import SurrogateConfig
+from .arguments import option
+
+logger = logging.get_logger(__name__)
+
+MOST_EVALUATION_BYTES = 2**30
+"""Of what is recorded for `compute_metrics`, in each process."""
+
+
+class WantedMetric:
+    """Finds out what is to be learned: a key of `compute_metrics`, or a metric.
+
+    Args:
+        trainer: whose run it is.
+        wanted: a word, or a metric.
+
+    Attributes:
+        records_evaluation: whether what `compute_metrics` would get is to be recorded beside the predictions.
+    """
+
+    def __init__(self, trainer: Any, wanted: str | Metric):
+        self.trainer, self.wanted = trainer, wanted
+        self.records_evaluation = False
+
+    @property
+    def signature(self) -> str:
+        """What was asked for: the word, or the metric's signature."""
+        return self.wanted if isinstance(self.wanted, str) else self.wanted.signature
+
+    def find(self, kind: type[Surrogate], outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> Metric:
+        """The metric that is meant, by what a first batch has to score. A word means a key of `compute_metrics`, or
+        else the name of a metric.
+
+        Args:
+            kind: of surrogates, which reads the predictions.
+            outputs, labels: of the model.
+            inputs: what it was given.
+
+        Raises:
+            ValueError: for predictions that cannot be read, or a word that is neither.
+        """
+        kind(SurrogateConfig(task=kind.task)).to(labels.device).evidence(outputs, labels)
+        if not isinstance(self.wanted, str):
+            return self.wanted
+        columns = kind.recorded(outputs, labels, inputs)
+        return self._metric_of_key(kind, outputs, {name: x.detach().cpu() for name, x in columns.items()}, inputs)
+
+    def try_on(
+        self,
+        metric: Metric,
+        kind: type[Surrogate],
+        decoder: Any,
+        outputs: Any,
+        labels: torch.Tensor,
+        inputs: Mapping[str, Any],
+    ) -> None:
+        """Tries a metric on a first batch, decoded by `decoder`, else as `find`: what fails should fail now."""
+        if isinstance(metric, EvaluationMetrics):  # which has been called on this batch
+            return
+        columns = kind.recorded(outputs, labels, inputs)
+        try:
+            metric.compute(*scored(kind, {name: x.detach().cpu() for name, x in columns.items()}, decoder))
+        except Exception as error:  # a batch may be too small for it, so this is no more than a sign
+            if isinstance(metric, AdditiveMetric):  # which any batch is large enough for
+                raise
+            logger.warning(
+                f"The metric {metric.name!r} cannot score the first batch ({error!r}). If it cannot score groups "
+                "either, no surrogate of it can be learned."
+            )
+
+    def _metric_of_key(
+        self, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]
+    ) -> Metric:
+        """The metric that a word means: the user's own function, if it returns such a key, or one known by name."""
+        own, call = self._own_metric(kind, outputs, columns, inputs)
+        failed = None
+        try:
+            keys = call().keys()
+        except Exception as error:
+            if kind.task == "classification":  # which is reported when it is tried as the metric
+                return own
+            keys, failed = (), error
+        if own.key in keys:
+            self.records_evaluation = isinstance(own, EvaluationMetrics)
+            return own
+        try:
+            metric = load_metric(own.key)
+        except ValueError as unknown:
+            why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
+            if failed is not None:
+                why = f"compute_metrics cannot be called on a training batch: {failed!r}."
+            raise ValueError(f"{why} {unknown}") from failed
+        if failed is not None:
+            self.trainer.strategy.tell(
+                f"compute_metrics cannot be called on a training batch ({failed!r}): what is learned is the metric "
+                f"that is known by the name {own.key!r}."
+            )
+        return metric
+
+    def _own_metric(
+        self, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]
+    ) -> tuple[Any, Any]:
+        """The key of `compute_metrics` as a metric, and a call of that function on the first batch."""
+        better = self._higher_is_better()
+        if kind.task != "classification":
+            own = EvaluationMetrics(self.trainer.compute_metrics, self.wanted, higher_is_better=better)
+            return own, lambda: own.results(*own.columns(self._evaluated_batch(outputs, inputs)))
+        passed_over = {"loss", *getattr(getattr(self.trainer.model, "config", None), "keys_to_ignore_at_inference", ())}
+        own = ComputeMetrics(
+            self.trainer.compute_metrics,
+            self.wanted,
+            preprocess_logits_for_metrics=self.trainer.preprocess_logits_for_metrics,
+            higher_is_better=better,
+            in_tuple=isinstance(outputs, Mapping) and len(outputs.keys() - passed_over) > 1,
+        )
+        logits, labels = columns["logits"], columns["labels"]
+        counts = labels != IGNORED_LABEL
+        return own, lambda: own.results(logits[counts].numpy(), labels[counts].numpy())
+
+    def _evaluated_batch(self, outputs: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What `compute_metrics` would get of a batch, on the host.
+
+        Raises:
+            ValueError: if that cannot be recorded.
+        """
+        found = {name: value.detach().cpu() for name, value in self.as_evaluated(outputs, inputs).items()}
+        if not found:
+            raise ValueError("what the model puts out is not one tensor with a row per example, or a tuple of these")
+        size = sum(value[0].nbytes for value in found.values())
+        most = option(self.trainer.args, "max_recorded_predictions")
+        if size * most > MOST_EVALUATION_BYTES:
+            raise ValueError(
+                f"it would get {size / 2**20:.1f} MiB for each example, too much to record {most:,} of them: pass "
+                "preprocess_logits_for_metrics=, such as lambda logits, labels: logits.argmax(-1)"
+            )
+        return found
+
+    def as_evaluated(self, outputs: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What `compute_metrics` would get of a batch, as columns to record."""
+        ignored = getattr(
+            getattr(self.trainer.model, "config", None), "keys_to_ignore_at_inference", ["past_key_values"]
+        )
+        if isinstance(outputs, Mapping):
+            found = tuple(value for name, value in outputs.items() if name not in ("loss", *ignored))
+        else:
+            found = tuple(outputs[1:])
+        labels = tuple(inputs[name] for name in self.trainer.label_names)
+        predictions = found[0] if len(found) == 1 else found
+        labels = labels[0] if len(labels) == 1 else labels
+        if getattr(self.trainer.args, "predict_with_generate", False):  # it gets ids; here they are of the next tokens
+            predictions = found[0].argmax(-1)
+        elif self.trainer.preprocess_logits_for_metrics is not None:
+            predictions = self.trainer.preprocess_logits_for_metrics(predictions, labels)
+        return EvaluationMetrics.recorded(predictions, labels)
+
+    def _higher_is_better(self) -> bool:
+        chosen = (self.trainer.args.metric_for_best_model or "").removeprefix("eval_")
+        if chosen == self.wanted and self.trainer.args.greater_is_better is not None:
+            return self.trainer.args.greater_is_better
+        return not self.wanted.endswith("loss")
