@@ -10,29 +10,28 @@ which form surrogates are learned. Writes benchmarks/results/alignment_hwu64.jso
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
-from quality import RECORDING_SEED, RESULTS, environment, train_and_score
+from quality import RECORDING_SEED, RESULTS, train_and_score
 from rich.console import Console
 from rich.table import Table
 from tasks import TASKS
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, Trainer, set_seed
+from transformers import Trainer, set_seed
 from transformers.utils import logging
 
 from hf_reloss import (
     PredictionRecorder,
     SurrogateForClassification,
-    SurrogateTrainer,
-    SurrogateTrainingArguments,
     load_metric,
 )
+from hf_reloss.compare.runs import environment
 from hf_reloss.compare.statistics import paired_difference
+from hf_reloss.learning.learn_surrogate import learn_surrogate
 
 LOSSES = ("learned", "twin", "cross_entropy")
 FORMS = ("", "_canonical")  # the loss as it is used, and on evidence of one scale
@@ -56,13 +55,7 @@ def alignments(predictions: Any, metric: Any, seed: int, learn: bool) -> dict[st
     surrogate = SurrogateForClassification.for_metric(metric)
     # One epoch at a learning rate of 0 measures the twin.
     settings = {} if learn else {"learning_rate": 0.0, "num_train_epochs": 1}
-    with tempfile.TemporaryDirectory() as folder:
-        args = SurrogateTrainingArguments(
-            folder, seed=seed, disable_tqdm=True, logging_strategy="no", min_alignment=-1.0, **settings
-        )
-        trainer = SurrogateTrainer(surrogate, args, train_dataset=predictions, metric=metric)
-        trainer.pop_callback(PrinterCallback)
-        trainer.train()
+    learn_surrogate(surrogate, predictions, metric, seed=seed, min_alignment=-1.0, **settings)
     record = surrogate.config.record
     name = "learned" if learn else "twin"
     return {

@@ -8,8 +8,8 @@ runs in benchmarks/results/first_runs.json, and pairs that are found there are n
 """
 
 import argparse
+import collections
 import json
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -18,9 +18,10 @@ import datasets
 import numpy as np
 import torch
 from first_run_tasks import FIRST_RUNS, FirstRun
-from quality import RESULTS, environment
+from quality import RESULTS
 from rich.console import Console
 from rich.table import Table
+from tqdm.auto import tqdm
 from transformers import (
     PrinterCallback,
     Seq2SeqTrainer,
@@ -33,7 +34,9 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_reloss import ReLossSeq2SeqTrainer, ReLossTrainer
+from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import paired_difference
+from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.learning.time_limit import Stopwatch
 
 
@@ -89,21 +92,32 @@ def main() -> None:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     stored = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
-    for name in options.runs:
-        run = FIRST_RUNS[name]()
-        of_run = stored["runs"].setdefault(name, {"usual": {}, "auto": {}})
-        for seed in map(str, range(options.seeds)):
-            for way in ("usual", "auto"):
-                if seed not in of_run[way]:
-                    of_run[way][seed] = train(run, way == "auto", int(seed))
-                    stored |= {"command": f"python benchmarks/first_runs.py --seeds {options.seeds}"}
-                    stored |= {"environment": environment()}
-                    options.output.write_text(json.dumps(stored, indent=2) + "\n")
-        scores = [{int(seed): found["metric"] for seed, found in of_run[way].items()} for way in ("auto", "usual")]
-        of_run["over"] = paired_difference(*scores)._asdict()
-        if math.isnan(of_run["over"]["low"]):
-            del of_run["over"]
-        options.output.write_text(json.dumps(stored, indent=2) + "\n")
+    kinds = {name: FIRST_RUNS[name]() for name in options.runs}
+    jobs = {
+        (name, way, str(seed)): (kinds[name], way == "auto", seed)
+        for name in options.runs
+        for seed in range(options.seeds)
+        for way in ("usual", "auto")
+    }
+    done = {
+        (name, way, seed): measured
+        for name, of_run in stored["runs"].items()
+        for way in ("usual", "auto")
+        for seed, measured in of_run[way].items()
+    }
+
+    def store() -> None:
+        for (name, way, seed), measured in done.items():
+            stored["runs"].setdefault(name, {"usual": {}, "auto": {}})[way][seed] = measured
+        for of_run in stored["runs"].values():
+            scores = [{int(seed): found["metric"] for seed, found in of_run[way].items()} for way in ("auto", "usual")]
+            if len(scores[0].keys() & scores[1].keys()) > 1:
+                of_run["over"] = paired_difference(*scores)._asdict()
+        stored["command"] = f"python benchmarks/first_runs.py --seeds {options.seeds}"
+        stored["environment"] = environment()
+        write_atomically(options.output, json.dumps(stored, indent=2) + "\n")
+
+    collections.deque(tqdm(make_runs(jobs, train, done, store), total=len(jobs.keys() - done.keys())), maxlen=0)
     table = Table("first run", "usual loss", "auto", "difference [95 %]", "eval_loss, usual", "auto", "learning, s")
     for name in options.runs:
         of_run = stored["runs"][name]

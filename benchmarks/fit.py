@@ -9,6 +9,7 @@ tasks' are drawn in docs/fit.png.
 """
 
 import argparse
+import collections
 import dataclasses
 import json
 import tempfile
@@ -19,15 +20,18 @@ from typing import Any
 import torch
 from images import Images, read_cifar10, read_fashion_mnist
 from matplotlib.figure import Figure
-from quality import RESULTS, environment, in_processes, learn_surrogates, train_and_score
+from quality import RESULTS, learn_surrogates, train_and_score
 from task import Task
 from tasks import TASKS
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.utils import logging
 
 from hf_reloss import AutoSurrogate, ReLossTrainer
+from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import paired_difference
+from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.hub.pictures import OURS, USUAL
 from hf_reloss.metrics import load_metric
 
@@ -131,6 +135,10 @@ def main() -> None:
     stored = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     stored |= {"task": options.task, "command": f"python benchmarks/fit.py {options.task}" + " --bf16" * options.bf16}
     runs, rates = stored["runs"], json.loads((RESULTS / f"rivals_{options.task}.json").read_text())["learning_rates"]
+
+    def store() -> None:
+        write_atomically(path, json.dumps(stored, indent=2) + "\n")
+
     precision = {"bf16": True, "use_cpu": not torch.cuda.is_available()} if options.bf16 else {}
     jobs = {
         f"{loss} {images} {seed}": (images, loss, seed, {"learning_rate": rates[loss]} | precision)
@@ -138,17 +146,15 @@ def main() -> None:
         for images in SIZES[options.task]
         for loss in LOSSES
     }
-    jobs = {key: job for key, job in jobs.items() if key not in runs}
     with tempfile.TemporaryDirectory() as folder:
-        if jobs:
+        if jobs.keys() - runs.keys():
             stored["environment"] = environment()
             stored["surrogates"] = learn_surrogates(options.task, "test", ["reloss", "twin"], folder)
         calls = {key: (options.task, *job, folder) for key, job in jobs.items()}
-        for key, measured in in_processes(run, calls, options.workers, options.task):
-            runs[key] = measured
-            path.write_text(json.dumps(stored, indent=2) + "\n")
+        left = make_runs(calls, run, runs, store, workers=options.workers)
+        collections.deque(tqdm(left, total=len(calls.keys() - runs.keys()), desc=options.task), maxlen=0)
     stored["by_training_images"] = summary(runs, options.task, options.seeds)
-    path.write_text(json.dumps(stored, indent=2) + "\n")
+    store()
     files = {name: RESULTS / f"fit_{name}.json" for name in SIZES}
     results = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     draw({name: each["by_training_images"] for name, each in results.items() if "by_training_images" in each})

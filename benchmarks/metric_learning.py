@@ -13,6 +13,7 @@ share their initial weights and the order of their data. Results are stored in b
 """
 
 import argparse
+import collections
 import gzip
 import itertools
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quality import RESULTS, environment, train_and_score
+from quality import RESULTS, train_and_score
 from rich.console import Console
 from task import Task, data_folder
 from torch import nn
@@ -29,7 +30,9 @@ from tqdm.auto import tqdm
 from transformers.utils import ModelOutput, logging
 
 from hf_reloss import AdaptiveLossTrainer, LossController, LossControllerConfig, ReLossTrainer
+from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import comparison_table, paired_difference
+from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.metrics import load_metric
 
 TRAINED, VALIDATION, TEST = range(50), range(50, 75), range(75, 150)
@@ -127,6 +130,10 @@ class Comparison:
         return 100 * load_metric("recall_at_k", k=1).compute(embeddings, self.test.labels)
 
 
+PAIRS = (("triplet", "untrained"), ("ala_triplet", "triplet"), ("margin", "triplet"), ("ala_margin", "margin"))
+"""Of which the gains are reported."""
+
+
 def copied(controller: LossController) -> LossController:
     """One that is the same, so that no run is changed by another."""
     copy = LossController(controller.config)
@@ -143,29 +150,43 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     comparison, seeds = Comparison(), range(options.seeds)
-    scores = {"untrained": {seed: comparison.untrained(seed) for seed in seeds}}
-    rates = {loss: comparison.best_rate(loss) for loss in LOSSES if not loss.startswith("ala_")}
-    for loss in LOSSES:
-        adapted, controller = loss.removeprefix("ala_"), None
-        if adapted != loss:
-            controller = comparison.learned_controller(adapted, rates[adapted])
-        scores[loss] = {
-            seed: comparison.run(adapted, seed, rates[adapted], comparison.test, controller and copied(controller))
-            for seed in tqdm(seeds, desc=loss)
-        }
-    pairs = [("triplet", "untrained"), ("ala_triplet", "triplet"), ("margin", "triplet"), ("ala_margin", "margin")]
-    result = {
-        "command": f"python benchmarks/metric_learning.py --seeds {options.seeds}",
-        "environment": environment(),
-        "measure": "recall_at_k|k:1",
-        "learning_rates": rates,
-        "scores": scores,
-        "over": {
-            f"{loss} over {baseline}": paired_difference(scores[loss], scores[baseline])._asdict()
-            for loss, baseline in pairs
-        },
-    }
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    stored = json.loads(options.output.read_text()) if options.output.exists() else {"scores": {}, "learning_rates": {}}
+    rates, done = stored["learning_rates"], {}
+    for loss, of_loss in stored["scores"].items():
+        done |= {(loss, int(seed)): score for seed, score in of_loss.items()}
+    controllers: dict[str, LossController] = {}
+
+    def run(loss: str, seed: int) -> float:
+        if loss == "untrained":
+            return comparison.untrained(seed)
+        adapted = loss.removeprefix("ala_")
+        rates[adapted] = rates.get(adapted) or comparison.best_rate(adapted)
+        if adapted == loss:
+            return comparison.run(loss, seed, rates[loss], comparison.test)
+        if loss not in controllers:
+            controllers[loss] = comparison.learned_controller(adapted, rates[adapted])
+        return comparison.run(adapted, seed, rates[adapted], comparison.test, copied(controllers[loss]))
+
+    def store() -> None:
+        scores: dict[str, dict[int, float]] = {}
+        for (loss, seed), score in done.items():
+            scores.setdefault(loss, {})[seed] = score
+        stored.update(
+            command=f"python benchmarks/metric_learning.py --seeds {options.seeds}",
+            environment=environment(),
+            measure="recall_at_k|k:1",
+            scores=scores,
+            over={
+                f"{loss} over {baseline}": paired_difference(scores[loss], scores[baseline])._asdict()
+                for loss, baseline in PAIRS
+                if len(scores.get(loss, {}).keys() & scores.get(baseline, {}).keys()) > 1
+            },
+        )
+        write_atomically(options.output, json.dumps(stored, indent=2) + "\n")
+
+    jobs = {(loss, seed): (loss, seed) for loss in ("untrained", *LOSSES) for seed in seeds}
+    collections.deque(tqdm(make_runs(jobs, run, done, store), total=len(jobs.keys() - done.keys())), maxlen=0)
+    scores = {loss: {seed: done[loss, seed] for seed in seeds} for loss in ("untrained", *LOSSES)}
     title = "CLINC150, intents not seen in training"
     Console().print(comparison_table(scores, "triplet", title=title, metric="Recall@1"))
 

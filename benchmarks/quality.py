@@ -12,13 +12,10 @@ Results are stored after each run in benchmarks/results/, and runs found there a
 """
 
 import argparse
+import collections
+import functools
 import json
-import multiprocessing
-import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +37,13 @@ from hf_reloss import (
     ReLossTrainingArguments,
     Surrogate,
     SurrogateConfig,
-    SurrogateTrainer,
-    SurrogateTrainingArguments,
     hand_made_losses,
 )
+from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import comparison_table, paired_difference
+from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.hub import ORGANISATION
+from hf_reloss.learning.learn_surrogate import learn_surrogate
 from hf_reloss.metrics import Metric
 
 RESULTS = Path(__file__).parent / "results"
@@ -159,32 +157,8 @@ def recorded(task: Task, seed: int = RECORDING_SEED) -> datasets.Dataset:
 
 def learn(surrogate: Surrogate, predictions: datasets.Dataset, metric: Metric, settings: dict[str, Any]) -> dict:
     """Learns a surrogate in place and returns its record."""
-    with tempfile.TemporaryDirectory() as checkpoints:
-        args = SurrogateTrainingArguments(checkpoints, disable_tqdm=True, logging_strategy="no", **settings)
-        trainer = SurrogateTrainer(surrogate, args, train_dataset=predictions, metric=metric)
-        trainer.pop_callback(PrinterCallback)
-        trainer.train()
+    learn_surrogate(surrogate, predictions, metric, **settings)
     return {name: value for name, value in surrogate.config.record.items() if name != "held_out"}
-
-
-def in_processes(
-    function: Callable[..., Any], calls: Mapping[Any, tuple[Any, ...]], workers: int, title: str
-) -> Iterator[tuple[Any, Any]]:
-    """Calls a function with each of some arguments, in processes side by side: key and result of each as it ends."""
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(function, *arguments): key for key, arguments in calls.items()}
-        for finished in tqdm(as_completed(waiting), total=len(waiting), desc=title):
-            if finished.exception() is not None:
-                pool.shutdown(cancel_futures=True)  # else all others would run to their end first
-            yield waiting[finished], finished.result()
-
-
-def environment() -> dict[str, str]:
-    packages = ("hf-reloss", "torch", "transformers", "accelerate", "datasets")
-    machine = {"python": platform.python_version(), "machine": platform.machine()}
-    if torch.cuda.is_available():
-        machine["gpu"] = torch.cuda.get_device_name()
-    return machine | {package: version(package) for package in packages}
 
 
 def main() -> None:
@@ -215,9 +189,9 @@ def main() -> None:
         if needed:
             stored["surrogates"] |= learn_surrogates(options.task, options.split, needed, folder)
         calls = {job: (options.task, options.split, *job, folder) for job in jobs}
-        for job, measured in in_processes(run, calls, options.workers, options.task):
-            runs[job] = measured
-            _store(path, options, task, stored["surrogates"], runs)
+        store = functools.partial(_store, path, options, task, stored["surrogates"], runs)
+        left = make_runs(calls, run, runs, store, workers=options.workers)
+        collections.deque(tqdm(left, total=len(calls), desc=options.task), maxlen=0)
     _show(_store(path, options, task, stored["surrogates"], runs))
 
 
@@ -264,7 +238,7 @@ def _store(
         "over_original": differences(task.original, order),
         "over_twin": differences("twin", ["reloss", "auto"]),
     }
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
     return result
 
 

@@ -11,6 +11,8 @@ and runs found there are not repeated.
 """
 
 import argparse
+import collections
+import functools
 import json
 import os
 import socket
@@ -20,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quality import LEARNED, RESULTS, environment, in_processes, learn_surrogates, train_and_score
+from quality import LEARNED, RESULTS, learn_surrogates, train_and_score
 from rich.console import Console
 from task import Task
 from tasks import TASKS
+from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hf_reloss import (
@@ -35,7 +38,9 @@ from hf_reloss import (
     hand_made_loss,
     hand_made_losses,
 )
+from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import comparison_table, paired_difference
+from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.predictions.dataset import part_of
 
 FACTORS = (0.5, 1.0, 2.0)
@@ -169,9 +174,9 @@ class Runs:
             if needed:
                 self.surrogates |= learn_surrogates(self.name, split, needed, folder)
             calls = {_key(*job): (self.name, split, *job, folder, self.recipe) for job in jobs}
-            for key, measured in in_processes(run, calls, self.workers, f"{self.name}, {split}"):
-                self.done[split][key] = measured
-                self.store({})
+            store = functools.partial(self.store, {})
+            left = make_runs(calls, run, self.done[split], store, workers=self.workers)
+            collections.deque(tqdm(left, total=len(calls), desc=f"{self.name}, {split}"), maxlen=0)
 
     def best(self, loss: str) -> float:
         """The factor that is best on validation data."""
@@ -191,7 +196,7 @@ class Runs:
             **result,
             "runs": runs,
         }
-        self.path.write_text(json.dumps(stored, indent=2) + "\n")
+        write_atomically(self.path, json.dumps(stored, indent=2) + "\n")
 
 
 def _key(loss: str, seed: int, factor: float) -> str:

@@ -12,11 +12,12 @@ import sys
 import time
 
 import torch
-from quality import RESULTS, environment
+from quality import RESULTS
 from torch import distributed as dist
 from tqdm.auto import tqdm
 
 from hf_reloss import SurrogateForClassification, SurrogateForTokens, distributed
+from hf_reloss.compare.runs import environment
 from hf_reloss.learning.objectives import RelationalObjective
 from hf_reloss.losses.base import gathered_evidence
 

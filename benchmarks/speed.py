@@ -27,7 +27,6 @@ import step_speed
 import token_speed
 import torch
 from diffsort import DiffSortNet
-from quality import environment
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
@@ -41,6 +40,7 @@ from hf_reloss import (
     hard_rank,
     soft_rank,
 )
+from hf_reloss.compare.runs import environment
 from hf_reloss.predictions.dataset import predictions_dataset
 
 RESULTS = Path(__file__).parent / "results"

@@ -10,12 +10,13 @@ Results are stored after each run in benchmarks/results/unfitted.json, and runs 
 """
 
 import argparse
+import collections
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from quality import RESULTS, environment, train_and_score
+from quality import RESULTS, train_and_score
 from rich.console import Console
 from task import Task
 from tasks import TASKS
@@ -24,7 +25,9 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from hf_reloss import ReLossTrainer
+from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import comparison_table, paired_difference
+from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.compare.task import DigitClassifier, digits
 
 WAYS = ("cross_entropy", "soft_metric", "auto")
@@ -43,8 +46,9 @@ SEEDS = {"cifar10": 2, "fashion_mnist_imbalanced": 3}
 """Paired seeds, 5 where nothing else is said."""
 
 
-def score(task: Task, way: str, seed: int) -> float:
-    """The task's metric after a run, in points."""
+def score(name: str, way: str, seed: int) -> float:
+    """A task's metric after a run, in points."""
+    task = MADE[name]()
     options: dict[str, Any] = {}
     recipe: dict[str, Any] = {"use_cpu": not torch.cuda.is_available()}
     if way == "auto":
@@ -66,16 +70,34 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     stored = json.loads(options.output.read_text()) if options.output.exists() else {"scores": {}, "over": {}}
-    jobs = [(name, seed, way) for name in options.tasks for seed in range(SEEDS.get(name, 5)) for way in WAYS]
-    for name, seed, way in tqdm(jobs):
-        scores = stored["scores"].setdefault(name, {way: {} for way in WAYS})
-        if str(seed) not in scores[way]:
-            scores[way][str(seed)] = score(MADE[name](), way, seed)
-            stored |= {"command": "python benchmarks/unfitted.py", "environment": environment()}
-        stored["over"][name] = {
-            way: paired_difference(scores[way], scores[WAYS[0]])._asdict() for way in WAYS[1:] if len(scores[way]) > 1
+    jobs = {
+        (name, way, str(seed)): (name, way, seed)
+        for name in options.tasks
+        for seed in range(SEEDS.get(name, 5))
+        for way in WAYS
+    }
+    done = {
+        (name, way, seed): found
+        for name, scores in stored["scores"].items()
+        for way, of_way in scores.items()
+        for seed, found in of_way.items()
+    }
+
+    def store() -> None:
+        for (name, way, seed), found in done.items():
+            stored["scores"].setdefault(name, {way: {} for way in WAYS})[way][seed] = found
+        stored["over"] = {
+            name: {
+                way: paired_difference(scores[way], scores[WAYS[0]])._asdict()
+                for way in WAYS[1:]
+                if len(scores[way].keys() & scores[WAYS[0]].keys()) > 1
+            }
+            for name, scores in stored["scores"].items()
         }
-        options.output.write_text(json.dumps(stored, indent=2) + "\n")
+        stored["command"], stored["environment"] = "python benchmarks/unfitted.py", environment()
+        write_atomically(options.output, json.dumps(stored, indent=2) + "\n")
+
+    collections.deque(tqdm(make_runs(jobs, score, done, store), total=len(jobs.keys() - done.keys())), maxlen=0)
     for name in options.tasks:
         Console().print(comparison_table(stored["scores"][name], WAYS[0], title=name, metric=MADE[name]().metric.name))
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from ..learning.trainer import SurrogateTrainer, SurrogateTrainingArguments
+from ..learning.learn_surrogate import learn_surrogate
 from ..losses.hand_made import hand_made_losses
 from ..metrics import Metric, load_metric
 from ..predictions.dataset import part_of
@@ -26,6 +26,7 @@ from ..training.arguments import ReLossTrainingArguments
 from ..training.strategies.given import refuse_unknown
 from ..training.trainer import ReLossTrainer
 from .pictures import plot_gains
+from .runs import make_runs
 from .statistics import comparison_table, paired_difference, verdict
 from .stored_results import StoredResults, fingerprint, locked, replaced
 from .task import ComparedTask
@@ -104,7 +105,8 @@ def _run_missing(
 ) -> None:
     """Runs what has no score yet, seed by seed, and shows the table meanwhile; after a failure the loss is left out."""
     results.failed = {loss: reason for loss, reason in results.failed.items() if loss not in losses}
-    jobs = [(loss, seed) for seed in range(seeds) for loss in losses if seed not in results.scores.get(loss, {})]
+    jobs = {(loss, seed): (loss, seed) for seed in range(seeds) for loss in losses}
+    done = {(loss, seed): score for loss, scores in results.scores.items() for seed, score in scores.items()}
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
     )
@@ -113,23 +115,26 @@ def _run_missing(
         table = _table(results, losses, metric)
         return Group(bar) if table is None else Group(table, bar)
 
+    def run(loss: str, seed: int) -> float:
+        if loss == "reloss" and not _is_whole(results.surrogate):
+            bar.update(progress, description="learning a surrogate")
+            _learn(task, metric, results.surrogate)
+        bar.update(progress, description=f"{loss}, seed {seed}")
+        return _score(task, str(results.surrogate) if loss == "reloss" else loss, metric, seed)
+
+    def failed(key: tuple[str, int], error: Exception) -> None:
+        if key[0] == BASELINE:
+            raise error
+        results.failed[key[0]] = f"{type(error).__name__}: {error}"
+
+    def store() -> None:
+        for (loss, seed), score in done.items():
+            results.scores.setdefault(loss, {})[seed] = score
+        results.save()
+
     with Live(console=console, get_renderable=shown, refresh_per_second=4):
-        progress = bar.add_task("training", total=len(jobs))
-        for loss, seed in jobs:
-            if loss not in results.failed:
-                try:
-                    if loss == "reloss" and not _is_whole(results.surrogate):
-                        bar.update(progress, description="learning a surrogate")
-                        _learn(task, metric, results.surrogate)
-                    bar.update(progress, description=f"{loss}, seed {seed}")
-                    score = _score(task, str(results.surrogate) if loss == "reloss" else loss, metric, seed)
-                except Exception as error:  # whatever it is, it should not cost the results of the other losses
-                    if loss == BASELINE:
-                        raise
-                    results.failed[loss] = f"{type(error).__name__}: {error}"
-                else:
-                    results.scores.setdefault(loss, {})[seed] = score
-                results.save()
+        progress = bar.add_task("training", total=len(jobs.keys() - done.keys()))
+        for _ in make_runs(jobs, run, done, store, on_error=failed, is_wanted=lambda key: key[0] not in results.failed):
             bar.update(progress, advance=1, description="training")
 
 
@@ -206,10 +211,6 @@ def _learn(task: ComparedTask, metric: Metric, folder: Path) -> None:
     set_seed(RECORDING_SEED)  # whatever ran before: a comparison that goes on should learn the same one
     surrogate, recorder = SurrogateForClassification.for_metric(metric), PredictionRecorder()
     _train(task, RECORDING_SEED, ReLossTrainer, surrogate=surrogate, callbacks=[recorder])
-    with tempfile.TemporaryDirectory() as checkpoints:
-        args = SurrogateTrainingArguments(checkpoints, disable_tqdm=True, logging_strategy="no", report_to="none")
-        trainer = SurrogateTrainer(surrogate, args, train_dataset=recorder.dataset(), metric=metric)
-        trainer.pop_callback(PrinterCallback)
-        trainer.train()
+    learn_surrogate(surrogate, recorder.dataset(), metric)
     with replaced(folder) as partial:
         surrogate.save_pretrained(partial, repo_id=str(folder))  # its page is to name the place where it ends up
