@@ -2,6 +2,7 @@
 
 import hashlib
 import runpy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,9 @@ def load_task(where: str) -> ComparedTask:
         return ComparedTask(DigitClassifier, train, test, arguments, source=where)
     if not Path(where).is_file():
         raise ValueError(f"{where} is no task that comes along (digits) and no file: pass a Python file.")
+    folder = str(Path(where).resolve().parent)
+    if folder not in sys.path:  # as of a script, so that it finds modules beside it
+        sys.path.insert(0, folder)
     defined = runpy.run_path(where)
     names = ("model", "train_dataset", "eval_dataset")
     missing = [name for name in names if name not in defined]
