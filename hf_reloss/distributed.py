@@ -26,6 +26,11 @@ def _remainder(trainer: Trainer) -> int:
     """How many examples the last batch that was fetched has, in all processes together, if they do not fill it."""
     if trainer.args.world_size == 1 or trainer.args.dataloader_drop_last:
         return 0
+    sampler = getattr(trainer.accelerator.gradient_state.active_dataloader, "batch_sampler", None)
+    if (
+        getattr(sampler, "num_processes", None) == 1
+    ):  # as of train_sampling_strategy="batch_rebalance", which shares out
+        return 0
     return max(trainer.accelerator.gradient_state.remainder, 0)  # -1 where Accelerate does not know it
 
 

@@ -10,10 +10,12 @@ from typing import TypeVar
 
 import torch
 
+from .. import __version__
+
 Key = TypeVar("Key")
 Measured = TypeVar("Measured")
 
-PACKAGES = ("hf-reloss", "torch", "transformers", "accelerate", "datasets")
+PACKAGES = ("torch", "transformers", "accelerate", "datasets")
 """Those on whose versions the outcome of a run depends."""
 
 
@@ -75,4 +77,4 @@ def environment() -> dict[str, str]:
     machine = {"python": platform.python_version(), "machine": platform.machine()}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
-    return machine | {package: version(package) for package in PACKAGES}
+    return machine | {"hf-reloss": __version__} | {package: version(package) for package in PACKAGES}

@@ -9,6 +9,7 @@ import abc
 import dataclasses
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -125,6 +126,18 @@ class Metric(abc.ABC):
         theirs = module.compute(**(changed | self.for_evaluate(predictions, references)))
         theirs = theirs[self.evaluate_key] if isinstance(theirs, dict) else theirs
         return self.compute(predictions, references) - float(np.mean(theirs))
+
+    def informed(self, facts: Mapping[str, Any]) -> "Metric":
+        """The same metric, with what is known of a model in place of options that were left at their defaults.
+
+        Args:
+            facts: by the names of options, such as `label_names`.
+        """
+        if not dataclasses.is_dataclass(self):
+            return self
+        defaults = {option.name: option.default for option in dataclasses.fields(self) if option.init}
+        left = {name for name, default in defaults.items() if getattr(self, name) == default}
+        return dataclasses.replace(self, **{name: facts[name] for name in left & facts.keys()})
 
     def for_evaluate(self, predictions: Any, references: Any) -> dict[str, Any]:
         """Predictions and references as the keywords of its module of `evaluate`."""

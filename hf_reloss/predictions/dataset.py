@@ -78,7 +78,7 @@ def text_decoder(
         metric: that is to score them.
         processing_class, data_collator: of a Trainer.
     """
-    reads_text = kind.task == "spans" or (kind.task == "tokens" and writes_text(model))
+    reads_text = kind.answers or (kind.has_parts and writes_text(model))
     if not reads_text or isinstance(metric, ClassMetric | EvaluationMetrics):
         return None
     return tokenizer_of(processing_class, data_collator)
@@ -114,11 +114,11 @@ def recorded_dataset(
     labels = columns["labels"]
     rows = (labels != IGNORED_LABEL).flatten(1).any(1) if labels.dim() > 1 else labels != IGNORED_LABEL
     columns = {name: column[rows] for name, column in columns.items()}
-    if kind.task == "classification":
+    if kind.scores_logits:
         return predictions_dataset(columns["logits"], columns["labels"], columns["stage"], description)
     # What ids stand for is stored as text.
     left_out = {name for name in kind.scored if name != "labels"} if tokenizer is not None else set()
-    counts = columns["labels"] != IGNORED_LABEL if kind.task == "tokens" else None
+    counts = columns["labels"] != IGNORED_LABEL if kind.has_parts else None
     stored, features = {}, {}
     for name, column in columns.items():
         if name not in left_out:
@@ -126,7 +126,7 @@ def recorded_dataset(
             stored[name], features[name] = _stored(column, counts if ragged else None)
     compared = scored(kind, columns, tokenizer)
     if tokenizer is not None:
-        texts = dict(zip((ANSWERED if kind.task == "spans" else written, "reference"), compared, strict=True))
+        texts = dict(zip((ANSWERED if kind.answers else written, "reference"), compared, strict=True))
         stored |= texts
         features |= dict.fromkeys(texts, datasets.Value("string"))
     if isinstance(metric, AdditiveMetric):

@@ -9,9 +9,13 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
+from transformers.utils import logging
 
+from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
 from ..surrogates.tokens import next_token_labels
+
+logger = logging.get_logger(__name__)
 
 DESCRIPTION = "Predictions of "
 """How a description of recorded predictions begins."""
@@ -35,6 +39,27 @@ def writes_text(model: nn.Module) -> bool:
     """Whether a model writes text: an encoder-decoder or a causal language model, and not a classifier or tagger."""
     model = unwrapped(model)
     return hasattr(model, "can_generate") and bool(model.can_generate())
+
+
+def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:
+    """A metric that is to score a model's predictions: what its configuration says of labels need not be said again.
+
+    Args:
+        model: the model, which may be wrapped.
+        metric: what `load_metric` takes. Its options `label_names` and `ignore_index`, where they are left at their
+            defaults, become those of the model.
+    """
+    config, facts = getattr(unwrapped(model), "config", None), {}
+    names = [name for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
+    if names and names != [f"LABEL_{place}" for place in range(len(names))]:  # as it is where nobody has said
+        facts["label_names"] = names
+    if isinstance(getattr(config, "semantic_loss_ignore_index", None), int):
+        facts["ignore_index"] = config.semantic_loss_ignore_index
+    loaded = load_metric(metric)
+    informed = loaded.informed(facts)
+    if informed != loaded:
+        logger.info(f"The metric {loaded.name!r} knows labels as the model's configuration has them: {facts}.")
+    return informed
 
 
 def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[str]) -> torch.Tensor | None:

@@ -9,11 +9,11 @@ from accelerate.utils import send_to_device
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from ..metrics import AdditiveMetric, Metric, load_metric
+from ..metrics import AdditiveMetric, Metric
 from ..surrogates.auto import AutoSurrogate
 from ..surrogates.base import Surrogate
 from .dataset import GENERATED, TEACHER_FORCED, recorded_dataset
-from .models import batch_labels, description_of, tokenizer_of, writes_text
+from .models import batch_labels, description_of, metric_for, tokenizer_of, writes_text
 
 
 def record_predictions(
@@ -56,7 +56,7 @@ def record_predictions(
         chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:max_predictions].tolist()
         take = getattr(dataset, "select", None)
         dataset = take(chosen) if take else torch.utils.data.Subset(dataset, chosen)
-    metric = None if metric is None else load_metric(metric)
+    metric = None if metric is None else metric_for(model, metric)
     writes = writes_text(model)
     if generate and not (writes and model.config.is_encoder_decoder):
         raise ValueError(
@@ -84,7 +84,7 @@ def record_predictions(
     return recorded_dataset(
         trainer.kind,
         columns | {"stage": torch.full((len(predictions[0]),), float(stage))},
-        tokenizer=tokenizer if writes or trainer.kind.task == "spans" else None,
+        tokenizer=tokenizer if writes or trainer.kind.answers else None,
         written=GENERATED if generate else TEACHER_FORCED,
         metric=metric,
         description=description_of(model),

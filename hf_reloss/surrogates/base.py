@@ -46,6 +46,12 @@ class Surrogate(PreTrainedModel):
     """The two of the recorded columns that a metric compares: predictions and references."""
     original_loss: ClassVar[str]
     """Name of the loss that `original_losses` gives."""
+    scores_logits: ClassVar[bool] = False
+    """Whether metrics compare one row of logits with one label per example: as compute_metrics gets them."""
+    has_parts: ClassVar[bool] = False
+    """Whether a prediction is a sequence of parts of which some do not count: only those that do are stored."""
+    answers: ClassVar[bool] = False
+    """Whether what a metric compares are texts that a model has found, whether or not it can write."""
     keeps_labels_from_model: ClassVar[bool] = False
     """Whether a model is not given the labels where its own loss is not asked for: over a vocabulary it costs much."""
     pipeline_tag: ClassVar[str | None] = None

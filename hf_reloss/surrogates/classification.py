@@ -16,6 +16,9 @@ from ..metrics.counts import CountMetric
 from .base import Surrogate, class_indices, output_tensor
 from .config import SurrogateConfig
 
+RULED_OUT = 20.0
+"""By so much below all others is the logit of a class taken that a model has ruled out with -inf."""
+
 
 class SurrogateForClassification(Surrogate):
     """A learned loss for classification.
@@ -49,6 +52,7 @@ class SurrogateForClassification(Surrogate):
     read_columns = ("logits",)
     scored = ("logits", "labels")
     original_loss = "cross_entropy"
+    scores_logits = True
     networks = (MarginNetwork, CountNetwork, PaperClassificationNetwork, SetNetwork)
 
     @classmethod
@@ -86,6 +90,10 @@ class SurrogateForClassification(Surrogate):
             )
         labels, counts = class_indices(labels, logits.shape[-1])
         logits = logits.float()
+        ruled_out = logits.isneginf()
+        if ruled_out.any():
+            lowest = logits.detach().masked_fill(ruled_out, torch.inf).amin(-1, keepdim=True)
+            logits = torch.where(ruled_out, lowest - RULED_OUT, logits)
         if not logits.isfinite().all():
             raise ValueError(
                 f"{int((~logits.isfinite()).sum())} of {logits.numel()} logits are not finite: the model has diverged. "

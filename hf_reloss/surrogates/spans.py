@@ -48,6 +48,7 @@ class SurrogateForSpans(Surrogate):
     read_columns = ("start_logits", "end_logits", "start_places", "end_places")
     scored = ("answer_ids", "gold_ids")
     original_loss = "cross_entropy"
+    answers = True
     pipeline_tag = "question-answering"
 
     @classmethod

@@ -47,6 +47,7 @@ class SurrogateForTokens(Surrogate):
     read_columns = ("margins",)
     scored = ("decided", "labels")
     original_loss = "cross_entropy"
+    has_parts = True
     keeps_labels_from_model = True
 
     @classmethod

@@ -9,6 +9,7 @@ from transformers.utils import logging
 from ..learning.alignment import alignment, gathered_columns
 from ..metrics import Metric, load_metric
 from ..predictions.dataset import recorded_dataset, scored, text_decoder
+from ..predictions.models import metric_for
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.base import Surrogate
 
@@ -73,6 +74,7 @@ class LossMetricMonitor(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.history, self.verdict, self._watched = [], "", None
+        self.metric = metric_for(model, self.metric)
         self._listen_to(model)
 
     def _listen_to(self, model: Any) -> None:

@@ -177,7 +177,7 @@ class RunMonitor:
         found = alignment(predictions, metric, kind, surrogate, device=self.trainer.args.device)
         # Elsewhere no labels are replaced, so the groups of one evaluation differ by chance alone.
         learned = surrogate is not None and not isinstance(surrogate.network, HandMadeLoss)
-        if kind.task == "classification" and learned and found < DRIFTED:
+        if kind.scores_logits and learned and found < DRIFTED:
             logger.warning(
                 f"The surrogate's rank correlation with {metric.name} is {found:.3f} on these predictions: it has "
                 "drifted from the metric. Learn it again from predictions like these, with surrogate='auto' and "

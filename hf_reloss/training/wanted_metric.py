@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..metrics import AdditiveMetric, Metric, load_metric
+from ..metrics import AdditiveMetric, Metric
 from ..metrics.adapters import ComputeMetrics, EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
 from ..predictions.dataset import scored
+from ..predictions.models import metric_for
 from ..surrogates.base import Surrogate
 from ..surrogates.config import SurrogateConfig
 from .arguments import option
@@ -90,14 +91,14 @@ class WantedMetric:
         try:
             keys = call().keys()
         except Exception as error:
-            if kind.task == "classification":  # which is reported when it is tried as the metric
+            if kind.scores_logits:  # which is reported when it is tried as the metric
                 return own
             keys, failed = (), error
         if own.key in keys:
             self.records_evaluation = isinstance(own, EvaluationMetrics)
             return own
         try:
-            metric = load_metric(own.key)
+            metric = metric_for(self.trainer.model, own.key)
         except ValueError as unknown:
             why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
             if failed is not None:
@@ -115,7 +116,7 @@ class WantedMetric:
     ) -> tuple[Any, Any]:
         """The key of `compute_metrics` as a metric, and a call of that function on the first batch."""
         better = self._higher_is_better()
-        if kind.task != "classification":
+        if not kind.scores_logits:
             own = EvaluationMetrics(self.trainer.compute_metrics, self.wanted, higher_is_better=better)
             return own, lambda: own.results(*own.columns(self._evaluated_batch(outputs, inputs)))
         passed_over = {"loss", *getattr(getattr(self.trainer.model, "config", None), "keys_to_ignore_at_inference", ())}

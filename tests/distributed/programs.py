@@ -64,8 +64,11 @@ def reloss(folder: Path) -> None:
         compute_metrics=lambda evaluation: {"examples": float(len(evaluation.label_ids))},
     )  # fmt: skip
     trainer.train()
-    measured = torch.tensor([trainer.evaluate()["eval_examples"]])
-    finish(trainer, folder, {"measured": measured, **{f"gradient.{n}": g for n, g in spy.seen.items()}})
+    measured = [trainer.evaluate()["eval_examples"]]
+    args.per_device_eval_batch_size = 8 // PROCESSES
+    of_groups = ReLossTrainer(trainer.model, args, eval_dataset=tiny_rows(37, seed=1), surrogate="soft_f1")
+    measured += [of_groups.evaluate()["eval_loss"]]
+    finish(trainer, folder, {"measured": torch.tensor(measured), **{f"gradient.{n}": g for n, g in spy.seen.items()}})
 
 
 def adaptive(folder: Path) -> None:

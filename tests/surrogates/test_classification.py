@@ -267,6 +267,22 @@ def test_extreme_logits_have_finite_losses_and_gradients(architecture, confident
     assert logits.grad.isfinite().all()
 
 
+@architectures
+def test_classes_that_a_model_has_ruled_out_are_read(architecture):
+    surrogate = surrogate_with_random_weights(6, architecture=architecture)
+    logits = torch.tensor([[2.0, 0.0, -torch.inf], [-torch.inf, 1.0, 0.5]], requires_grad=True)
+    labels = torch.tensor([0, 2])
+    loss = surrogate(logits, labels)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+    assert logits.grad[logits.isneginf()].eq(0).all()
+    usual = surrogate.original_losses(surrogate.evidence(logits, labels))
+    assert torch.allclose(usual, F.cross_entropy(logits, labels, reduction="none"))
+    with pytest.raises(ValueError, match="not finite"):  # nothing is left of the first
+        surrogate(torch.tensor([[-torch.inf, -torch.inf], [0.0, 1.0]]), torch.tensor([0, 1]))
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [

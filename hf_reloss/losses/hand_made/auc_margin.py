@@ -5,23 +5,23 @@ from typing import ClassVar
 import torch
 
 from ..base import Evidence
-from .base import HandMadeLoss, due_classes, mean_where
+from .base import HandMadeLoss
+from .pairs import label_probabilities, mean_over_classes, same_class
 
 
 class AucMargin(HandMadeLoss):
     """The mean, over the classes of the batch, of max(0, m - (p_i - p_j))² over pairs.
 
-    i is an example of the class and j one of another, p the class's probability and m a margin.
+    i is an example of the class and j one of another, p the class's probability and m a margin. Takes O(N²) of memory.
     """
 
     architecture = "auc_margin"
     options: ClassVar[dict[str, float]] = {"margin": 1.0}
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
-        due = due_classes(evidence).transpose(-1, -2)
-        other = evidence.counts[..., None, :].to(due) - due
-        scores = evidence.outputs.softmax(-1).transpose(-1, -2)
-        short = (self.margin - (scores[..., :, None] - scores[..., None, :])).clamp(min=0).square()
-        pairs = due[..., :, None] * other[..., None, :]
-        number = pairs.sum((-1, -2))
-        return mean_where((short * pairs).sum((-1, -2)) / number.clamp(min=1), number > 0)
+        scores, same, counts = label_probabilities(evidence), same_class(evidence), evidence.counts
+        other = (counts[..., :, None] & counts[..., None, :]) & ~same
+        own = scores.diagonal(dim1=-2, dim2=-1)[..., None]
+        short = (self.margin - (own - scores)).clamp(min=0).square().masked_fill(~other, 0.0)
+        size = same.sum(-1)
+        return mean_over_classes(short.sum(-1), size * other.sum(-1), counts, size)

@@ -30,7 +30,8 @@ class HandMadeLoss(SurrogateNetwork):
     def __init__(self, task: str | None = None, **given: Any):
         super().__init__()
         self.task = task or self.tasks[0]
-        self.count_dims = 2 if self.task == "tokens" else 1
+        self.of_tokens = self.task == "tokens"
+        self.count_dims = 2 if self.of_tokens else 1
         self.nothing_learned = nn.Parameter(torch.empty(0))  # for models have a device and a precision by parameters
         if self.wants_frequencies:
             frequencies = given.pop("frequencies", None)
@@ -54,10 +55,10 @@ class HandMadeLoss(SurrogateNetwork):
 
     def checked(self, evidence: Evidence) -> torch.Tensor:
         """The frequencies, if there are as many as the model has classes."""
-        of_tokens = self.task == "tokens"  # whose evidence does not tell how many classes there are
-        classes = int(evidence.labels.max()) + 1 if of_tokens else evidence.outputs.shape[-1]
-        if len(self.frequencies) != classes and not (of_tokens and classes < len(self.frequencies)):
-            has = f"there are labels up to {classes - 1}" if of_tokens else f"the model puts out {classes} logits"
+        # The evidence of tokens does not tell how many classes there are.
+        classes = int(evidence.labels.max()) + 1 if self.of_tokens else evidence.outputs.shape[-1]
+        if len(self.frequencies) != classes and not (self.of_tokens and classes < len(self.frequencies)):
+            has = f"there are labels up to {classes - 1}" if self.of_tokens else f"the model puts out {classes} logits"
             raise ValueError(
                 f"The loss {self.architecture!r} has the frequencies of {len(self.frequencies)} classes, but {has}: "
                 "pass frequencies= of all of them."
@@ -66,7 +67,7 @@ class HandMadeLoss(SurrogateNetwork):
 
     def label_losses(self, evidence: Evidence) -> torch.Tensor:
         """-log p(label), of the shape of `evidence.counts`."""
-        if self.task == "tokens":
+        if self.of_tokens:
             return F.softplus(-evidence.outputs[..., 0])
         return cross_entropies(evidence.outputs, evidence.labels)
 

@@ -5,25 +5,24 @@ from typing import ClassVar
 import torch
 
 from ..base import Evidence
-from .base import HandMadeLoss, due_classes, mean_where
+from .base import HandMadeLoss
+from .pairs import label_probabilities, mean_over_classes, same_class
 
 
 class SmoothAP(HandMadeLoss):
     """1 less the mean, over the classes of the batch, of the average precision of ranking by the class's probability.
 
-    Whether one example is before another is a sigmoid of the difference, of temperature τ.
+    Whether one example is before another is a sigmoid of the difference, of temperature τ. Takes O(N²) of memory.
     """
 
     architecture = "smooth_ap"
     options: ClassVar[dict[str, float]] = {"tau": 0.1}
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
-        due = due_classes(evidence).transpose(-1, -2)
-        scores = evidence.outputs.softmax(-1).transpose(-1, -2)
-        before = torch.sigmoid((scores[..., None, :] - scores[..., :, None]) / self.tau)
-        before = before * evidence.counts[..., None, None, :]
+        scores, same = label_probabilities(evidence), same_class(evidence)
+        own = scores.diagonal(dim1=-2, dim2=-1)[..., None]
+        before = torch.sigmoid((scores - own) / self.tau) * evidence.counts[..., None, :]
         before = before - torch.diag_embed(before.diagonal(dim1=-2, dim2=-1))
-        precision = (1 + (before * due[..., None, :]).sum(-1)) / (1 + before.sum(-1))
-        number = due.sum(-1)
-        ap = (precision * due).sum(-1) / number.clamp(min=1)
-        return (number > 0).any(-1) * 1.0 - mean_where(ap, number > 0)
+        precision = (1 + (before * same).sum(-1)) / (1 + before.sum(-1))
+        counts = evidence.counts
+        return counts.any(-1) * 1.0 - mean_over_classes(precision, same.sum(-1), counts, same.sum(-1))

@@ -25,12 +25,12 @@ from ...adaptive_loss.controller import (
 )
 from ...losses.hand_made import hand_made_losses
 from ...losses.hand_made.base import AdjustableLoss
-from ...metrics import Metric, load_metric
+from ...metrics import Metric
 from ...metrics.base import IGNORED_LABEL
 from ...predictions.dataset import part_of
-from ...predictions.models import batch_labels, takes_labels, without_labels
-from ...surrogates.base import Surrogate, output_tensor
-from ...surrogates.embeddings import embeddings_of
+from ...predictions.models import batch_labels, metric_for, takes_labels, without_labels
+from ...surrogates.base import Surrogate
+from ...surrogates.classification import SurrogateForClassification
 from ...surrogates.hand_made import hand_made_loss
 from ..arguments import option
 from .base import SurrogateStrategy
@@ -120,7 +120,7 @@ class Adaptive(SurrogateStrategy):
                 "surrogate='ala' adapts the loss by what the metric gains on validation data: pass eval_dataset=, or "
                 "validation_dataset= to AdaptiveLossTrainer where eval_dataset is what is reported."
             )
-        self.dataset, self.metric = _sample(dataset), load_metric(self.wanted_metric)
+        self.dataset, self.metric = _sample(dataset), metric_for(trainer.model, self.wanted_metric)
         self.children = launched(trainer.args.ddp_timeout) if option(trainer.args, "adapt_children") else Children()
         self.controller = self.given_controller or self._fresh_controller()
         self.surrogate = self.given_loss and self.placed(self.given_loss)
@@ -200,10 +200,6 @@ class Adaptive(SurrogateStrategy):
         """The loss."""
         return self.surrogate.network
 
-    @property
-    def _reads_embeddings(self) -> bool:
-        return self.surrogate is not None and self.surrogate.task == "embeddings"
-
     def _act(self, step: int, progress: float) -> None:
         """Ends the episode of the last action with its reward, and begins the next one."""
         error = float(discounted(torch.tensor(self.errors, dtype=torch.float64), self.controller.config.discount))
@@ -233,7 +229,7 @@ class Adaptive(SurrogateStrategy):
         """Logits [n, C], or embeddings, and labels [n] of the validation data, the same in all processes."""
         trainer = self.trainer
         model, was_training, kept = trainer.model_wrapped, trainer.model.training, torch.get_rng_state()
-        names, device = trainer.label_names, trainer.args.device
+        names, device, kind = trainer.label_names, trainer.args.device, self.kind or SurrogateForClassification
         reads_labels = takes_labels(model, names)
         model.eval()
         found = []
@@ -243,14 +239,14 @@ class Adaptive(SurrogateStrategy):
             labels = batch_labels(trainer.model, inputs, names)
             with trainer.compute_loss_context_manager():
                 outputs = trainer.model_outputs(model, inputs if reads_labels else without_labels(model, inputs, names))
-            logits = embeddings_of(outputs) if self._reads_embeddings else output_tensor(outputs, "logits")
+            logits = kind.recorded(outputs, labels, inputs)[kind.scored[0]] if labels is not None else torch.empty(0)
             if labels is None or labels.dim() != 1 or logits.dim() != 2:
                 raise ValueError(
                     "surrogate='ala' adapts a loss of one label per example: it wants logits [N, C], or "
                     f"embeddings, and labels [N], but got {list(logits.shape)} and "
                     f"{None if labels is None else list(labels.shape)}."
                 )
-            found.append(trainer.accelerator.gather_for_metrics((logits.float(), labels)))
+            found.append(trainer.accelerator.gather_for_metrics((logits, labels)))
         model.train(was_training)
         torch.set_rng_state(kept)
         if not found:

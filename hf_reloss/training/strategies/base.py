@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
+from ...distributed import own_rows
 from ...hub.facts import SurrogateFacts
 from ...losses.base import Evidence, gathered_evidence
 from ...metrics import Metric
@@ -268,12 +269,12 @@ class SurrogateStrategy(LossStrategy):
 
     def loss(self, batch: Batch, outputs: Any) -> StrategyLoss:
         evidence = self.evidence(batch, outputs)
-        of_group = batch.training and self.surrogate.network.is_of_groups()
+        of_group = self.surrogate.network.is_of_groups()
         weight = batch.weights.of_group if of_group else batch.weights.of_parts
         return StrategyLoss(weight * self.surrogate(evidence), outputs, evidence)
 
     def evidence(self, batch: Batch, outputs: Any) -> Evidence:
-        """What the surrogate sees; in training, one of groups sees the micro-batch of all processes."""
+        """What the surrogate sees; one of groups sees the micro-batch of all processes."""
         surrogate, labels = self.surrogate, batch.labels
         with torch.autocast(self.trainer.args.device.type, enabled=False):
             evidence = surrogate.evidence(outputs, labels)
@@ -284,10 +285,14 @@ class SurrogateStrategy(LossStrategy):
                     "Pass one for the model's task: of a tagger or a model that writes text that is "
                     "SurrogateForTokens.for_metric(...), 'auto' or a loss such as 'focal'."
                 )
-            if not batch.training or not surrogate.network.is_of_groups():
+            if not surrogate.network.is_of_groups():
                 return evidence
             if batch.is_padding:
                 evidence = evidence._replace(counts=torch.zeros_like(evidence.counts))
+            elif not batch.training:  # of training, what fills the last batch up has been cut off
+                own = torch.arange(len(labels), device=labels.device) < own_rows(self.trainer, len(labels))
+                counts = evidence.counts & own.view(-1, *[1] * (evidence.counts.dim() - 1))
+                evidence = evidence._replace(counts=counts)
             return gathered_evidence(evidence)
 
     def begin(self) -> None:

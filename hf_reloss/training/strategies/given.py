@@ -11,11 +11,14 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from ...losses.hand_made import hand_made_losses
-from ...metrics import Metric, load_metric, metric_of
-from ...predictions.models import unwrapped, writes_text
+from ...metrics import Metric, metric_of
+from ...predictions.models import metric_for, unwrapped, writes_text
 from ...surrogates.auto import AutoSurrogate
 from ...surrogates.base import Surrogate
+from ...surrogates.classification import SurrogateForClassification
+from ...surrogates.embeddings import SurrogateForEmbeddings
 from ...surrogates.hand_made import hand_made_loss
+from ...surrogates.tokens import SurrogateForTokens
 from .base import SURROGATE_FOLDER, LossStrategy, SurrogateStrategy
 
 logger = logging.get_logger(__name__)
@@ -71,7 +74,7 @@ class Given(SurrogateStrategy):
     def _watched(self) -> Metric:
         """The metric that it is watched for."""
         try:
-            return load_metric(self.wanted_metric)
+            return metric_for(self.trainer.model, self.wanted_metric)
         except ValueError as error:
             raise ValueError(
                 "With a given surrogate, metric= is what its alignment is watched for: a name, a function or a Metric, "
@@ -121,9 +124,10 @@ def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] |
     """A hand-made loss for what the model is trained to do: classes of examples, of tokens, or embeddings."""
     kind = hand_made_losses(None)[name]
     task, first = kind.tasks[0], training_labels(dataset, names, most=1)  # a row of a data set may be dear to read
-    if task == "classification" and (writes_text(model) or (first is not None and _are_sequences(first))):
-        task = "tokens"
-    if task == "embeddings" and type(unwrapped(model)).__name__.endswith("Classification"):
+    of_sequences = writes_text(model) or (first is not None and _are_sequences(first))
+    if task == SurrogateForClassification.task and of_sequences:
+        task = SurrogateForTokens.task
+    if task == SurrogateForEmbeddings.task and type(unwrapped(model)).__name__.endswith("Classification"):
         model_class = type(unwrapped(model)).__name__
         logger.warning(
             f"The loss {name!r} is one of metric learning, so the logits of {model_class} are taken for embeddings. "

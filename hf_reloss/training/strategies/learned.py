@@ -19,8 +19,8 @@ from ...distributed import undisturbed
 from ...learning.learn_surrogate import learn_surrogate
 from ...learning.time_limit import RunClock, Stopwatch, TimeLimit
 from ...learning.trainer import MisalignedSurrogateError
-from ...metrics import Metric, load_metric
-from ...predictions.models import writes_text
+from ...metrics import Metric
+from ...predictions.models import metric_for, writes_text
 from ...predictions.recorder import PredictionRecorder
 from ...surrogates.auto import AutoSurrogate
 from ...surrogates.base import Surrogate
@@ -92,7 +92,7 @@ class Learned(SurrogateStrategy):
         super().prepare(trainer)
         wanted = self.wanted_metric
         if trainer.compute_metrics is None or not isinstance(wanted, str):
-            wanted = load_metric(wanted)
+            wanted = metric_for(trainer.model, wanted)
         self.wanted = WantedMetric(trainer, wanted)
         self.start(None)
 
