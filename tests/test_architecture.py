@@ -13,7 +13,7 @@ from hf_reloss.training.strategies.choice import COME_ALONG
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_reloss"
 FLOORS = [
-    {"ranking", "distributed"},
+    {"ranking", "distributed", "progress"},
     {"metrics"},
     {"losses"},
     {"hub"},

@@ -14,6 +14,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..distributed import number_of_processes, undisturbed
 from ..metrics import Metric
+from ..progress import without_bars
 from ..surrogates.base import Surrogate
 from .time_limit import TimeLimit
 from .trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
@@ -50,7 +51,8 @@ def learn_surrogate(
         ValueError, MisalignedSurrogateError: if nothing can be learned.
     """
     quiet = {"disable_tqdm": not progress, "report_to": "none", "log_level": "error"}
-    with _temporary_folder(folder) as checkpoints, undisturbed():
+    bars = contextlib.nullcontext() if progress else without_bars()
+    with _temporary_folder(folder) as checkpoints, undisturbed(), bars:
         learner = SurrogateTrainer(
             surrogate,
             SurrogateTrainingArguments(output_dir=str(checkpoints), **quiet | settings),

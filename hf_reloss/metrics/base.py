@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 IGNORED_LABEL = -100
 """The label of a prediction that does not count, as everywhere in transformers."""
@@ -196,7 +197,8 @@ class GroupwiseMetric(Metric):
     def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
         predictions, references = (_on_host(values) for values in self.read(predictions, references))
         scores = []
-        for rows in tqdm(index.tolist(), f"scoring {self.name}", disable=len(index) < 64, leave=False, unit="group"):
+        few = len(index) < 64 or not logging.is_progress_bar_enabled()
+        for rows in tqdm(index.tolist(), f"scoring {self.name}", disable=few, leave=False, unit="group"):
             if isinstance(references, np.ndarray) and references.ndim == 1:
                 # Where labels are sequences, -100 marks positions inside a prediction: the metric's own business.
                 rows = [row for row in rows if references[row] != IGNORED_LABEL]

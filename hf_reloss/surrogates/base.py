@@ -18,6 +18,7 @@ from ..losses.hand_made import hand_made_losses
 from ..losses.hand_made.base import AdjustableLoss, HandMadeLoss
 from ..metrics import Metric
 from ..metrics.base import IGNORED_LABEL
+from ..progress import without_bars
 from .config import SurrogateConfig
 from .loading import PLACE, checked, load_config, load_weights, require_all
 
@@ -204,7 +205,8 @@ class Surrogate(PreTrainedModel):
         publishing = {name: kwargs.pop(name) for name in names if name in kwargs}
         kwargs.pop("max_shard_size", None)  # for weights are loaded from one file only
         try:
-            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+            with without_bars():
+                super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         except SafetensorError as error:
             raise OSError(f"The weights could not be written to {save_directory}: {error}.") from error
         if not is_main_process:
@@ -313,7 +315,7 @@ class Surrogate(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs |= {"output_loading_info": True, "dtype": torch.float32, "ignore_mismatched_sizes": True}
         try:
-            with undivided():
+            with undivided(), without_bars():
                 surrogate, info = super().from_pretrained(None, *args, config=config, state_dict=weights, **kwargs)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error

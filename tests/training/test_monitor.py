@@ -215,3 +215,27 @@ def test_a_batch_in_which_nothing_counts_is_passed_over(tmp_path):
         row["labels"] = torch.tensor(-100)
     trainer.train()
     assert all(weight.isfinite().all() for weight in trainer.model.state_dict().values())
+
+
+@pytest.mark.parametrize("disable_tqdm", [True, False])
+def test_no_bar_tears_that_of_the_run(tmp_path, capsys, monkeypatch, disable_tqdm):
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.enable_progress_bar()
+    try:
+        trainer = make_trainer(
+            tmp_path, surrogate="auto", metric=lambda decided, labels: float((decided == labels).mean()),
+            save_strategy="steps", save_steps=40, disable_tqdm=disable_tqdm, compute_metrics=None,
+        )  # fmt: skip
+        capsys.readouterr()
+        trainer.train()
+        trainer.surrogate.save_pretrained(tmp_path / "saved")
+        AutoSurrogate.from_pretrained(tmp_path / "saved")
+        shown = capsys.readouterr().err
+        assert transformers_logging.is_progress_bar_enabled()
+    finally:
+        transformers_logging.disable_progress_bar()
+    assert "shards" not in shown
+    assert "Loading weights" not in shown
+    if disable_tqdm:
+        assert "scoring" not in shown

@@ -18,6 +18,7 @@ from ...hub.facts import SurrogateFacts
 from ...losses.base import Evidence, gathered_evidence
 from ...metrics import Metric
 from ...predictions.dataset import text_decoder
+from ...progress import without_bars
 from ...surrogates.auto import AutoSurrogate
 from ...surrogates.base import Surrogate
 from ..arguments import SURROGATE_LOSS, option
@@ -309,7 +310,8 @@ class SurrogateStrategy(LossStrategy):
 
     def save(self, folder: Path) -> None:
         if self.surrogate is not None:
-            PreTrainedModel.save_pretrained(self.surrogate, folder / SURROGATE_FOLDER)
+            with without_bars():
+                PreTrainedModel.save_pretrained(self.surrogate, folder / SURROGATE_FOLDER)
 
     def saved_surrogate(self, checkpoint: Path) -> Surrogate:
         """The surrogate that a checkpoint was trained on."""

@@ -272,3 +272,14 @@ def test_each_call_of_train_is_a_run_of_its_own(tmp_path, loss):
     assert found[0][0] == found[1][0]
     assert len(found[0][1]) == 5
     assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))
+
+
+def test_it_goes_on_from_a_checkpoint_that_holds_the_model_only(tmp_path):
+    whole = make_trainer(tmp_path / "whole", save_strategy="steps", save_steps=60, save_only_model=True)
+    whole.train()
+    resumed = make_trainer(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-60"))
+    steps = [step for step, _ in whole.strategy.history]
+    assert [step for step, _ in resumed.strategy.history] == steps
+    for (_, one), (_, two) in zip(whole.strategy.history[:6], resumed.strategy.history[:6], strict=True):
+        assert torch.equal(one, two)
