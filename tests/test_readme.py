@@ -35,7 +35,7 @@ def test_its_python_snippets_run(tmp_path, monkeypatch):
         "batch": {"features": train[0]["features"][None], "labels": train[0]["labels"][None]},
     }  # fmt: skip
     snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(snippets) == 6
+    assert len(snippets) == 7
     for snippet in snippets:
         exec(snippet, names)
     assert names["trainer"].model.config.record["alignment"] > 0.5
