@@ -16,6 +16,7 @@ class AucMargin(HandMadeLoss):
 
     architecture = "auc_margin"
     options: ClassVar[dict[str, float]] = {"margin": 1.0}
+    margin: float
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
         due = due_classes(evidence).transpose(-1, -2)

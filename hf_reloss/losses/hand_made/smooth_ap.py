@@ -16,6 +16,7 @@ class SmoothAP(HandMadeLoss):
 
     architecture = "smooth_ap"
     options: ClassVar[dict[str, float]] = {"tau": 0.1}
+    tau: float
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
         due = due_classes(evidence).transpose(-1, -2)
