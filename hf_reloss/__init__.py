@@ -1,7 +1,7 @@
 """Train on the metric you are judged by: learned surrogate losses for Hugging Face trainers."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from .training.trainer import ReLossSeq2SeqTrainer, ReLossTrainer
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
@@ -76,14 +76,14 @@ def __dir__() -> list[str]:
 # AutoConfig and AutoModel know surrogates as soon as they themselves are imported: importing them here, for everyone,
 # would take torch and a second.
 @wrapt.when_imported("transformers.models.auto.configuration_auto")
-def _register_config(module) -> None:
+def _register_config(module: Any) -> None:
     from .surrogates.config import SurrogateConfig
 
     module.AutoConfig.register(SurrogateConfig.model_type, SurrogateConfig, exist_ok=True)
 
 
 @wrapt.when_imported("transformers.models.auto.modeling_auto")
-def _register_model(module) -> None:
+def _register_model(module: Any) -> None:
     from .surrogates.auto import AutoSurrogate
 
     module.AutoModel.register(AutoSurrogate.config_class, AutoSurrogate, exist_ok=True)

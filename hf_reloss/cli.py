@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -13,6 +14,11 @@ from rich.text import Text
 from transformers.utils import logging
 
 from .hub.plain import plain
+
+if TYPE_CHECKING:
+    from .surrogates.base import Surrogate
+
+Result = TypeVar("Result")
 
 app = typer.Typer(help="Train on the metric you are judged by.", no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -91,7 +97,7 @@ def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id o
         table.add_row(*_cells(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else value))
     console.print(table)
     if model.network.curve_of is not None:
-        console.print(_curve_table(model))
+        console.print(_curve_table(model, model.network.curve_of))
 
 
 @app.command()
@@ -145,14 +151,14 @@ def _cells(*values: object) -> list[Text]:
     return [Text(plain(value)) for value in values]
 
 
-def _curve_table(model) -> Table:
+def _curve_table(model: "Surrogate", curve_of: str) -> Table:
     """The loss over what the surrogate looks at, drawn with bars."""
     import torch
 
-    points = torch.linspace(-6, 6, 13) if model.network.curve_of == "margin" else torch.linspace(0, 1, 11)
+    points = torch.linspace(-6, 6, 13) if curve_of == "margin" else torch.linspace(0, 1, 11)
     losses = model.curve(points)
     table = Table(title="the learned curve")
-    table.add_column(model.network.curve_of, justify="right")
+    table.add_column(curve_of, justify="right")
     table.add_column("loss", justify="right")
     table.add_column("")
     top = float(losses.max()) or 1.0
@@ -167,7 +173,7 @@ def _default_output(task: str, metric: str, metric_options: str) -> Path:
     return Path("comparison") / re.sub(r"\W+", "-", f"{place} {metric} {metric_options}").strip("-")
 
 
-def _or_exit(function, *arguments):
+def _or_exit(function: Callable[..., Result], *arguments: Any) -> Result:
     """Calls a function; what it refuses is said in one line, without a traceback."""
     try:
         return function(*arguments)

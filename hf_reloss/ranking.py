@@ -9,6 +9,7 @@ swap weights are kept, and the layers are applied in reverse to the vector 0..n-
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -126,7 +127,9 @@ class _SortingNetworkRank(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, values, partner, role, steepness, distribution):
+    def forward(
+        ctx: Any, values: torch.Tensor, partner: torch.Tensor, role: torch.Tensor, steepness: float, distribution: str
+    ) -> torch.Tensor:
         depth, n = partner.shape
         x = values.reshape(-1, n)
         gap = x.new_empty(depth, *x.shape)
@@ -146,7 +149,7 @@ class _SortingNetworkRank(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         partner, role, gap, share, rank_gap = ctx.saved_tensors
         pairs, shares = partner.unbind(), share.unbind()
         grad = grad_output.reshape(-1, partner.shape[1])

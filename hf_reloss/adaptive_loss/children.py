@@ -38,19 +38,21 @@ class Children:
         """
         if self.number == 1:
             return [value]
+        store = self.store
+        assert store is not None
         written = io.BytesIO()
         torch.save(value, written)
         self._round += 1
         keys = [f"{self._round}/{rank}" for rank in range(self.number)]
         try:
-            self.store.set(keys[self.rank], written.getvalue())
-            values = [torch.load(io.BytesIO(self.store.get(key)), weights_only=True) for key in keys]
-            if self.store.add(f"{self._round}/read", 1) == self.number:
-                self.store.set(f"{self._round}/done", "")
+            store.set(keys[self.rank], written.getvalue())  # type: ignore[arg-type]  # torch's stub knows texts only
+            values = [torch.load(io.BytesIO(store.get(key)), weights_only=True) for key in keys]
+            if store.add(f"{self._round}/read", 1) == self.number:
+                store.set(f"{self._round}/done", "")
             if self.rank == 0:  # which may be the one that keeps the store, and goes last
-                self.store.wait([f"{self._round}/done"])
+                store.wait([f"{self._round}/done"])
                 for key in (*keys, f"{self._round}/read", f"{self._round}/done"):
-                    self.store.delete_key(key)
+                    store.delete_key(key)
         except distributed.DistError as error:
             raise RuntimeError(
                 f"Child {self.rank} of {self.number} waited for what the others have seen, but one of them has ended, "

@@ -5,7 +5,7 @@ Huang et al. 2019, Addressing the Loss-Metric Mismatch with Adaptive Loss Alignm
 
 import itertools
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ class LossControllerConfig(PreTrainedConfig):
     discount: float = 0.9
     learning_rate: float = 1e-3
     memory: int = 16
-    record: dict | None = None
+    record: dict[str, Any] | None = None
 
     @property
     def state_size(self) -> int:
@@ -93,9 +93,9 @@ class LossController(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             module.reset_parameters()
-        if module is self.policy[-1]:  # all actions are alike: else Φ would at once go one way
-            module.weight.zero_()
-            module.bias.zero_()
+            if module is self.policy[-1]:  # all actions are alike: else Φ would at once go one way
+                module.weight.zero_()
+                module.bias.zero_()
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Logits [..., 3] of the actions -β, 0 and +β, of states [..., S]."""
@@ -151,7 +151,7 @@ class PolicyLearning:
         """
         mean = sum(episode.reward for episode in siblings) / len(siblings)
         if (others := len(siblings) - 1) > 0:
-            siblings = [one._replace(baseline=(mean * (others + 1) - one.reward) / others) for one in siblings]
+            siblings = tuple(one._replace(baseline=(mean * (others + 1) - one.reward) / others) for one in siblings)
         self.memory.append(list(siblings))
         number = sum(map(len, self.memory))
         self.optimizer.zero_grad()
@@ -165,7 +165,7 @@ class PolicyLearning:
         self.optimizer.step()
         self.baseline = self.baseline_decay * self.baseline + (1 - self.baseline_decay) * mean
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on: the policy, its optimizer, the memory and the baseline."""
         return {
             "policy": self.controller.state_dict(),
@@ -174,7 +174,7 @@ class PolicyLearning:
             "baseline": self.baseline,
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`."""
         self.controller.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -57,7 +57,7 @@ def plot_correlations(
     """
     steps, values = [step for step, _ in history], torch.stack([values for _, values in history])
     classes = math.isqrt(2 * values.shape[-1])
-    names = [literal(name) for name in (class_names if class_names is not None else range(classes))]
+    names = [literal(str(name)) for name in (class_names if class_names is not None else range(classes))]
     rows, columns = torch.triu_indices(classes, classes)
     changes = values - values[0]
     most = changes[-1].abs().argsort(descending=True, stable=True)[:shown].tolist()
@@ -102,7 +102,7 @@ def plot_comparison(
         metric: what the scores are of.
     """
     figure = Figure(figsize=(10, 4.4), layout="constrained")
-    pairs, curve = figure.subplots(1, 2) if surrogate is not None else (figure.subplots(), None)
+    pairs, *curve = figure.subplots(1, 1 if surrogate is None else 2, squeeze=False)[0]
     for seed in sorted(baseline.keys() & ours.keys()):
         better = ours[seed] > baseline[seed]
         pairs.plot([0, 1], [baseline[seed], ours[seed]], color=OURS if better else FAINT, alpha=0.7, lw=1.4, zorder=1)
@@ -119,8 +119,8 @@ def plot_comparison(
     pairs.set_xticks([0, 1], ["cross-entropy", "ReLoss"])
     pairs.set_xlim(-0.55, 1.55)
     pairs.set_ylabel(f"{literal(metric)}, one line per seed")
-    if curve is not None:
-        plot_curve(curve, surrogate)
+    if surrogate is not None:
+        plot_curve(curve[0], surrogate)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color=FAINT, alpha=0.4, lw=0.7)

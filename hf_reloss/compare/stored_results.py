@@ -170,7 +170,7 @@ def _of_data(name: str, data: Any) -> Fingerprint:
 
 
 def _column_hashes(data: Any, rows: list[int]) -> dict[Any, str]:
-    columns: dict[Any, list[str]] = {}
+    columns: dict[Any, list[bytes]] = {}
     for row in rows:
         content = data[row]
         if not isinstance(content, Mapping):

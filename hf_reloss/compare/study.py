@@ -20,6 +20,7 @@ from ..metrics import Metric, load_metric
 from ..predictions.dataset import part_of
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.auto import AutoSurrogate
+from ..surrogates.base import Surrogate
 from ..surrogates.classification import SurrogateForClassification
 from ..training.adaptive_trainer import AdaptiveLossTrainer
 from ..training.arguments import ReLossTrainingArguments
@@ -160,6 +161,7 @@ def _score(task: ComparedTask, loss: str, metric: Metric, seed: int) -> float:
         rest = ComparedTask(task.model, parts[0], task.eval_dataset, task.arguments, task.trainer_options)
         trainer = _train(rest, seed, AdaptiveLossTrainer, metric=metric, validation_dataset=parts[1])
         return _measured(trainer, task, metric)
+    surrogate: str | Surrogate
     if loss in hand_made_losses():
         surrogate, of_groups = loss, hand_made_losses()[loss].is_of_groups()
     else:

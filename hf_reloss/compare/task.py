@@ -64,9 +64,9 @@ def load_task(where: str) -> ComparedTask:
             + (f", but lacks {', '.join(missing)}." if missing else ".")
         )
     return ComparedTask(
-        *(defined[name] for name in names),
-        defined.get("arguments", {}),
-        defined.get("trainer_options", {}),
+        **{name: defined[name] for name in names},
+        arguments=defined.get("arguments", {}),
+        trainer_options=defined.get("trainer_options", {}),
         source=hashlib.sha256(Path(where).read_bytes()).hexdigest()[:16],
     )
 
@@ -74,7 +74,7 @@ def load_task(where: str) -> ComparedTask:
 class DigitClassifier(nn.Module):
     """A small convolutional network for images of 8×8."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),

@@ -148,13 +148,13 @@ def _with_sections(former: ModelCard | None, sections: dict[str, str]) -> str:
     def marked(name: str, text: str) -> str:
         return f"<!-- section {name} {_mark(text)} -->\n{text}<!-- end of section -->\n"
 
-    def anew(match: re.Match) -> str:
+    def anew(match: re.Match[str]) -> str:
         name, mark, text = match.groups()
         edited = mark != _mark(text) or name not in sections
         return match[0] if edited else marked(name, sections[name])
 
     page = former.text if former is not None else ""
-    if former is not None and former.data.library_name == LIBRARY:
+    if former is not None and former.data.get("library_name") == LIBRARY:
         return SECTION.sub(anew, page)
     return "\n".join([*([page] if page.strip() else []), *(marked(name, text) for name, text in sections.items())])
 

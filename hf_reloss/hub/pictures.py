@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .facts import SurrogateFacts
@@ -22,8 +23,9 @@ def literal(text: str) -> str:
 
 
 @torch.no_grad()
-def plot_curve(axes, surrogate: SurrogateFacts) -> None:
+def plot_curve(axes: Axes, surrogate: SurrogateFacts) -> None:
     """Draws a surrogate's loss of one prediction, or part of one, on matplotlib axes; cross-entropy beside it."""
+    assert surrogate.curve is not None
     of_margin = surrogate.curve_of == "margin"
     points = torch.linspace(-6, 6, 241) if of_margin else torch.linspace(0.002, 1, 241)
     axes.plot(

@@ -89,7 +89,7 @@ def _told(what: str) -> Iterator[None]:
     # the errors of its HTTP library, from which its own are derived, too.
     try:
         yield
-    except (RuntimeError, ValueError, *HfHubHTTPError.__bases__) as error:
+    except (RuntimeError, ValueError, *HfHubHTTPError.__bases__) as error:  # type: ignore[misc]  # all exceptions
         cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) not in str(error) else ""
         raise OSError(f"{what}: {error}{cause}") from error
 

@@ -49,7 +49,11 @@ def alignment(
     """
     size = min(LARGEST_GROUP, max(2, len(predictions) // 10))
     groups = draw_groups(predictions, metric, num_groups=NUM_GROUPS, group_size=size)
-    reader = kind(SurrogateConfig(task=kind.task)).to(device).freeze() if surrogate is None else surrogate
+    if surrogate is None:
+        reader = kind(SurrogateConfig(task=kind.task)).freeze()
+        reader.to(device)  # type: ignore[arg-type]  # transformers' decorator hides `self`
+    else:
+        reader = surrogate
     losses = []
     for first in range(0, len(groups), 32):
         batch = groups.__getitems__(list(range(first, min(first + 32, len(groups)))))

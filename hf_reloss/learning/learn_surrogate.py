@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 import torch.distributed as dist
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..distributed import number_of_processes, undisturbed
@@ -50,7 +50,7 @@ def learn_surrogate(
     Raises:
         ValueError, MisalignedSurrogateError: if nothing can be learned.
     """
-    quiet = {"disable_tqdm": not progress, "report_to": "none", "log_level": "error"}
+    quiet: dict[str, Any] = {"disable_tqdm": not progress, "report_to": "none", "log_level": "error"}
     bars = contextlib.nullcontext() if progress else without_bars()
     with _temporary_folder(folder) as checkpoints, undisturbed(), bars:
         learner = SurrogateTrainer(
@@ -82,7 +82,7 @@ def learn_surrogate(
 def _temporary_folder(parent: Path | None) -> Iterator[Path]:
     """A new folder, the same for all processes, that is taken away at the end."""
     is_first = number_of_processes() == 1 or dist.get_rank() == 0
-    made = [None]
+    made = [""]
     if is_first:
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
@@ -99,14 +99,16 @@ def _temporary_folder(parent: Path | None) -> Iterator[Path]:
 class _LearningBar(ProgressCallback):
     """How far the learning of a surrogate is, in a bar that goes away."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None:
             self.training_bar.set_description("surrogate")
             self.training_bar.leave = False
 
-    def on_prediction_step(self, args, state, control, **kwargs):
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def on_log(self, args, state, control, **kwargs):
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
         pass

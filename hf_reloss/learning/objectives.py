@@ -4,6 +4,7 @@ An objective has a `gain`, of the losses [m] and scores [m] of all groups of a s
 logged under the name `logged`, and the weight `gradient_penalty` of what holds the surrogate's gradients.
 """
 
+import abc
 import functools
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,10 +15,15 @@ from ..ranking import soft_rank, spearman, standardize
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(abc.ABC):
     """What objectives have in common: λ, the weight `gradient_penalty` of the penalty."""
 
+    logged: ClassVar[str]
     gradient_penalty: float
+
+    @abc.abstractmethod
+    def gain(self, losses: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """What is maximised, a scalar, of losses [m] and scores [m]."""
 
     def penalty(self, norms: torch.Tensor, wanted: torch.Tensor | float = 1.0) -> torch.Tensor:
         """mean (‖∇L‖₂ - r)², a scalar.
@@ -89,4 +95,4 @@ class ApproximationObjective(Objective):
         return -(losses.float() + scores).square().mean()
 
 
-OBJECTIVES = {"relational": RelationalObjective, "approximation": ApproximationObjective}
+OBJECTIVES: dict[str, type[Objective]] = {"relational": RelationalObjective, "approximation": ApproximationObjective}

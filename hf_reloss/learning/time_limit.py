@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 SHARE, LEAST_SECONDS = 0.05, 10.0
 """Learning takes this share of the run or this many seconds, whichever is more."""
@@ -26,7 +27,7 @@ class Stopwatch:
     So a busy machine learns what a quiet one does.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.wall, self.process = time.monotonic(), time.process_time()
 
     def seconds(self) -> float:
@@ -67,7 +68,7 @@ class TimeLimit(TrainerCallback):
         """Keeps some of the time for what comes after the training."""
         self.training = self.seconds - seconds
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         is_over = torch.tensor([self.watch.seconds() > self.training], dtype=torch.uint8, device=args.device)
         if broadcast(is_over).item():  # the first process decides
             control.should_training_stop = True

@@ -1,6 +1,7 @@
 """SurrogateTrainer: a Trainer whose examples are groups of predictions."""
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -8,18 +9,20 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
-from transformers import Trainer, TrainingArguments
+from torch import nn
+from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from ..distributed import gathered, is_filled_up, own_rows
 from ..hub.pages import write_page
 from ..losses.base import Evidence
 from ..metrics import Metric, load_metric
 from ..predictions.dataset import recorded_models
-from ..predictions.groups import draw_groups, sampled
+from ..predictions.groups import PredictionGroups, draw_groups, sampled
 from ..ranking import spearman
 from ..surrogates.base import Surrogate
 from .checkpoints import last_whole_checkpoint
-from .objectives import OBJECTIVES
+from .objectives import OBJECTIVES, Objective
 
 SETTINGS = (
     *("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type"),
@@ -50,7 +53,7 @@ class SurrogateTrainingArguments(TrainingArguments):
     A batch is a number of groups. All of a step are ranked together, those of accumulated batches and of all processes.
     """
 
-    output_dir: str | None = field(default="surrogate", metadata={"help": "Where checkpoints are written."})
+    output_dir: str = field(default="surrogate", metadata={"help": "Where checkpoints are written."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Groups per process and step."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Held-out groups per process and step."})
     learning_rate: float = field(default=1e-2, metadata={"help": "The initial learning rate."})
@@ -107,6 +110,10 @@ class SurrogateTrainer(Trainer):
         MisalignedSurrogateError: from `train`, for a surrogate that ends below `min_alignment`.
     """
 
+    args: SurrogateTrainingArguments
+    model: Surrogate
+    train_dataset: PredictionGroups
+    eval_dataset: PredictionGroups
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -143,12 +150,13 @@ class SurrogateTrainer(Trainer):
         if args.objective not in OBJECTIVES:
             raise ValueError(f"objective={args.objective!r} is not one of {', '.join(OBJECTIVES)}.")
         usual = model.network.gradient_penalty if args.objective == "relational" else 0.0
-        self.objective = OBJECTIVES[args.objective](usual if args.gradient_penalty is None else args.gradient_penalty)
+        weight = usual if args.gradient_penalty is None else args.gradient_penalty
+        self.objective: Objective = OBJECTIVES[args.objective](weight)
         self._progress: dict[str, list[torch.Tensor]] = {self.objective.logged: [], "penalty": []}
         self._held_out: dict[str, list[float]] = {}
         self._coming: deque[tuple[Any, ...]] = deque()
         self._part: tuple[Any, ...] | None = None
-        draw = {"metric": self.metric, "group_size": args.group_size, "corruption": args.corruption}
+        draw: dict[str, Any] = {"metric": self.metric, "group_size": args.group_size, "corruption": args.corruption}
         super().__init__(
             model,
             args,
@@ -161,7 +169,7 @@ class SurrogateTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.label_names = ["score"]
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains, then writes alignment and settings into the surrogate's configuration.
 
         Takes and returns what `Trainer.train` does; True resumes from the last checkpoint that was written to its end.
@@ -198,7 +206,7 @@ class SurrogateTrainer(Trainer):
             )
         return result
 
-    def create_model_card(
+    def create_model_card(  # type: ignore[override]  # its page has no other entries
         self,
         language: str | list[str] | None = None,
         license: str | None = None,
@@ -212,21 +220,31 @@ class SurrogateTrainer(Trainer):
             data = {"license": license, "language": language, "base_model": finetuned_from, "datasets": dataset}
             write_page(surrogate.facts(), self.args.output_dir, self.hub_model_id or self.args.hub_model_id, **data)
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._coming.clear()
         if len(batches) > 1 or (batches and is_filled_up(self)):
             self._coming.extend(self._parts_of_step([send_to_device(batch, device) for batch in batches]))
         return batches, items
 
-    def training_step(self, model, inputs, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor | Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         self._part = self._coming.popleft() if self._coming else None
         try:
             return super().training_step(model, inputs, *args, **kwargs)
         finally:
             self._part = None
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         surrogate = self.accelerator.unwrap_model(model)
         evidence = surrogate.network.canonical(surrogate.evidence(inputs, inputs["labels"]))
         losses = model(evidence)
@@ -262,14 +280,14 @@ class SurrogateTrainer(Trainer):
         processes, number = self.args.world_size, len(batches)
         rows = [len(batch["score"]) for batch in batches]
         rows[-1] = own_rows(self, rows[-1])
-        losses, scores, count = [], [], []
+        parts, scores, count = [], [], []
         for batch, own in zip(batches, rows, strict=True):
             evidence = self.model.network.canonical(self.model.evidence(batch, batch["labels"]))
-            losses.append(gathered(self.model(evidence)))
+            parts.append(gathered(self.model(evidence)))
             scores.append(gathered(batch["score"]))
             count.append(gathered((torch.arange(len(batch["score"]), device=self.args.device) < own).float()))
-        sizes = [len(part) for part in losses]
-        losses, counts = torch.cat(losses).requires_grad_(), torch.cat(count) > 0
+        sizes = [len(part) for part in parts]
+        losses, counts = torch.cat(parts).requires_grad_(), torch.cat(count) > 0
         with torch.enable_grad():
             whole = self.objective.gain(losses[counts], torch.cat(scores)[counts])
         slopes = torch.autograd.grad(whole, losses)[0] if whole.requires_grad else torch.zeros_like(losses)
@@ -280,7 +298,13 @@ class SurrogateTrainer(Trainer):
             for part, own in zip(own_slopes, rows, strict=True)
         ]
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
         inputs = send_to_device(inputs, self.args.device)
         surrogate = self.accelerator.unwrap_model(model)
         with torch.no_grad():
@@ -297,9 +321,9 @@ class SurrogateTrainer(Trainer):
                 values.clear()
         super().log(logs, start_time)
 
-    def _alignments(self, evaluation) -> dict[str, float]:
+    def _alignments(self, evaluation: EvalPrediction) -> dict[str, float]:
         """Alignment over all held-out groups."""
-        losses, scores = torch.from_numpy(np.asarray(evaluation.predictions)), torch.from_numpy(evaluation.label_ids)
+        losses, scores = (torch.from_numpy(np.asarray(x)) for x in (evaluation.predictions, evaluation.label_ids))
         original = self.accelerator.unwrap_model(self.model).original_loss
         columns = {"score": scores, "loss": losses[:, 0], original: losses[:, 2]}
         self._held_out = {

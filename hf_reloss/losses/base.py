@@ -36,8 +36,8 @@ def gathered_evidence(evidence: Evidence) -> Evidence:
     sizes = torch.tensor([*evidence.outputs.shape, *evidence.labels.shape], device=evidence.outputs.device)
     largest = sizes.clone()
     dist.all_reduce(largest, dist.ReduceOp.MAX)
-    largest = largest.tolist()
-    of_outputs, of_labels = largest[: evidence.outputs.dim()], largest[evidence.outputs.dim() :]
+    shape: list[int] = largest.tolist()
+    of_outputs, of_labels = shape[: evidence.outputs.dim()], shape[evidence.outputs.dim() :]
     return Evidence(
         gathered(padded(evidence.outputs, of_outputs)),
         gathered(padded(evidence.labels, of_labels)),
@@ -57,7 +57,7 @@ class SurrogateNetwork(nn.Module):
     """The tasks whose surrogates find it by its `architecture`, wherever it is defined."""
     defined: ClassVar[dict[tuple[str, str], type["SurrogateNetwork"]]] = {}
     """All networks that there are by now, by task and architecture."""
-    count_dims: ClassVar[int] = 1
+    count_dims: int = 1
     """How many of the dimensions of `Evidence.counts` are those of one group: 1 for [N], 2 for [N, P]."""
     gradient_penalty: float = 10.0
     """The weight λ of the gradient penalty with which it is learned by default."""

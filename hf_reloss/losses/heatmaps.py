@@ -50,7 +50,8 @@ def gaussian_targets(points: torch.Tensor, height: int, width: int, sigma: float
 
 def squared_errors(heatmaps: torch.Tensor, points: torch.Tensor, sigma: float | None = None) -> torch.Tensor:
     """The mean squared errors [...] of heatmaps [..., H, W] against `gaussian_targets` of points [..., 2]."""
-    return (heatmaps - gaussian_targets(points, *heatmaps.shape[-2:], sigma)).square().mean((-2, -1))
+    height, width = heatmaps.shape[-2:]
+    return (heatmaps - gaussian_targets(points, height, width, sigma)).square().mean((-2, -1))
 
 
 @torch.no_grad()

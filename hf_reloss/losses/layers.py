@@ -21,6 +21,8 @@ class MonotoneSpline(nn.Module):
             0 stays 0 then, too.
     """
 
+    knots: torch.Tensor
+
     def __init__(self, intervals: int, knot_range: float, anchored: bool = False, trust_region: bool = False):
         super().__init__()
         if intervals < 3 or knot_range <= 0:

@@ -28,6 +28,9 @@ class CallableMetric(GroupwiseMetric):
         options: passed to every call.
     """
 
+    name: str  # type: ignore[misc]  # each function's own, where other metrics have that of their class
+    higher_is_better: bool  # type: ignore[misc]
+
     def __init__(
         self,
         function: Callable[..., Any],
@@ -40,7 +43,8 @@ class CallableMetric(GroupwiseMetric):
     ):
         self.function = function
         self.key = key
-        self.name = name or key or getattr(function, "__name__", type(function).__name__)
+        of_function: str = getattr(function, "__name__", type(function).__name__)
+        self.name = name or key or of_function
         self.higher_is_better = higher_is_better
         self.class_indices = class_indices
         self.function_options = options
@@ -78,7 +82,7 @@ class EvaluateMetric(CallableMetric):
     """
 
     def __init__(self, module: Any, key: str | None = None, *, higher_is_better: bool = True, **options: Any):
-        def compute(predictions, references, **options):
+        def compute(predictions: Any, references: Any, **options: Any) -> Any:
             return module.compute(predictions=predictions, references=references, **options)
 
         super().__init__(
@@ -102,6 +106,9 @@ class ComputeMetrics(GroupwiseMetric):
             out more than logits. Only the logits are in it here.
     """
 
+    name: str  # type: ignore[misc]  # that of the key
+    higher_is_better: bool  # type: ignore[misc]
+
     def __init__(
         self,
         compute_metrics: Callable[[EvalPrediction], Mapping[str, float]],
@@ -121,14 +128,14 @@ class ComputeMetrics(GroupwiseMetric):
     def signature(self) -> str:
         return f"{self.name}|compute_metrics:{getattr(self.compute_metrics, '__name__', 'callable')}"
 
-    def score_one(self, predictions: np.ndarray, references: np.ndarray) -> float:
+    def score_one(self, predictions: Any, references: Any) -> float:
         return _entry(self.results(predictions, references), self.key, self.name)
 
     def results(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """All that `compute_metrics` returns for logits [N, C] and labels [N], without the prefix `eval_`."""
         predictions: Any = (logits,) if self.in_tuple else logits
         if self.preprocess is not None:
-            tensors = (torch.from_numpy(logits),) if self.in_tuple else torch.from_numpy(logits)
+            tensors: Any = (torch.from_numpy(logits),) if self.in_tuple else torch.from_numpy(logits)
             predictions = np.asarray(self.preprocess(tensors, torch.from_numpy(labels)))
         results = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels))
         return {key.removeprefix("eval_"): value for key, value in results.items()}
@@ -172,9 +179,11 @@ class EvaluationMetrics(ComputeMetrics):
             scores.append(self.score_one(*group))
         return torch.tensor(scores, dtype=torch.float64)
 
-    def results(self, predictions: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, float]:
+    def results(  # type: ignore[override]  # of several arrays each, as Trainer may hand them over
+        self, predictions: list[np.ndarray], labels: list[np.ndarray]
+    ) -> dict[str, float]:
         """All that `compute_metrics` returns for arrays [N, ...], without the prefix `eval_`."""
-        handed = (arrays[0] if len(arrays) == 1 else tuple(arrays) for arrays in (predictions, labels))
+        handed: list[Any] = [arrays[0] if len(arrays) == 1 else tuple(arrays) for arrays in (predictions, labels)]
         results = self.compute_metrics(EvalPrediction(*handed))
         return {key.removeprefix("eval_"): value for key, value in results.items()}
 

@@ -35,8 +35,8 @@ class Metric(abc.ABC):
         libraries: the distributions that define what is counted, whose versions are part of the signature.
     """
 
-    name: str
-    higher_is_better: bool = True
+    name: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
     evaluate_module: ClassVar[str]
     evaluate_key: ClassVar[str]
     libraries: ClassVar[tuple[str, ...]] = ()

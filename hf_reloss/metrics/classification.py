@@ -85,7 +85,7 @@ class TopKAccuracy(Accuracy):
     name: ClassVar[str] = "top_k_accuracy"
     k: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"{self.name}: k is the number of guesses, 1 or more, but got {self.k}.")
 

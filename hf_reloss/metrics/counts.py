@@ -25,7 +25,9 @@ class CountMetric(ClassMetric):
         zero_point: the score that is as bad as any below, where its soft form ends; the best is 1.
     """
 
-    zero_point: ClassVar[float] = 0.0
+    @property
+    def zero_point(self) -> float:
+        return 0.0
 
     def statistics(self, predictions: Any, references: Any) -> torch.Tensor:
         logits = numbers(predictions, self.name)
@@ -89,7 +91,7 @@ class RatioMetric(CountMetric):
     zero_division: float | str = 0.0
     threshold: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         averages = ("binary", "micro", "macro", "weighted")
         if self.average not in averages:
             raise ValueError(f"{self.name}: average is one of {', '.join(averages)}, but got {self.average!r}.")
@@ -193,7 +195,7 @@ class FBeta(RatioMetric):
     name: ClassVar[str] = "fbeta"
     beta: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.beta < math.inf:
             raise ValueError(f"{self.name}: beta is a weight, 0 or more, but got {self.beta}.")
@@ -240,7 +242,10 @@ class MatthewsCorrelation(CountMetric):
     """
 
     name: ClassVar[str] = "matthews_correlation"
-    zero_point: ClassVar[float] = -0.1  # just below that of guessing, which is 0
+
+    @property
+    def zero_point(self) -> float:
+        return -0.1  # just below that of guessing, which is 0
 
     def _parts(
         self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
@@ -266,7 +271,7 @@ class CohenKappa(ClassMetric):
     name: ClassVar[str] = "cohen_kappa"
     weights: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.weights not in (None, "linear", "quadratic"):
             raise ValueError(f"{self.name}: weights is None, 'linear' or 'quadratic', but got {self.weights!r}.")
 
@@ -294,8 +299,10 @@ def _marked(
     counts = references != IGNORED_LABEL
     if ((predictions < 0) & counts).any() or ((references < 0) & counts).any():
         raise ValueError(f"{name}: class indices are 0 or more, or {IGNORED_LABEL} in references that do not count.")
-    marked = [x.long().masked_fill(~counts, -1).view(len(x), max(1, x[:1].numel())) for x in (predictions, references)]
-    return *marked, max(classes, 1, *(int(x.max()) + 1 for x in marked if x.numel()))
+    predicted, due = (
+        x.long().masked_fill(~counts, -1).view(len(x), max(1, x[:1].numel())) for x in (predictions, references)
+    )
+    return predicted, due, max(classes, 1, *(int(x.max()) + 1 for x in (predicted, due) if x.numel()))
 
 
 def _kinds(predictions: torch.Tensor, references: torch.Tensor, classes: int, name: str) -> tuple[torch.Tensor, int]:

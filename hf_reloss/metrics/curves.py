@@ -26,7 +26,7 @@ class CurveMetric(Metric):
     _without_any: ClassVar[float] = math.nan  # the score of a group in which no area is defined
     average: str = "macro"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.average not in ("macro", "weighted"):
             raise ValueError(f"{self.name}: average is 'macro' or 'weighted', but got {self.average!r}.")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -65,9 +65,9 @@ class PCK(KeypointMetric):
     reference_forms: ClassVar[dict[int, str]] = {2: "[N, J, 2]", 3: "[N, J, 3]"}
 
     alpha: float = 0.2
-    length: str | float | tuple[int, int] = "extent"
+    length: Literal["extent"] | float | tuple[int, int] = "extent"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.alpha > 0:
             raise ValueError(f"{self.name}: alpha is a share of the length, above 0, but got {self.alpha}.")
         is_number = isinstance(self.length, int | float) and self.length > 0
@@ -121,7 +121,7 @@ class OKS(KeypointMetric):
 
     sigmas: Sequence[float] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.sigmas is not None and not min(self.sigmas, default=0) > 0:
             raise ValueError(f"{self.name}: sigmas are numbers above 0, one per joint, but got {self.sigmas}.")
 

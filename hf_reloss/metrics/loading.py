@@ -71,9 +71,9 @@ def _by_name(name: str, options: dict[str, Any]) -> Metric:
     known = _known()
     if name not in known:
         near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
-        near = f"the nearest are {', '.join(near)}" if near else f"known by name are {', '.join(sorted(known))}"
+        choice = f"the nearest are {', '.join(near)}" if near else f"known by name are {', '.join(sorted(known))}"
         raise ValueError(
-            f"Unknown metric {name!r}: {near}. Any other one can be "
+            f"Unknown metric {name!r}: {choice}. Any other one can be "
             "passed as evaluate.load(...), as a function of (predictions, references) that returns a number, or, in a "
             "trainer, as the key of compute_metrics."
         )
@@ -87,7 +87,7 @@ def _known() -> dict[str, type[Metric]]:
     """The metrics of this package, and all others that are defined by now, that have a name of their own."""
     _import_families()
 
-    def below(kind: type[Metric]) -> list[type[Metric]]:
+    def below(kind: type[Any]) -> list[type[Metric]]:
         return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
 
     return {kind.name: kind for kind in below(Metric) if isinstance(vars(kind).get("name"), str)}

@@ -31,7 +31,7 @@ class RecallAtK(Metric):
     name: ClassVar[str] = "recall_at_k"
     k: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"{self.name}: k is how many of the nearest are looked at, 1 or more, but got {self.k}.")
 

@@ -40,7 +40,7 @@ class Seqeval(AdditiveMetric):
     mode: str | None = None
     label_names: Sequence[str] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mode not in (None, "strict"):
             raise ValueError(f"{self.name}: mode is None or 'strict', but got {self.mode!r}.")
         if self.scheme not in (None, *SCHEMES):
@@ -56,7 +56,7 @@ class Seqeval(AdditiveMetric):
         is_logits = is_logits or (isinstance(outputs, np.ndarray) and outputs.dtype.kind == "f")
         return outputs.argmax(-1) if is_logits else outputs
 
-    def read(self, predictions: Any, references: Any) -> tuple[list[list[str]], list[list[str]]]:
+    def read(self, predictions: Any, references: Any) -> tuple[list[Sequence[str]], list[Sequence[str]]]:
         same_length(self.name, predictions, references)
         predictions, references = (
             [row.tolist() if hasattr(row, "tolist") else row for row in values]
@@ -81,7 +81,7 @@ class Seqeval(AdditiveMetric):
         of_tags = dataclasses.replace(self, label_names=None)
         return super(Seqeval, of_tags).check_against(module, *self.read(predictions, references))
 
-    def _tags(self, given: Sequence[Any], true: Sequence[Any]) -> list[str]:
+    def _tags(self, given: Sequence[Any], true: Sequence[Any]) -> Sequence[str]:
         """The tags of one sentence, without those that do not count."""
         if {*map(type, given), *map(type, true)} <= {str}:
             return given
@@ -98,14 +98,15 @@ class Seqeval(AdditiveMetric):
                 f"{self.name} wants tags such as 'B-PER', but got {given!r}. Pass label_names, the tags that class "
                 "indices stand for, in order."
             )
-        if not isinstance(given, numbers.Real) or given != int(given) or not 0 <= given < len(self.label_names):
+        is_number = isinstance(given, numbers.Real)
+        if not is_number or given != int(given) or not 0 <= given < len(self.label_names):
             raise ValueError(
                 f"{self.name} wants tags, or class indices from 0 to {len(self.label_names) - 1}, which have a name in "
                 f"label_names, but got {given!r}."
             )
         return self.label_names[int(given)]
 
-    def _statistics(self, predictions: list[list[str]], references: list[list[str]]) -> torch.Tensor:
+    def _statistics(self, predictions: list[Sequence[str]], references: list[Sequence[str]]) -> torch.Tensor:
         # Sentences that are tagged alike, such as those predicted right, are read once.
         entities = functools.cache(self._entities)
         counts = []
@@ -117,6 +118,7 @@ class Seqeval(AdditiveMetric):
     def _entities(self, tags: tuple[str, ...]) -> set[tuple[Any, ...]]:
         """The entities of a sentence, as tuples that are the same where type, start and end are."""
         if self.mode == "strict":
+            assert self.scheme is not None
             schemes = need("seqeval.scheme", "tagging")
             found = schemes.Tokens(tags, getattr(schemes, self.scheme), self.suffix).entities
             return {entity.to_tuple() for entity in found}

@@ -177,7 +177,7 @@ class ExactMatch(TextMetric):
     ignore_punctuation: bool = False
     ignore_numbers: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.regexes_to_ignore, str):
             raise ValueError(f"{self.name}: regexes_to_ignore is a list: pass [{self.regexes_to_ignore!r}].")
 

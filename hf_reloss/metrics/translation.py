@@ -100,7 +100,7 @@ class SacreBleu(SacrebleuMetric):
     tokenize: str | None = None
     use_effective_order: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.smooth_method not in self.smooth_values:
             known = ", ".join(self.smooth_values)
             raise ValueError(f"{self.name}: smooth_method is one of {known}, but got {self.smooth_method!r}.")
@@ -117,7 +117,8 @@ class SacreBleu(SacrebleuMetric):
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
         matches, ngrams = sums[..., 2:].chunk(2, dim=-1)
         any_match = (matches > 0).any(-1)
-        value = self.smooth_values[self.smooth_method] if self.smooth_value is None else self.smooth_value
+        usual = self.smooth_values[self.smooth_method] or 0.0
+        value = usual if self.smooth_value is None else self.smooth_value
         if self.smooth_method == "add-k":
             added = value * (torch.arange(matches.shape[-1], device=sums.device) > 0).to(sums)
             matches, ngrams = matches + added, ngrams + added

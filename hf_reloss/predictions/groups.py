@@ -10,7 +10,7 @@ from accelerate.state import PartialState
 from accelerate.utils import gather_object
 
 from ..metrics.adapters import EvaluationMetrics
-from ..metrics.base import IGNORED_LABEL, Metric, add_up
+from ..metrics.base import IGNORED_LABEL, AdditiveMetric, Metric, add_up
 from .dataset import TEXTS, statistics_column
 
 MOST_SAMPLED = 2**18
@@ -20,7 +20,7 @@ FEWEST_GROUPS = 16
 """With fewer groups for which the metric is defined there is no rank correlation to speak of."""
 
 
-class PredictionGroups(torch.utils.data.Dataset):
+class PredictionGroups(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Groups of predictions with their scores.
 
     A batch of them is taken at once: `groups.__getitems__([i, j, ...])` holds, for m groups of N predictions, each
@@ -177,7 +177,7 @@ def _as_recorded(predictions: datasets.Dataset, metric: Metric, index: torch.Ten
     evaluated = {name: read.pop(name) for name in list(read) if name.startswith(EvaluationMetrics.prefixes)}
     if isinstance(metric, EvaluationMetrics):
         scores = metric.score_groups(*metric.columns(evaluated), index)
-    elif recorded in names:
+    elif isinstance(metric, AdditiveMetric) and recorded in names:
         statistics = torch.tensor(predictions[recorded][:], dtype=torch.float64)
         scores = metric.score(add_up(statistics, index))
     elif texts:

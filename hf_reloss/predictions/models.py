@@ -29,16 +29,16 @@ def description_of(model: nn.Module) -> str:
     return f"{DESCRIPTION}{type(model).__name__}{f' {checkpoint}' if named else ''}"
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Any:
     """The model itself, without what compiles, distributes or adapts it."""
-    model = extract_model_from_parallel(model, keep_torch_compile=False)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare: Any = extract_model_from_parallel(model, keep_torch_compile=False)
+    return bare.get_base_model() if hasattr(bare, "get_base_model") else bare
 
 
 def writes_text(model: nn.Module) -> bool:
     """Whether a model writes text: an encoder-decoder or a causal language model, and not a classifier or tagger."""
-    model = unwrapped(model)
-    return hasattr(model, "can_generate") and bool(model.can_generate())
+    bare = unwrapped(model)
+    return hasattr(bare, "can_generate") and bool(bare.can_generate())
 
 
 def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:
@@ -49,12 +49,14 @@ def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:
         metric: what `load_metric` takes. Its options `label_names` and `ignore_index`, where they are left at their
             defaults, become those of the model.
     """
-    config, facts = getattr(unwrapped(model), "config", None), {}
+    config = getattr(unwrapped(model), "config", None)
+    facts: dict[str, Any] = {}
     names = [name for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
     if names and names != [f"LABEL_{place}" for place in range(len(names))]:  # as it is where nobody has said
         facts["label_names"] = names
-    if isinstance(getattr(config, "semantic_loss_ignore_index", None), int):
-        facts["ignore_index"] = config.semantic_loss_ignore_index
+    ignored = getattr(config, "semantic_loss_ignore_index", None)
+    if isinstance(ignored, int):
+        facts["ignore_index"] = ignored
     loaded = load_metric(metric)
     informed = loaded.informed(facts)
     if informed != loaded:
@@ -73,20 +75,20 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
         inputs: what it is given.
         names: which of these are labels.
     """
-    labels = [inputs.get(name) for name in names]
-    if not labels or any(each is None for each in labels):
+    given: list[Any] = [inputs.get(name) for name in names]
+    if not given or any(each is None for each in given):
         return None
-    shapes = [str(list(label.shape)) if torch.is_tensor(label) else type(label).__name__ for label in labels]
-    if len(set(shapes)) > 1 or not torch.is_tensor(labels[0]):
+    shapes = [str(list(label.shape)) if torch.is_tensor(label) else type(label).__name__ for label in given]
+    if len(set(shapes)) > 1 or not torch.is_tensor(given[0]):
         raise ValueError(
             "A surrogate reads labels that are one tensor, or several of one shape, but the batch has "
             f"{', '.join(map(' '.join, zip(names, shapes, strict=True)))}. Set label_names in TrainingArguments "
             "to what it is to read; for object detection, with its lists of dictionaries, there is no surrogate."
         )
-    labels = labels[0] if len(labels) == 1 else torch.stack(labels, dim=-1)
+    labels = given[0] if len(given) == 1 else torch.stack(given, dim=-1)
     labels = labels if labels.is_floating_point() else labels.long()
-    prompt, model = virtual_tokens(model), unwrapped(model)
-    if labels.dim() == 2 and writes_text(model) and not model.config.is_encoder_decoder:
+    prompt, bare = virtual_tokens(model), unwrapped(model)
+    if labels.dim() == 2 and writes_text(bare) and not bare.config.is_encoder_decoder:
         return next_token_labels(F.pad(labels, (prompt, 0), value=IGNORED_LABEL))
     return labels
 
@@ -112,13 +114,13 @@ def without_labels(model: nn.Module, inputs: dict[str, Any], names: Sequence[str
         names: which of these are labels.
     """
     given = {name: value for name, value in inputs.items() if name not in names}
-    model = unwrapped(model)
-    if writes_text(model) and model.config.is_encoder_decoder and "decoder_input_ids" not in given:
-        shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    bare = unwrapped(model)
+    if writes_text(bare) and bare.config.is_encoder_decoder and "decoder_input_ids" not in given:
+        shift = getattr(bare, "prepare_decoder_input_ids_from_labels", None)
         if shift is None:
             return inputs
         given["decoder_input_ids"] = shift(labels=inputs[names[0]])
-        if "use_cache" in inspect.signature(model.forward).parameters:
+        if "use_cache" in inspect.signature(bare.forward).parameters:
             given.setdefault("use_cache", False)  # as with labels
     return given
 

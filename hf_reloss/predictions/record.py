@@ -13,7 +13,7 @@ from ..metrics import AdditiveMetric, Metric
 from ..surrogates.auto import AutoSurrogate
 from ..surrogates.base import Surrogate
 from .dataset import GENERATED, TEACHER_FORCED, recorded_dataset
-from .models import batch_labels, description_of, metric_for, tokenizer_of, writes_text
+from .models import batch_labels, description_of, metric_for, tokenizer_of, unwrapped, writes_text
 
 
 def record_predictions(
@@ -58,7 +58,7 @@ def record_predictions(
         dataset = take(chosen) if take else torch.utils.data.Subset(dataset, chosen)
     metric = None if metric is None else metric_for(model, metric)
     writes = writes_text(model)
-    if generate and not (writes and model.config.is_encoder_decoder):
+    if generate and not (writes and unwrapped(model).config.is_encoder_decoder):
         raise ValueError(
             "Encoder-decoders can generate what is recorded, since their labels are all that they are to write, but "
             f"this is {type(model).__name__}."
@@ -77,14 +77,15 @@ def record_predictions(
             generates=generate,
         )
         output = trainer.predict(dataset)
-    if output.label_ids is None:
+    kind = trainer.kind
+    if output.label_ids is None or kind is None:
         raise ValueError("record_predictions wants examples with labels: without them the metric has no score.")
     predictions = output.predictions if isinstance(output.predictions, tuple) else (output.predictions,)
     columns = {name: torch.as_tensor(column) for name, column in zip(trainer.columns, predictions, strict=True)}
     return recorded_dataset(
-        trainer.kind,
+        kind,
         columns | {"stage": torch.full((len(predictions[0]),), float(stage))},
-        tokenizer=tokenizer if writes or trainer.kind.answers else None,
+        tokenizer=tokenizer if writes or kind.answers else None,
         written=GENERATED if generate else TEACHER_FORCED,
         metric=metric,
         description=description_of(model),
@@ -100,7 +101,13 @@ class _PredictingTrainer(Trainer):
         self.kind: type[Surrogate] | None = None
         self.columns: tuple[str, ...] = ()
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(  # type: ignore[override]  # several outputs are a tuple
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor | tuple[torch.Tensor, ...], torch.Tensor | None]:
         inputs = send_to_device(inputs, self.args.device)
         labels = batch_labels(model, inputs, self.label_names)
         with torch.no_grad(), self.compute_loss_context_manager():

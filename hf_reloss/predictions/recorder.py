@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from torch.utils.hooks import RemovableHandle
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import find_labels
 
@@ -57,7 +58,7 @@ class PredictionRecorder(TrainerCallback):
         self._seen = 0
         self._stride = 1
         self._stage = 0.0
-        self._hook = None
+        self._hook: RemovableHandle | None = None
         self._description = ""
 
     def __len__(self) -> int:
@@ -111,6 +112,7 @@ class PredictionRecorder(TrainerCallback):
             metric: whose statistics are stored too, if it is additive and the task is not classification.
         """
         rows = self.rows()
+        assert self.kind is not None
         return recorded_dataset(
             self.kind,
             {name: column for name, column in rows.items() if name != "index"},
@@ -144,7 +146,9 @@ class PredictionRecorder(TrainerCallback):
             )
         return {name: joined([part[name] for part in self._parts]) for name in self._parts[0]}
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
         if self._hook is not None:  # of a run that ended in an exception
             self._hook.remove()
         self._description = description_of(model)
@@ -153,21 +157,27 @@ class PredictionRecorder(TrainerCallback):
         if state.global_step and not len(self) and checkpoint.is_file():  # of a run that goes on in another process
             self.load(checkpoint)
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._checkpoint(args, state).parent.is_dir():
             self.save(self._checkpoint(args, state))
 
     @staticmethod
     def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
         """Where a checkpoint of a Trainer keeps what this process has recorded."""
+        assert args.output_dir is not None
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         return folder / f"predictions_{args.process_index}.safetensors"
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._stage = state.global_step / max(state.max_steps, 1)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        self._hook.remove()
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._hook is not None:
+            self._hook.remove()
 
     def record(self, model: nn.Module, outputs: Any, inputs: Mapping[str, Any]) -> None:
         """Takes in a batch of the run that it is a callback of; one without labels is passed over."""
@@ -175,6 +185,6 @@ class PredictionRecorder(TrainerCallback):
         if labels is not None:
             self.add(outputs, labels, self._stage, inputs)
 
-    def _listen(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], outputs: Any) -> None:
+    def _listen(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         if model.training:
             self.record(model, outputs, kwargs)

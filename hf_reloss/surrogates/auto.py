@@ -24,7 +24,13 @@ class AutoSurrogate:
     config_class = SurrogateConfig
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> "Surrogate":
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *args: Any,
+        config: SurrogateConfig | str | Path | None = None,
+        **kwargs: Any,
+    ) -> "Surrogate":
         """Loads a surrogate from a folder or the Hub; arguments and errors as in `Surrogate.from_pretrained`."""
         if not isinstance(config, SurrogateConfig):
             from .loading import load_config  # transformers, while it is imported, imports this module
@@ -38,7 +44,7 @@ class AutoSurrogate:
         return kind.from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     @classmethod
-    def from_config(cls, config: SurrogateConfig, **kwargs) -> "Surrogate":
+    def from_config(cls, config: SurrogateConfig, **kwargs: Any) -> "Surrogate":
         """A fresh surrogate."""
         return cls.of_task(config.task)._from_config(config, **kwargs)
 

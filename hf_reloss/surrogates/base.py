@@ -1,5 +1,6 @@
 """The base of all surrogates: a `PreTrainedModel` from a model's outputs and labels to a loss."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -7,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
 
 from ..distributed import undivided
 from ..hub.facts import SurrogateFacts
@@ -146,7 +148,7 @@ class Surrogate(PreTrainedModel):
         """The loss that the task is usually trained on, to compare with, of the shape of `evidence.counts`."""
         raise NotImplementedError
 
-    def forward(self, outputs: Any, labels: torch.Tensor | None = None, *, reduction: str = "mean") -> torch.Tensor:
+    def forward(self, outputs: Any, labels: torch.Tensor | Any = None, *, reduction: str = "mean") -> torch.Tensor:
         """The loss.
 
         Args:
@@ -181,7 +183,7 @@ class Surrogate(PreTrainedModel):
         """The surrogate in evaluation mode, with parameters that do not learn."""
         return self.eval().requires_grad_(False)
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # further options go by their names
         self,
         save_directory: str | Path,
         is_main_process: bool = True,
@@ -216,7 +218,7 @@ class Surrogate(PreTrainedModel):
             publishing |= {"token": kwargs.get("token"), "card_data": card_data}
             self.push_to_hub(repo_id or Path(save_directory).name, **publishing)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # weights are one file, without shards
         self,
         repo_id: str,
         *,
@@ -286,7 +288,13 @@ class Surrogate(PreTrainedModel):
         """Leaves the start to each network: at its start a surrogate is the soft metric."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> "Surrogate":
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *args: Any,
+        config: PreTrainedConfig | str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> "Surrogate":
         """Loads a surrogate from a folder or the Hub, from safetensors only.
 
         Those of the organisation `reloss` come with this package: without a `revision` they are taken from there.
@@ -316,9 +324,10 @@ class Surrogate(PreTrainedModel):
         kwargs |= {"output_loading_info": True, "dtype": torch.float32, "ignore_mismatched_sizes": True}
         try:
             with undivided(), without_bars():
-                surrogate, info = super().from_pretrained(None, *args, config=config, state_dict=weights, **kwargs)
+                loaded: Any = super().from_pretrained(None, *args, config=config, state_dict=weights, **kwargs)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
+        surrogate, info = loaded
         require_all(info, where)
         surrogate.name_or_path = surrogate.config.name_or_path = source
         for parameter in surrogate.parameters():
@@ -328,7 +337,7 @@ class Surrogate(PreTrainedModel):
             surrogate.network.adopt(config.version)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        return (surrogate, info) if wants_info else surrogate
+        return loaded if wants_info else surrogate
 
 
 def output_tensor(outputs: Any, name: str, index: int = 0) -> torch.Tensor:

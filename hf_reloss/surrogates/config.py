@@ -163,7 +163,7 @@ def _check(name: str, value: Any, wanted: Any) -> None:
         fits = fits and (value is None or low <= value <= high)
     elif name in NAMES:
         limits = " of letters, digits and _"
-        fits = fits and (value is None or re.fullmatch(r"\w{1,100}", value))
+        fits = fits and (value is None or re.fullmatch(r"\w{1,100}", value) is not None)
     if not fits:
         wanted = inspect.formatannotation(wanted).replace("typing.", "")
         raise ValueError(f"{name} in the configuration must be {wanted}{limits}, but is {reprlib.repr(value)}.")

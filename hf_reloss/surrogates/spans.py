@@ -71,7 +71,8 @@ class SurrogateForSpans(Surrogate):
             )
         evidence = _read(outputs, labels)
         true, counts = evidence.labels, evidence.counts[:, None]
-        answers = best_spans(*evidence.outputs.unbind(1), LONGEST_ANSWER)[0]
+        start, end = evidence.outputs.unbind(1)
+        answers = best_spans(start, end, LONGEST_ANSWER)[0]
         logits, places = _likeliest(evidence)
         return {
             "start_logits": logits[:, 0],

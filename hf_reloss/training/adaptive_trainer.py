@@ -44,6 +44,8 @@ class AdaptiveLossTrainer(ReLossTrainer):
         ... )  # doctest: +SKIP
     """
 
+    strategy: Adaptive
+
     def __init__(
         self,
         model: nn.Module | None = None,

@@ -61,7 +61,7 @@ class ReLossTrainingArguments(TrainingArguments):
         metadata={"help": "With 'auto': after how many steps it is learned again, from what was recorded since."},
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.adapt_children:
             if self.push_to_hub:
                 raise ValueError("adapt_children=True trains several models: push the one that is chosen, afterwards.")
@@ -116,6 +116,12 @@ def check(args: TrainingArguments) -> None:
         )
     if warmup is not None and (warmup < 0 or (warmup > 1 and not float(warmup).is_integer())):
         raise ValueError(f"surrogate_warmup is a share of all steps below 1, or a number of steps, got {warmup}.")
+
+
+def output_folder(args: TrainingArguments) -> Path:
+    """Where a Trainer writes."""
+    assert args.output_dir is not None  # TrainingArguments have replaced None by now
+    return Path(args.output_dir)
 
 
 def option(args: TrainingArguments, name: str) -> Any:

@@ -71,8 +71,8 @@ class StepBatches:
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self._coming: list[tuple[list[Any], torch.Tensor, Weights, bool]] = []
-        self._current: tuple[list[Any], torch.Tensor, Weights, bool] | None = None
+        self._coming: list[tuple[list[Any], torch.Tensor | None, Weights, bool]] = []
+        self._current: tuple[list[Any], torch.Tensor | None, Weights, bool] | None = None
 
     def fetch(self, batches: Sequence[dict[str, Any]], device: torch.device) -> None:
         """Takes note of a step's micro-batches; what fills the last of an epoch up is cut off."""
@@ -81,7 +81,8 @@ class StepBatches:
             return
         rows = [self._own_rows(batch, last=batch is batches[-1]) for batch in batches]
         labels = [self._labels(batch) for batch in batches]
-        weights = [EVEN] * len(batches) if any(each is None for each in labels) else self._weights(labels, rows, device)
+        known = [each for each in labels if each is not None]
+        weights = self._weights(known, rows, device) if len(known) == len(labels) else [EVEN] * len(batches)
         names = self.trainer.label_names
         sources = [[batch.get(name) for name in names] for batch in batches]
         self._coming = list(zip(sources, labels, weights, [number == 0 for number in rows], strict=True))

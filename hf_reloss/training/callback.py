@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class StrategyCallback(TrainerCallback):
@@ -18,10 +18,14 @@ class StrategyCallback(TrainerCallback):
     def __init__(self, trainer: Any):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.trainer.strategy.begin()
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
         monitor = self.trainer.monitor
         if not monitor.check_gradients(model):
             return
@@ -29,22 +33,26 @@ class StrategyCallback(TrainerCallback):
             model.zero_grad()  # so the step, which nothing can keep the trainer from, changes no weight
         self._stop(control)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.trainer.monitor.failure is not None:
             self._stop(control)
         else:
             self.trainer.strategy.end_step()
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.trainer.monitor.failure is not None:
             self._stop(control)
 
     @staticmethod
-    def _stop(control: Any) -> None:
+    def _stop(control: TrainerControl) -> None:
         control.should_training_stop = True
         control.should_evaluate = control.should_save = False
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.trainer.monitor.failure is not None:
             return
         best = Path(state.best_model_checkpoint) if state.best_model_checkpoint is not None else None

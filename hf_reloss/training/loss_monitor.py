@@ -3,7 +3,7 @@
 import itertools
 from typing import Any, NamedTuple
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from ..learning.alignment import alignment, gathered_columns
@@ -72,7 +72,9 @@ class LossMetricMonitor(TrainerCallback):
         self._watched: str | None = None
         self._hook: Any = None
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
         self.history, self.verdict, self._watched = [], "", None
         self.metric = metric_for(model, self.metric)
         self._listen_to(model)
@@ -82,7 +84,7 @@ class LossMetricMonitor(TrainerCallback):
             self._hook.remove()
         self._recorder = PredictionRecorder(self.max_predictions)
 
-        def listen(model: Any, args: tuple, kwargs: dict[str, Any], outputs: Any) -> None:
+        def listen(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
             if model.training or self._recorder is None:
                 return
             try:
@@ -93,19 +95,28 @@ class LossMetricMonitor(TrainerCallback):
 
         self._hook = model.register_forward_hook(listen, with_kwargs=True)
 
-    def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if self._recorder is None:
             return
         seen, self._recorder = self._recorder, PredictionRecorder(self.max_predictions)
         columns, kind = gathered_columns(seen), seen.kind
-        if columns is None:
+        if columns is None or kind is None:
             return
         decoder = text_decoder(model, kind, self.metric, self.processing_class or kwargs.get("processing_class"))
         try:
             score = float(self.metric.compute(*scored(kind, columns, decoder)))
             predictions = recorded_dataset(kind, columns, tokenizer=decoder, metric=self.metric)
-            loss = None if self.loss is None else self.loss.to(args.device)
-            found = alignment(predictions, self.metric, kind, loss, device=args.device)
+            if self.loss is not None:
+                self.loss.to(args.device)  # type: ignore[arg-type]  # transformers' decorator hides `self`
+            found = alignment(predictions, self.metric, kind, self.loss, device=args.device)
         except Exception as error:  # also of a metric that is somebody's own: an evaluation is not lost to this
             logger.warning(f"The alignment with {self.metric.name} could not be measured: {error!r}")
             return
@@ -119,7 +130,9 @@ class LossMetricMonitor(TrainerCallback):
             if log is not None:
                 log |= told | log  # what a ReLossTrainer has measured itself stays
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -133,14 +146,16 @@ class LossMetricMonitor(TrainerCallback):
             return ""
         name, last = self.metric.name, self.history[-1]
         ranks = f"over groups of the last evaluation's predictions their rank correlation is {last.alignment:.2f}"
-        of_loss = [each for each in self.history if each.loss is not None]
+        of_loss = [(each.loss, each) for each in self.history if each.loss is not None]
         if len(of_loss) < 2:
             return f"Loss and {name}: {ranks} (1 is perfect)."
         sign = 1 if self.metric.higher_is_better else -1
         together = sum(
-            (one.loss - two.loss) * sign * (two.score - one.score) > 0 for one, two in itertools.pairwise(of_loss)
+            (loss - next_loss) * sign * (next_one.score - one.score) > 0
+            for (loss, one), (next_loss, next_one) in itertools.pairwise(of_loss)
         )
-        by_loss, by_metric = min(of_loss, key=lambda each: each.loss), max(of_loss, key=lambda each: sign * each.score)
+        by_loss = min(of_loss, key=lambda each: each[0])[1]
+        by_metric = max((each for _, each in of_loss), key=lambda each: sign * each.score)
         best = f"both are best at step {by_metric.step}"
         if by_loss.step != by_metric.step:
             best = (

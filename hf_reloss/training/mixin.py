@@ -1,33 +1,40 @@
 """ReLossMixin: what makes a Trainer one that trains on a surrogate of the metric."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.utils import PushToHubMixin, logging
 
 from ..hub.trained_models import write_loss
 from ..learning.checkpoints import last_whole_checkpoint
+from ..losses.base import Evidence
 from ..metrics import Metric
 from ..predictions.models import takes_labels, unwrapped, without_labels, writes_text
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.base import Surrogate, output_tensor
-from .arguments import check, option
+from .arguments import check, option, output_folder
 from .batch import Batch, StepBatches
 from .callback import StrategyCallback
 from .monitor import RunMonitor
-from .strategies.base import LossStrategy
+from .strategies.base import LossDescription, LossStrategy
 from .strategies.choice import strategy_of
 
 logger = logging.get_logger(__name__)
 
 
-class ReLossMixin:
+if TYPE_CHECKING:
+    _Base = Trainer  # whatever Trainer comes after it
+else:
+    _Base = object
+
+
+class ReLossMixin(_Base):
     """What makes any Trainer one that trains on a surrogate of the metric: `class Mine(ReLossMixin, SFTTrainer)`.
 
     Everything that the Trainer does it does: accumulation, several processes, mixed precision, evaluation, checkpoints.
@@ -53,6 +60,7 @@ class ReLossMixin:
 
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
     loss_is_scaled_for_ga = False
+    model: nn.Module
     _default_arguments: ClassVar[type[TrainingArguments] | None] = None
 
     def __init__(
@@ -103,9 +111,10 @@ class ReLossMixin:
     @property
     def steps_of_model(self) -> int:
         """How many steps the model has been trained for, as it is now: at the end it may be its best checkpoint."""
-        return self.state.best_global_step if self.has_best_model else self.state.global_step
+        best = self.state.best_global_step if self.has_best_model else None
+        return self.state.global_step if best is None else best
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains, as `Trainer.train`. A checkpoint brings its surrogate, or what has been recorded for it, with it.
 
         True resumes from the last checkpoint in `output_dir` that was written to its end.
@@ -114,7 +123,7 @@ class ReLossMixin:
             FloatingPointError: if the loss or its gradient is not finite.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_whole_checkpoint(output_folder(self.args))
         self.has_best_model = False
         self.monitor.start()
         self.strategy.start(Path(resume_from_checkpoint) if resume_from_checkpoint else None)
@@ -123,7 +132,9 @@ class ReLossMixin:
             raise FloatingPointError(self.monitor.failure)
         return result
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.step_batches.fetch(batches, device)
         return batches, items
@@ -135,7 +146,13 @@ class ReLossMixin:
         finally:
             self.step_batches.end()
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         batch = self.step_batches.batch(model, inputs)
         loss, parts, outputs, evidence = self._mixed_loss(batch)
         self.strategy.after_batch(batch, outputs)
@@ -150,11 +167,12 @@ class ReLossMixin:
         outputs = outputs if isinstance(outputs, Mapping) else {"logits": output_tensor(outputs, "logits")}
         return (loss, outputs) if return_outputs else loss
 
-    def _mixed_loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any, Any]:
+    def _mixed_loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any, Evidence | None]:
         """The loss of a batch, its parts by their names, the model's outputs, and the evidence of a surrogate."""
         share = self.model_loss_share if self.strategy.is_active(batch.training) else 1.0
         parts: dict[str, torch.Tensor] = {}
-        outputs, evidence, own_loss = None, None, 0.0
+        outputs: Any = None
+        own_loss: Any = 0.0  # a number where nobody asks for it
         if share > 0 or (not batch.training and self.evaluates_own_loss):
             own_loss, outputs = self._own_loss(batch)
             own_loss = parts["model"] = batch.weights.of_parts * own_loss
@@ -219,16 +237,18 @@ class ReLossMixin:
             logs |= self.monitor.parts()
         super().log(logs, start_time)
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         measured: dict[str, float] = {}
         with self.monitor.evaluation(measured):
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
+            output = super().evaluation_loop(*args, **kwargs)
+        assert output.metrics is not None
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model as `Trainer.save_model` does and, in the folder `surrogate` within, the surrogate."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir) if output_dir else output_folder(self.args)
         if self.args.should_save:
             self.strategy.save(folder)
         is_checkpoint = folder.name == f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -247,12 +267,13 @@ class ReLossMixin:
         finally:
             self.state.log_history = history
         if self.is_world_process_zero():
-            described = self.strategy.describe() if self.strategy.has_trained_model() else None
+            none = LossDescription("no loss but its own")
+            described = self.strategy.describe() if self.strategy.has_trained_model() else none
             write_loss(
-                self.args.output_dir,
-                described and described.surrogate,
-                sentence=described.sentence if described else "",
-                paper=described and described.paper,
+                output_folder(self.args),
+                described.surrogate,
+                sentence=described.sentence,
+                paper=described.paper,
                 own_share=self.model_loss_share,
                 of_transformers=isinstance(self.accelerator.unwrap_model(self.model), PushToHubMixin),
             )

@@ -62,8 +62,9 @@ class RunMonitor:
         for name, part in parts.items():
             total, number = self._noted.get(name, (0.0, 0))
             self._noted[name] = (total + part.detach(), number + 1)
-        has_range = evidence is not None and evidence.outputs.numel()
-        self._evidence_range = evidence.outputs.detach().aminmax() if has_range else None
+        self._evidence_range = None
+        if evidence is not None and evidence.outputs.numel():
+            self._evidence_range = evidence.outputs.detach().aminmax()
         if self.failure is None and not loss.isfinite():
             values = ", ".join(f"{part.item():.4g} by the {name}" for name, part in parts.items())
             self.failure = f"The loss is {loss.item()} ({values}) {self._circumstances()}"
@@ -168,10 +169,10 @@ class RunMonitor:
         Raises:
             ValueError: if they cannot be ranked; and what a metric of somebody's own raises.
         """
-        columns = gathered_columns(seen)
-        if columns is None:
+        columns, kind = gathered_columns(seen), seen.kind
+        if columns is None or kind is None:
             return None
-        strategy, kind = self.trainer.strategy, seen.kind
+        strategy = self.trainer.strategy
         metric = strategy.metric
         predictions = recorded_dataset(kind, columns, tokenizer=strategy.decoder(kind, metric), metric=metric)
         found = alignment(predictions, metric, kind, surrogate, device=self.trainer.args.device)

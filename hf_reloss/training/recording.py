@@ -42,6 +42,12 @@ class RunRecording:
         """The surrogates that read the predictions; None before the first."""
         return self.recorder.kind
 
+    @property
+    def known_kind(self) -> type[Surrogate]:
+        """The surrogates that read the predictions, once a batch has been seen."""
+        assert self.recorder.kind is not None
+        return self.recorder.kind
+
     def begin_anew(self) -> None:
         """Forgets all predictions; what comes is of the same kind."""
         kind, self.recorder = self.kind, self._fresh()
@@ -69,7 +75,7 @@ class RunRecording:
             raise ValueError(too_few(number))
         columns = {name: joined([part[name] for part in parts]) for name in parts[0] if name != "index"}
         return recorded_dataset(
-            self.kind,
+            self.known_kind,
             columns,
             tokenizer=self._decoder(metric),
             metric=metric,
@@ -81,7 +87,7 @@ class RunRecording:
         right, number = 0, 0
         if len(self.recorder):
             latest = {name: column[len(self.recorder) // 2 :] for name, column in self.recorder.rows().items()}
-            reader = self.kind(SurrogateConfig(task=self.kind.task))
+            reader = self.known_kind(SurrogateConfig(task=self.known_kind.task))
             evidence = reader.evidence(latest, latest["labels"])
             right = int((reader.original_losses(evidence) < math.log(2))[evidence.counts].sum())
             number = int(evidence.counts.sum())
@@ -93,7 +99,7 @@ class RunRecording:
         # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
         size = max(FEWEST_TO_LEARN // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10))
         some = {name: column[:size] for name, column in self.recorder.rows().items()} if len(self.recorder) else {}
-        elements = sum(some[name][0].numel() for name in self.kind.read_columns if name in some)
+        elements = sum(some[name][0].numel() for name in self.known_kind.read_columns if name in some)
         one_by_one = some and isinstance(metric, GroupwiseMetric)
         score = functools.partial(self.score, metric, some) if one_by_one else None
         most = SurrogateTrainingArguments.num_eval_groups
@@ -106,7 +112,7 @@ class RunRecording:
         """A metric of recorded predictions, taken as one group."""
         if isinstance(metric, EvaluationMetrics):
             return metric.score_one(*metric.columns(columns))
-        return metric.compute(*scored(self.kind, columns, self._decoder(metric)))
+        return metric.compute(*scored(self.known_kind, columns, self._decoder(metric)))
 
     def save(self, checkpoint: Path) -> None:
         """Writes what this process has recorded into a checkpoint."""
@@ -125,7 +131,7 @@ class RunRecording:
 
     def _decoder(self, metric: Metric) -> Any:
         trainer = self.trainer
-        return text_decoder(trainer.model, self.kind, metric, trainer.processing_class, trainer.data_collator)
+        return text_decoder(trainer.model, self.known_kind, metric, trainer.processing_class, trainer.data_collator)
 
 
 def too_few(number: int) -> str:

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch import nn
-from transformers import EvalPrediction, Seq2SeqTrainer, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..metrics import Metric
 from .arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
@@ -130,6 +138,7 @@ class ReLossSeq2SeqTrainer(ReLossMixin, Seq2SeqTrainer):
         >>> ReLossSeq2SeqTrainer(model, args, train_dataset=data, surrogate="someone/reloss-bleu")  # doctest: +SKIP
     """
 
+    args: Seq2SeqTrainingArguments
     _default_arguments = ReLossSeq2SeqTrainingArguments
 
     def __init__(
@@ -167,12 +176,19 @@ class ReLossSeq2SeqTrainer(ReLossMixin, Seq2SeqTrainer):
             metric=metric,
         )
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any):
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         # Seq2SeqTrainer gathers what fills up the last batch, too, which then is scored twice.
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*args, **kwargs)
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[Any, torch.Tensor | None, torch.Tensor | None]:
         if not self.args.predict_with_generate or prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         # Seq2SeqTrainer would take the model's own loss: here it generates, and the loss is the one that is trained on.

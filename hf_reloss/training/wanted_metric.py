@@ -1,6 +1,6 @@
 """Which metric a run learns: what `metric=` means is known once the first batch has shown what there is to score."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -53,11 +53,14 @@ class WantedMetric:
         Raises:
             ValueError: for predictions that cannot be read, or a word that is neither.
         """
-        kind(SurrogateConfig(task=kind.task)).to(labels.device).evidence(outputs, labels)
+        reader = kind(SurrogateConfig(task=kind.task))
+        reader.to(labels.device)  # type: ignore[arg-type]  # transformers' decorator hides `self`
+        reader.evidence(outputs, labels)
         if not isinstance(self.wanted, str):
             return self.wanted
         columns = kind.recorded(outputs, labels, inputs)
-        return self._metric_of_key(kind, outputs, {name: x.detach().cpu() for name, x in columns.items()}, inputs)
+        on_host = {name: x.detach().cpu() for name, x in columns.items()}
+        return self._metric_of_key(self.wanted, kind, outputs, on_host, inputs)
 
     def try_on(
         self,
@@ -83,17 +86,18 @@ class WantedMetric:
             )
 
     def _metric_of_key(
-        self, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]
+        self, key: str, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]
     ) -> Metric:
         """The metric that a word means: the user's own function, if it returns such a key, or one known by name."""
-        own, call = self._own_metric(kind, outputs, columns, inputs)
+        own, call = self._own_metric(key, kind, outputs, columns, inputs)
+        keys: Collection[str] = ()
         failed = None
         try:
             keys = call().keys()
         except Exception as error:
             if kind.scores_logits:  # which is reported when it is tried as the metric
                 return own
-            keys, failed = (), error
+            failed = error
         if own.key in keys:
             self.records_evaluation = isinstance(own, EvaluationMetrics)
             return own
@@ -112,17 +116,17 @@ class WantedMetric:
         return metric
 
     def _own_metric(
-        self, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]
-    ) -> tuple[Any, Any]:
+        self, key: str, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]
+    ) -> tuple[ComputeMetrics, Callable[[], dict[str, float]]]:
         """The key of `compute_metrics` as a metric, and a call of that function on the first batch."""
-        better = self._higher_is_better()
+        better = self._higher_is_better(key)
         if not kind.scores_logits:
-            own = EvaluationMetrics(self.trainer.compute_metrics, self.wanted, higher_is_better=better)
-            return own, lambda: own.results(*own.columns(self._evaluated_batch(outputs, inputs)))
+            handed = EvaluationMetrics(self.trainer.compute_metrics, key, higher_is_better=better)
+            return handed, lambda: handed.results(*handed.columns(self._evaluated_batch(outputs, inputs)))
         passed_over = {"loss", *getattr(getattr(self.trainer.model, "config", None), "keys_to_ignore_at_inference", ())}
         own = ComputeMetrics(
             self.trainer.compute_metrics,
-            self.wanted,
+            key,
             preprocess_logits_for_metrics=self.trainer.preprocess_logits_for_metrics,
             higher_is_better=better,
             in_tuple=isinstance(outputs, Mapping) and len(outputs.keys() - passed_over) > 1,
@@ -167,8 +171,8 @@ class WantedMetric:
             predictions = self.trainer.preprocess_logits_for_metrics(predictions, labels)
         return EvaluationMetrics.recorded(predictions, labels)
 
-    def _higher_is_better(self) -> bool:
+    def _higher_is_better(self, key: str) -> bool:
         chosen = (self.trainer.args.metric_for_best_model or "").removeprefix("eval_")
-        if chosen == self.wanted and self.trainer.args.greater_is_better is not None:
+        if chosen == key and self.trainer.args.greater_is_better is not None:
             return self.trainer.args.greater_is_better
-        return not self.wanted.endswith("loss")
+        return not key.endswith("loss")

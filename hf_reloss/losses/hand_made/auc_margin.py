@@ -17,6 +17,7 @@ class AucMargin(HandMadeLoss):
 
     architecture = "auc_margin"
     options: ClassVar[dict[str, float]] = {"margin": 1.0}
+    margin: float
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
         scores, same, counts = label_probabilities(evidence), same_class(evidence), evidence.counts

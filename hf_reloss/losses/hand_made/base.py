@@ -25,6 +25,7 @@ class HandMadeLoss(SurrogateNetwork):
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     options: ClassVar[dict[str, Any]] = {}
     wants_frequencies: ClassVar[bool] = False
+    frequencies: torch.Tensor
     curve_of = None
 
     def __init__(self, task: str | None = None, **given: Any):
@@ -97,7 +98,8 @@ class AdjustableLoss(HandMadeLoss):
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and 0 < value < math.inf
 
 
 def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:

@@ -23,6 +23,9 @@ class ClassCorrelation(AdjustableLoss):
 
     architecture = "class_correlation"
     options: ClassVar[dict[str, float]] = {"classes": 2, "floor": 0.1}
+    classes: int
+    floor: float
+    correlations: torch.Tensor
 
     def __init__(self, **options: Any):
         super().__init__(**options)

@@ -14,6 +14,7 @@ class Focal(HandMadeLoss):
     architecture = "focal"
     tasks = ("classification", "tokens")
     options: ClassVar[dict[str, float]] = {"gamma": 2.0}
+    gamma: float
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         losses = self.label_losses(evidence)

@@ -13,6 +13,7 @@ class LabelSmoothing(HandMadeLoss):
 
     architecture = "label_smoothing"
     options: ClassVar[dict[str, float]] = {"epsilon": 0.1}
+    epsilon: float
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         return cross_entropies(evidence.outputs, evidence.labels, label_smoothing=self.epsilon)

@@ -13,6 +13,7 @@ class LogitAdjustment(HandMadeLoss):
 
     architecture = "logit_adjustment"
     options: ClassVar[dict[str, float]] = {"tau": 1.0}
+    tau: float
     wants_frequencies = True
 
     def losses(self, evidence: Evidence) -> torch.Tensor:

@@ -30,6 +30,7 @@ class MetricLearningLoss(AdjustableLoss):
     options: ClassVar[dict[str, float]] = {}
     library_class: ClassVar[str]
     """The class in `pytorch_metric_learning.losses`, which takes the options by their names."""
+    share_logits: torch.Tensor
 
     def __init__(self, **options: Any):
         super().__init__(**options)

@@ -14,6 +14,7 @@ class Poly1(HandMadeLoss):
     architecture = "poly1"
     tasks = ("classification", "tokens")
     options: ClassVar[dict[str, float]] = {"epsilon": 1.0}
+    epsilon: float
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         losses = self.label_losses(evidence)

@@ -17,6 +17,7 @@ class SmoothAP(HandMadeLoss):
 
     architecture = "smooth_ap"
     options: ClassVar[dict[str, float]] = {"tau": 0.1}
+    tau: float
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
         scores, same = label_probabilities(evidence), same_class(evidence)

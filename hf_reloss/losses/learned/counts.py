@@ -45,15 +45,17 @@ class CountNetwork(SurrogateNetwork):
         # their ratios rank well, and a model that was trained on them lost all it had.
         self.spline = MonotoneSpline(num_knots, knot_range, anchored=True, trust_region=trust_region)
         # In the order of their names, in which a configuration is saved: the weights of the mixture go by it.
-        self.metrics = [load_metric(name, **options) for name, options in sorted((scores or {}).items())]
+        self.metrics: list[CountMetric] = []
+        for name, options in sorted((scores or {}).items()):
+            metric = load_metric(name, **options)
+            if not isinstance(metric, CountMetric):
+                raise ValueError(f"scores are metrics of counts per class, as 'f1' is, but {metric.name!r} is not.")
+            self.metrics.append(metric)
         if not self.metrics:
             raise ValueError(
                 "The architecture 'counts' wants scores: the metrics whose soft forms it mixes, such as "
                 "{'f1': {'average': 'macro'}}; SurrogateForClassification.for_metric chooses them."
             )
-        for metric in self.metrics:
-            if not isinstance(metric, CountMetric):
-                raise ValueError(f"scores are metrics of counts per class, as 'f1' is, but {metric.name!r} is not.")
         self.mixture = ScoreMixture(len(self.metrics))
 
     def forward(self, evidence: Evidence) -> torch.Tensor:

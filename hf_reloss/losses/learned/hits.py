@@ -69,10 +69,10 @@ class HitNetwork(SurrogateNetwork):
     ):
         super().__init__()
         name, options = next(iter((scores or DEFAULT_SCORES).items()))
-        self.metric = load_metric(name, **options)
-        if not isinstance(self.metric, PCK | OKS):
+        metric = load_metric(name, **options)
+        if not isinstance(metric, PCK | OKS):
             raise ValueError(f"'hits' wants as scores one of 'pck' and 'oks' with its options, but got {name!r}.")
-        self.sigma, self.anchor = sigma, anchor
+        self.metric, self.sigma, self.anchor = metric, sigma, anchor
         self.log_falls = nn.Parameter(torch.zeros(self.stretches))
         self.spline = MonotoneSpline(num_knots, knot_range, trust_region=trust_region)
 

@@ -1,5 +1,7 @@
 """Soft precisions of n-grams: BLEU and shares of right tokens, made soft."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -59,7 +61,7 @@ class NgramNetwork(SurrogateNetwork):
         if windows == 0:
             return hits.sum((-3, -2, -1)) * 0.0
         inside = counts[..., n - 1 :]  # tokens stand without gaps, so where the last one is, all are
-        grams = sum(hits[..., first : first + windows, :] for first in range(n))
+        grams: Any = sum(hits[..., first : first + windows, :] for first in range(n))
         if len(self.shift_weights):
             grams = grams + F.pad(self._shares().log(), (1, 0))
         # What is written more than once matches once.

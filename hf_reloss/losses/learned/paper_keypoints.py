@@ -1,7 +1,5 @@
 """The network for pose estimation of the authors of relational surrogate loss learning (arXiv:2202.13197)."""
 
-import math
-
 import torch
 from torch import nn
 
@@ -29,11 +27,12 @@ class PaperKeypointNetwork(SurrogateNetwork):
         )
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
-        size = evidence.outputs.shape[-2:]
-        if math.prod(size) != self.pixels:
+        height, width = evidence.outputs.shape[-2:]
+        if height * width != self.pixels:
             raise ValueError(
                 f"The architecture 'paper' was made for heatmaps of {self.pixels} pixels, but these have "
-                f"{size[0]}×{size[1]}: set num_pixels={math.prod(size)} and learn it anew."
+                f"{height}×{width}: set num_pixels={height * width} and learn it anew."
             )
-        errors = (evidence.outputs - gaussian_targets(evidence.labels[..., :2], *size, self.sigma)).square().flatten(-2)
+        targets = gaussian_targets(evidence.labels[..., :2], height, width, self.sigma)
+        errors = (evidence.outputs - targets).square().flatten(-2)
         return errors.mean(-1) * self.logits_fcs(errors).squeeze(-1)

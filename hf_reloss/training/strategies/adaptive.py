@@ -70,6 +70,7 @@ class Adaptive(SurrogateStrategy):
     word = "ala"
     citation = "Huang et al. 2019, arXiv:1905.05895"
     options = ("adapt_children",)
+    metric: Metric
 
     def __init__(
         self,
@@ -123,8 +124,7 @@ class Adaptive(SurrogateStrategy):
         self.dataset, self.metric = _sample(dataset), metric_for(trainer.model, self.wanted_metric)
         self.children = launched(trainer.args.ddp_timeout) if option(trainer.args, "adapt_children") else Children()
         self.controller = self.given_controller or self._fresh_controller()
-        self.surrogate = self.given_loss and self.placed(self.given_loss)
-        loss = self.surrogate and self.surrogate.state_dict()
+        loss = {} if self.given_loss is None else self.given_loss.state_dict()
         self._at_first = copy.deepcopy((self.controller.state_dict(), loss))
         self.start(None)
 
@@ -136,9 +136,8 @@ class Adaptive(SurrogateStrategy):
     def start(self, checkpoint: Path | None) -> None:
         controller, loss = self._at_first
         self.controller.load_state_dict(controller)
-        if loss is None:
-            self.surrogate = None
-        else:
+        self.surrogate = None if self.given_loss is None else self.placed(self.given_loss)
+        if self.surrogate is not None:
             self.surrogate.load_state_dict(loss)
         self.every, self.best_child = option(self.trainer.args, "adapt_steps"), self.children.rank
         self.learning = PolicyLearning(self.controller)
@@ -146,7 +145,7 @@ class Adaptive(SurrogateStrategy):
         self.readings: deque[torch.Tensor] = deque(maxlen=self.controller.config.history)
         self.errors: list[float] = []
         self.former_error: float | None = None
-        self.pending: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self.pending: tuple[torch.Tensor, ...] | None = None
         self.history: list[tuple[int, torch.Tensor]] = []
         self.rewards: list[float] = []
         self._told = False
@@ -198,12 +197,14 @@ class Adaptive(SurrogateStrategy):
     @property
     def network(self) -> AdjustableLoss:
         """The loss."""
-        return self.surrogate.network
+        network = self._in_place().network
+        assert isinstance(network, AdjustableLoss)
+        return network
 
     def _act(self, step: int, progress: float) -> None:
         """Ends the episode of the last action with its reward, and begins the next one."""
         error = float(discounted(torch.tensor(self.errors, dtype=torch.float64), self.controller.config.discount))
-        if self.pending is not None:
+        if self.pending is not None and self.former_error is not None:
             reward = float((self.former_error > error) - (self.former_error < error))
             self.rewards.append(reward)
             seen = self.children.exchange((*self.pending, reward))
@@ -217,7 +218,8 @@ class Adaptive(SurrogateStrategy):
                     "moves, or more validation data."
                 )
         self.former_error = error
-        readings = [self.readings[0]] * (self.readings.maxlen - len(self.readings)) + list(self.readings)
+        missing = self.controller.config.history - len(self.readings)
+        readings = [self.readings[0]] * missing + list(self.readings)
         states = parameter_states(torch.stack(readings), self.network.values().cpu(), progress)
         actions, log_probabilities = self.controller.act(states, self.generator)
         self.pending = remembered(states, actions, log_probabilities, generator=self.generator)
@@ -308,14 +310,14 @@ def _adjustable(loss: Surrogate | str | None) -> Surrogate | None:
     """
     if isinstance(loss, str) and loss in hand_made_losses(None):
         loss = hand_made_loss(loss)
-    if loss is not None and not isinstance(getattr(loss, "network", None), AdjustableLoss):
-        known = [name for name, kind in hand_made_losses(None).items() if issubclass(kind, AdjustableLoss)]
-        given = loss.config.architecture if isinstance(loss, Surrogate) else loss
-        raise ValueError(
-            f"loss= is what a controller adapts: one of {', '.join(known)}, or what hand_made_loss makes of these with "
-            f"options, but got {given!r}."
-        )
-    return loss
+    if loss is None or (isinstance(loss, Surrogate) and isinstance(loss.network, AdjustableLoss)):
+        return loss
+    known = [name for name, kind in hand_made_losses(None).items() if issubclass(kind, AdjustableLoss)]
+    given = loss.config.architecture if isinstance(loss, Surrogate) else loss
+    raise ValueError(
+        f"loss= is what a controller adapts: one of {', '.join(known)}, or what hand_made_loss makes of these with "
+        f"options, but got {given!r}."
+    )
 
 
 def _sample(dataset: Any) -> Any:

@@ -32,7 +32,8 @@ class Approximated(Learned):
         return max(1, self.warmup_steps) if steps is None else steps
 
     def to_learn(self, kind: type[Surrogate], metric: Metric) -> tuple[Surrogate, dict[str, Any]]:
-        network, settings = kind(SurrogateConfig(task=kind.task, architecture="set")), {"objective": "approximation"}
+        network = kind(SurrogateConfig(task=kind.task, architecture="set"))
+        settings: dict[str, Any] = {"objective": "approximation"}
         if self.surrogate is not None:  # it goes on from what it was
             network.load_state_dict(self.surrogate.state_dict())
             settings["num_train_epochs"] = 2

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import INFO
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -23,6 +23,9 @@ from ...surrogates.auto import AutoSurrogate
 from ...surrogates.base import Surrogate
 from ..arguments import SURROGATE_LOSS, option
 from ..batch import Batch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.get_logger(__name__)
 
@@ -106,7 +109,7 @@ class LossStrategy(ABC):
         self.wanted_metric = metric
 
     @classmethod
-    def of(cls, surrogate: Any, metric: Metric | Any) -> "LossStrategy | None":
+    def of(cls, surrogate: Any, metric: Metric | Any) -> "Self | None":
         """The strategy for what a trainer was given as `surrogate=` and `metric=`; None if that is not for it."""
         return cls(metric) if isinstance(surrogate, str) and surrogate == cls.word else None
 
@@ -269,14 +272,19 @@ class SurrogateStrategy(LossStrategy):
         return self.surrogate is not None and super().is_active(training)
 
     def loss(self, batch: Batch, outputs: Any) -> StrategyLoss:
-        evidence = self.evidence(batch, outputs)
-        of_group = self.surrogate.network.is_of_groups()
+        surrogate, evidence = self._in_place(), self.evidence(batch, outputs)
+        of_group = surrogate.network.is_of_groups()
         weight = batch.weights.of_group if of_group else batch.weights.of_parts
-        return StrategyLoss(weight * self.surrogate(evidence), outputs, evidence)
+        return StrategyLoss(weight * surrogate(evidence), outputs, evidence)
+
+    def _in_place(self) -> Surrogate:
+        """The surrogate, where it is the loss."""
+        assert self.surrogate is not None
+        return self.surrogate
 
     def evidence(self, batch: Batch, outputs: Any) -> Evidence:
         """What the surrogate sees; one of groups sees the micro-batch of all processes."""
-        surrogate, labels = self.surrogate, batch.labels
+        surrogate, labels = self._in_place(), batch.labels
         with torch.autocast(self.trainer.args.device.type, enabled=False):
             evidence = surrogate.evidence(outputs, labels)
             if evidence.counts.dim() != surrogate.network.count_dims:
@@ -306,7 +314,7 @@ class SurrogateStrategy(LossStrategy):
             )
 
     def keeps_labels_from_model(self) -> bool:
-        return self.surrogate.keeps_labels_from_model
+        return self._in_place().keeps_labels_from_model
 
     def save(self, folder: Path) -> None:
         if self.surrogate is not None:
@@ -322,6 +330,7 @@ class SurrogateStrategy(LossStrategy):
         return surrogate.to(self.trainer.args.device).freeze()
 
     def describe(self) -> LossDescription:
-        config = self.surrogate and self.surrogate.config
-        name = "a surrogate" if config is None else config.origin or f"the surrogate for {config.metric}"
-        return LossDescription(name, self.surrogate and self.surrogate.facts())
+        if self.surrogate is None:
+            return LossDescription("a surrogate")
+        config = self.surrogate.config
+        return LossDescription(config.origin or f"the surrogate for {config.metric}", self.surrogate.facts())

@@ -11,7 +11,7 @@ from .given import Given
 from .learned import Learned
 from .minimum_risk import MinimumRisk
 
-COME_ALONG = (Learned, Approximated, Adaptive, MinimumRisk, Given, OfFunction)
+COME_ALONG: tuple[type[LossStrategy], ...] = (Learned, Approximated, Adaptive, MinimumRisk, Given, OfFunction)
 """Those of this package, the more special ones first; others are asked before."""
 
 

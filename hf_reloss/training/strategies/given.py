@@ -36,6 +36,7 @@ class Given(SurrogateStrategy):
     """
 
     changes_loss = False
+    surrogate: Surrogate
 
     def __init__(self, surrogate: Surrogate | str | Path, metric: Metric | Any = None):
         super().__init__(metric)
@@ -133,14 +134,20 @@ def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] |
             f"The loss {name!r} is one of metric learning, so the logits of {model_class} are taken for embeddings. "
             f"For classes there are {', '.join(hand_made_losses())}."
         )
+
+    def all_labels() -> torch.Tensor:
+        labels = training_labels(dataset, names)
+        assert labels is not None  # for there is a first one
+        return _flat(name, labels)
+
     options = {}
     if "classes" in kind.options:
         classes = getattr(getattr(unwrapped(model), "config", None), "num_labels", None)
         if classes is None and first is not None:
-            classes = int(_flat(name, training_labels(dataset, names)).max()) + 1
+            classes = int(all_labels().max()) + 1
         options = {} if classes is None else {"classes": classes}
     counts = kind.wants_frequencies and first is not None
-    return hand_made_loss(name, _flat(name, training_labels(dataset, names)) if counts else None, task=task, **options)
+    return hand_made_loss(name, all_labels() if counts else None, task=task, **options)
 
 
 def training_labels(dataset: Any, names: Sequence[str] | None = None, most: int | None = None) -> Sequence[Any] | None:
@@ -151,7 +158,8 @@ def training_labels(dataset: Any, names: Sequence[str] | None = None, most: int 
         names: of labels; besides, those are tried that collators know.
         most: how many examples are read, from the first on; by default all.
     """
-    if dataset is None or not has_length(dataset) or not len(dataset):
+    length = len(dataset) if has_length(dataset) else 0
+    if length == 0:
         return None
     columns = getattr(dataset, "column_names", None) or dataset[0]
     name = next((name for name in (*(names or ()), *LABEL_NAMES) if name in columns), None)
@@ -159,7 +167,7 @@ def training_labels(dataset: Any, names: Sequence[str] | None = None, most: int 
         return None
     if hasattr(dataset, "column_names"):
         return dataset.with_format(None)[name][:most]
-    return [dataset[index][name] for index in range(len(dataset))[:most]]
+    return [dataset[index][name] for index in range(length)[:most]]
 
 
 def _are_sequences(labels: Sequence[Any]) -> bool:

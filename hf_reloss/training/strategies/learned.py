@@ -176,6 +176,12 @@ class Learned(SurrogateStrategy):
     def kind(self) -> type[Surrogate] | None:
         return self.recording.kind if self.surrogate is None else type(self.surrogate)
 
+    @property
+    def _known_metric(self) -> Metric:
+        """The metric, once the first batch has shown what it scores."""
+        assert self.metric is not None
+        return self.metric
+
     def watches(self) -> bool:
         return True
 
@@ -241,8 +247,8 @@ class Learned(SurrogateStrategy):
             if self.state.next_try is None and again > step:
                 self.state.next_try = again
                 self.tell(
-                    f"At step {step} no surrogate of {self.metric.name} can be learned yet: {_reason(error)} Recording "
-                    f"goes on until step {again}."
+                    f"At step {step} no surrogate of {self._known_metric.name} can be learned yet: {_reason(error)} "
+                    f"Recording goes on until step {again}."
                 )
             else:
                 self._go_on_without(_reason(error))
@@ -256,28 +262,26 @@ class Learned(SurrogateStrategy):
         Raises:
             ValueError, MisalignedSurrogateError: if nothing can be learned.
         """
-        args, kind, step = self.trainer.args, self.recorder.kind, self.trainer.state.global_step
+        args, metric, step = self.trainer.args, self._known_metric, self.trainer.state.global_step
         limit = TimeLimit(self.clock.seconds_to_learn(step, self.trainer.state.max_steps))
-        predictions = self.recording.dataset(self.metric)
+        predictions = self.recording.dataset(metric)
         right = self.recording.right_share() if self._is_of_groups else 1.0
         if right < FITTED:
             raise ValueError(
-                f"The loss for {self.metric.name} is that of whole groups, which hardly corrects wrong predictions: it "
+                f"The loss for {metric.name} is that of whole groups, which hardly corrects wrong predictions: it "
                 f"wants {FITTED:.0%} of the latest ones to be right with p > 1/2, but {right:.0%} are."
             )
         why = "The warm-up is over" if self.surrogate is None else f"{self.refresh_steps} steps more are recorded"
-        self.tell(
-            f"{why} at step {step}: learning a surrogate of {self.metric.name} from {len(predictions):,} predictions."
-        )
-        sizes = self.recording.sizes(self.metric, predictions, limit)
+        self.tell(f"{why} at step {step}: learning a surrogate of {metric.name} from {len(predictions):,} predictions.")
+        sizes = self.recording.sizes(metric, predictions, limit)
         with undisturbed():
-            learned, settings = self.to_learn(kind, self.metric)
+            learned, settings = self.to_learn(self.recording.known_kind, metric)
         soft_metric = copy.deepcopy(learned) if self.starts_at_soft_metric else None
         is_first_try = self.surrogate is None and self.state.next_try is None
         start = learn_surrogate(
             learned,
             predictions,
-            self.metric,
+            metric,
             folder=Path(args.output_dir),
             limit=limit,
             wants_alignment_at_start=self.starts_at_soft_metric and is_first_try,  # it may rank better at the next
@@ -292,7 +296,7 @@ class Learned(SurrogateStrategy):
         self.go_on_with(learned, soft_metric, start)
         if self.refresh_steps is not None:
             self.recording.begin_anew()
-        return self.surrogate
+        return self._in_place()
 
     def go_on_with(self, learned: Surrogate, soft_metric: Surrogate | None, start: Mapping[str, float]) -> None:
         """Makes the loss what was learned or, if that does not rank better, the soft metric, which `start` measures."""
@@ -308,7 +312,7 @@ class Learned(SurrogateStrategy):
         self.log({"surrogate_alignment": alignment, f"surrogate_{usual}": record[usual]})
         what = "surrogate for" if chosen is learned else "soft metric, nothing learned, for"
         self.tell(
-            f"Switched at step {step} to the {what} {self.metric.name}: its alignment on held-out groups is "
+            f"Switched at step {step} to the {what} {self._known_metric.name}: its alignment on held-out groups is "
             f"{alignment:.3f}, against "
             + " and ".join(f"{value:.3f} for {other}" for other, value in others.items())
             + "."
@@ -329,7 +333,7 @@ class Learned(SurrogateStrategy):
         except Exception as error:  # a metric may be somebody's own, and raise anything
             step = self.trainer.state.global_step
             logger.warning(f"At step {step} the surrogate stays as it was: {_reason(error)}")
-            return self.surrogate
+            return self._in_place()
 
     def _go_on_without(self, reason: str) -> None:
         """Gives up learning: the loss is the soft metric from here on, if there is one, or the model's own."""
@@ -339,31 +343,31 @@ class Learned(SurrogateStrategy):
             goes_on = "The run goes on with the model's own loss"
         else:
             self._switch_to(soft_metric)
-            goes_on = f"The run goes on with the soft metric for {self.metric.name}, of which nothing is learned"
+            goes_on = f"The run goes on with the soft metric for {self._known_metric.name}, of which nothing is learned"
         logger.warning(
-            f"No surrogate of {self.metric.name} could be learned by step {step}: {reason} {goes_on}. To learn one, "
-            f"train for longer or on more data, or set surrogate_warmup to more than the {step} steps of this run "
+            f"No surrogate of {self._known_metric.name} could be learned by step {step}: {reason} {goes_on}. To learn "
+            f"one, train for longer or on more data, or set surrogate_warmup to more than the {step} steps of this run "
             f"({len(self.recorder):,} predictions were recorded); or pass another metric=, or a surrogate= that has "
             "been learned before."
         )
 
     def _usable_soft_metric(self) -> Surrogate | None:
         """The soft metric, if the metric has one and does not rank the wrong way round."""
-        kind = self.recorder.kind
-        if not (self.starts_at_soft_metric and kind.has_soft_metric(self.metric)):
+        kind, metric = self.recording.known_kind, self._known_metric
+        if not (self.starts_at_soft_metric and kind.has_soft_metric(metric)):
             return None
         if self._is_of_groups and self.recording.right_share() < FITTED:
             return None
         with torch.random.fork_rng(devices=[]):
-            surrogate, _ = self.to_learn(kind, self.metric)
-        surrogate.config.metric = self.metric.signature
+            surrogate, _ = self.to_learn(kind, metric)
+        surrogate.config.metric = metric.signature
         try:
             alignment = self.trainer.monitor.alignment(self.recorder, self.placed(surrogate))
         except Exception:  # what cannot be scored is why nothing was learned, which is reported
             return surrogate
         if alignment is not None and alignment < -DRIFTED:
             logger.warning(
-                f"{self.metric.name} falls where predictions get better (rank correlation {alignment:.2f}). If less of "
+                f"{metric.name} falls where predictions get better (rank correlation {alignment:.2f}). If less of "
                 "it is better, say so: greater_is_better=False with metric_for_best_model, or "
                 "metric=load_metric(..., higher_is_better=False)."
             )
