@@ -47,7 +47,7 @@ RATES = (2e-3, 4e-3, 8e-3)
 TUNING_SEED, LEARNING_SEEDS = 100, (2_000, 2_001, 2_002)
 """None of those that are compared."""
 
-LOSSES = ("triplet", "ala_triplet", "margin", "ala_margin")
+LOSSES = ("triplet", "ala_triplet", "margin_loss", "ala_margin_loss")
 
 
 class Sentences(torch.utils.data.Dataset):
@@ -130,7 +130,12 @@ class Comparison:
         return 100 * load_metric("recall_at_k", k=1).compute(embeddings, self.test.labels)
 
 
-PAIRS = (("triplet", "untrained"), ("ala_triplet", "triplet"), ("margin", "triplet"), ("ala_margin", "margin"))
+PAIRS = (
+    ("triplet", "untrained"),
+    ("ala_triplet", "triplet"),
+    ("margin_loss", "triplet"),
+    ("ala_margin_loss", "margin_loss"),
+)
 """Of which the gains are reported."""
 
 

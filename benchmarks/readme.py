@@ -225,8 +225,8 @@ EMBEDDING_LOSSES = {
     "untrained": "nothing learned",
     "triplet": "triplet",
     "ala_triplet": "triplet, adapted",
-    "margin": "margin",
-    "ala_margin": "margin, adapted",
+    "margin_loss": "margin",
+    "ala_margin_loss": "margin, adapted",
 }
 
 

@@ -12,7 +12,7 @@ Recall@1 on a fifth of the classes that would be trained on:
 
     python trainers/metric_learning.py \
         --train_file birds --image_size 224 --model_name_or_path microsoft/resnet-50 \
-        --loss ala --adapted_loss margin --do_train --do_eval --output_dir birds-embeddings
+        --loss ala --adapted_loss margin_loss --do_train --do_eval --output_dir birds-embeddings
 
 Losses of embeddings want pytorch-metric-learning: pip install 'hf-reloss[metric-learning]'.
 """
@@ -78,14 +78,14 @@ class MetricLearningDataArguments(ImageDataArguments, TextDataArguments):
 class EmbedderArguments(TextModelArguments):
     """ModelArguments: an encoder that embeddings are made of, unless --model_name_or_path has them already."""
 
-    loss: Literal["triplet", "margin", "ala", "reloss", "ce"] = field(
+    loss: Literal["triplet", "margin_loss", "ala", "reloss", "ce"] = field(
         default="triplet",
         metadata={
-            "help": "triplet, margin: of embeddings. ala: one of these, adapted to the metric. reloss: --surrogate. "
-            "ce: cross-entropy of the classes trained on, with a head."
+            "help": "triplet, margin_loss: of embeddings. ala: one of these, adapted to the metric. reloss: "
+            "--surrogate. ce: cross-entropy of the classes trained on, with a head."
         },
     )
-    adapted_loss: Literal["triplet", "margin"] = field(
+    adapted_loss: Literal["triplet", "margin_loss"] = field(
         default="triplet", metadata={"help": "What --loss ala adapts, from the options that it is given."}
     )
     loss_options: str = field(default="{}", metadata={"help": 'Options of the loss as JSON: {"margin": 0.1}.'})

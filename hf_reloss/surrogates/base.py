@@ -24,6 +24,9 @@ from ..progress import without_bars
 from .config import SurrogateConfig
 from .loading import PLACE, checked, load_config, load_weights, require_all
 
+RENAMED = {("embeddings", "margin"): "margin_loss"}
+"""Architectures that version 0.1 saved under other names."""
+
 
 class Surrogate(PreTrainedModel):
     """A learned loss: lower when the metric is better.
@@ -72,6 +75,7 @@ class Surrogate(PreTrainedModel):
                 f"SurrogateConfig(task={self.task!r})."
             )
         config.architecture = config.architecture or self.networks[0].architecture
+        config.architecture = RENAMED.get((config.task, config.architecture), config.architecture)
         super().__init__(config)
         networks = {network.architecture: network for network in self.networks}
         if config.architecture not in networks:

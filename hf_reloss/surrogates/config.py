@@ -48,7 +48,7 @@ class SurrogateConfig(PreTrainedConfig):
         architecture: the network from evidence to loss, by default the first of its task, which is monotone by
             construction. Of classification: `"margin"`, `"counts"` (monotone, too), `"paper"` (Huang et al. 2022),
             `"set"` (Grabocka et al. 2019) or a hand-made loss (`hf_reloss.losses`). Of embeddings: `"triplet"` or
-            `"margin"`, hand-made too. Of tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of keypoints:
+            `"margin_loss"`, hand-made too. Of tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of keypoints:
             `"hits"` or `"paper"`.
         scores: of `"counts"`: the metrics of counts per class whose soft forms are mixed, each name with its options,
             as `load_metric` takes them; of `"hits"`: `"pck"` or `"oks"` with its options.

@@ -19,8 +19,8 @@ NAMES = ("embeddings", "sentence_embedding", "text_embeds", "image_embeds")
 class SurrogateForEmbeddings(Surrogate):
     """A loss for metric learning: examples of one class are to be near each other, and far from all others.
 
-    Its architectures are hand-made losses, `"triplet"` and `"margin"`, of groups. Embeddings are what the model puts
-    out as `embeddings`, `sentence_embedding`, `text_embeds`, `image_embeds` or, if it has none of these, `logits`.
+    Its architectures are hand-made losses, `"triplet"` and `"margin_loss"`, of groups. Embeddings are what the model
+    puts out as `embeddings`, `sentence_embedding`, `text_embeds`, `image_embeds` or, if it has none of these, `logits`.
 
     Example:
         >>> from hf_reloss import hand_made_loss
@@ -81,8 +81,8 @@ class SurrogateForEmbeddings(Surrogate):
             ValueError: always.
         """
         raise ValueError(
-            "No surrogate of a metric of embeddings is learned: train on surrogate='triplet' or 'margin', or on one of "
-            "them that is adapted to the metric, AdaptiveLossTrainer(..., loss='triplet')."
+            "No surrogate of a metric of embeddings is learned: train on surrogate='triplet' or 'margin_loss', or on "
+            "one of them that is adapted to the metric, AdaptiveLossTrainer(..., loss='triplet')."
         )
 
     @classmethod

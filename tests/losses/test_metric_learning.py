@@ -1,5 +1,6 @@
 """Losses of embeddings are those of pytorch-metric-learning, and can be adapted."""
 
+import json
 import sys
 
 import pytest
@@ -122,7 +123,7 @@ def test_statistics_are_mean_distances_of_one_class_and_to_the_nearest_of_anothe
     distance = torch.tensor([[float((a - b).norm()) for b in unit] for a in unit])
     of_same = (distance[0, 1] + distance[2, 3] + distance[4, 5]) / 3
     of_nearest = sum(distance[i][LABELS[i] != LABELS].min() for i in range(6)) / 6
-    found = hand_made_loss("margin").network.statistics(EMBEDDINGS, LABELS)
+    found = hand_made_loss("margin_loss").network.statistics(EMBEDDINGS, LABELS)
     torch.testing.assert_close(found, torch.stack([of_same, of_nearest])[:, None].expand(2, 2), atol=1e-5, rtol=0)
 
 
@@ -179,7 +180,7 @@ def test_the_outputs_of_usual_names_are_read():
     ("make", "message"),
     [
         (lambda: hand_made_loss("triplet", margin=0.0), "above 0 and below 2, but got {'margin': 0.0}"),
-        (lambda: hand_made_loss("margin", beta=2.5), "{'beta': 2.5}"),
+        (lambda: hand_made_loss("margin_loss", beta=2.5), "{'beta': 2.5}"),
         (lambda: hand_made_loss("triplet", beta=1.0), "has no options \\['beta'\\]: there are margin"),
         (lambda: hand_made_loss("triplet")(EMBEDDINGS, LABELS[:4]), r"got \[6, 2\] and \[4\]"),
         (lambda: hand_made_loss("triplet")(EMBEDDINGS, LABELS - 1), "class indices from 0 on"),
@@ -199,3 +200,13 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
     with pytest.raises(ImportError, match=r"pip install 'hf-reloss\[metric-learning\]'"):
         hand_made_loss("triplet")
+
+
+def test_what_was_saved_under_its_former_name_is_loaded(tmp_path):
+    loss = hand_made_loss("margin_loss", beta=1.0)
+    loss.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architecture": "margin"}))
+    again = AutoSurrogate.from_pretrained(tmp_path)
+    assert again.config.architecture == "margin_loss"
+    assert again(EMBEDDINGS, LABELS) == loss(EMBEDDINGS, LABELS)

@@ -77,7 +77,7 @@ def test_it_is_evaluated_on_the_classes_that_it_has_not_seen(folder, triplet_run
 
 
 def test_a_controller_adapts_the_loss_by_classes_of_its_own(folder):
-    flags = f'{TEXT} --loss ala --adapted_loss margin --loss_options {{"beta":1.0}} --max_steps 20 --adapt_steps 5'
+    flags = f'{TEXT} --loss ala --adapted_loss margin_loss --loss_options {{"beta":1.0}} --max_steps 20 --adapt_steps 5'
     results = run_program(folder, "metric_learning.py", flags, folder / "adapted")
     rows = [row["label"] for row in sentences(400, seed=0)]
     assert results["train_samples"] == sum(label in sorted(CLASSES)[:4] for label in rows)

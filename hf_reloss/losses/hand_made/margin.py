@@ -13,6 +13,6 @@ class Margin(MetricLearningLoss):
     all classes, and pairs are not sampled by their distance, as in the paper.
     """
 
-    architecture = "margin"
+    architecture = "margin_loss"
     options: ClassVar[dict[str, float]] = {"margin": 0.2, "beta": 1.2}
     library_class = "MarginLoss"

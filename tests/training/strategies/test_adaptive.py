@@ -220,7 +220,7 @@ def test_what_is_missing_is_told(tmp_path, options, message):
         make_trainer(tmp_path, **options)
 
 
-@pytest.mark.parametrize("loss", ["triplet", "margin"])
+@pytest.mark.parametrize("loss", ["triplet", "margin_loss"])
 def test_losses_of_embeddings_are_adapted_from_the_start(tmp_path, loss):
     pytest.importorskip("pytorch_metric_learning")
     options = {"metric": "recall_at_k", "surrogate_warmup": None}

@@ -137,8 +137,10 @@ def test_a_mistyped_word_is_refused_at_once_with_the_nearest(tmp_path):
 def test_a_loss_of_embeddings_on_a_classifier_is_told(tmp_path, caplog):
     pytest.importorskip("pytorch_metric_learning")
     model = BertForSequenceClassification(BertConfig(**SIZES))
-    ReLossTrainer(model, args(tmp_path), train_dataset=tiny_rows(16), surrogate="margin")
+    ReLossTrainer(model, args(tmp_path), train_dataset=tiny_rows(16), surrogate="margin_loss")
     assert "one of metric learning" in caplog.text
+    with pytest.raises(ValueError, match="is 'margin_loss' meant"):  # which is not the soft form of accuracy
+        ReLossTrainer(model, args(tmp_path), train_dataset=tiny_rows(16), surrogate="margin")
 
 
 def test_a_loss_with_a_size_of_its_own_has_that_of_the_labels(tmp_path):
