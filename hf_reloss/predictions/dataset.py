@@ -35,8 +35,9 @@ from ..metrics.classification import ClassMetric
 from ..surrogates.base import Surrogate
 from .models import DESCRIPTION, tokenizer_of, writes_text
 
-GENERATED, TEACHER_FORCED, ANSWERED = "generated", "teacher_forced", "answered"
-
+GENERATED, TEACHER_FORCED, ANSWERED, REFERENCE = "generated", "teacher_forced", "answered", "reference"
+STATISTICS = "statistics of "
+"""How the name of a column with a metric's statistics begins."""
 
 TEXTS = (GENERATED, TEACHER_FORCED, ANSWERED)
 """Columns of texts that a metric scores."""
@@ -44,7 +45,7 @@ TEXTS = (GENERATED, TEACHER_FORCED, ANSWERED)
 
 def statistics_column(metric: Metric) -> str:
     """The name of the column with a metric's statistics."""
-    return f"statistics of {metric.signature}"
+    return f"{STATISTICS}{metric.signature}"
 
 
 def recorded_models(predictions: datasets.Dataset) -> list[str]:
@@ -126,7 +127,7 @@ def recorded_dataset(
             stored[name], features[name] = _stored(column, counts if ragged else None)
     compared = scored(kind, columns, tokenizer)
     if tokenizer is not None:
-        texts = dict(zip((ANSWERED if kind.answers else written, "reference"), compared, strict=True))
+        texts = dict(zip((ANSWERED if kind.answers else written, REFERENCE), compared, strict=True))
         stored |= texts
         features |= dict.fromkeys(texts, datasets.Value("string"))
     if isinstance(metric, AdditiveMetric):

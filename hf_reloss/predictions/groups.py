@@ -11,7 +11,9 @@ from accelerate.utils import gather_object
 
 from ..metrics.adapters import EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL, AdditiveMetric, Metric, add_up
-from .dataset import TEXTS, statistics_column
+from ..surrogates.auto import AutoSurrogate
+from ..surrogates.base import Surrogate
+from .dataset import REFERENCE, STATISTICS, TEXTS, statistics_column
 
 MOST_SAMPLED = 2**18
 """How many predictions of a recording are read at most."""
@@ -126,10 +128,11 @@ def draw_groups(
     start = torch.rand(num_groups, 1, generator=generator) * (1 - width)
     position = (start + width * torch.rand(num_groups, group_size, generator=generator)) * len(stage)
     index = stage.argsort(stable=True)[position.long().clamp(max=len(stage) - 1)]
-    if "logits" in predictions.column_names:
+    kind = AutoSurrogate.reading_columns(predictions.column_names)
+    if kind is not None and kind.scores_logits:
         groups = _corrupted(predictions, metric, index, corruption, generator)
     else:
-        groups = _as_recorded(predictions, metric, index)
+        groups = _as_recorded(predictions, metric, index, kind)
     groups = groups.where(groups.scores.isfinite())
     scores = groups.scores
     if len(groups) < min(FEWEST_GROUPS, num_groups):
@@ -165,27 +168,37 @@ def _corrupted(
     return PredictionGroups({"logits": logits}, index, scores, labels)
 
 
-def _as_recorded(predictions: datasets.Dataset, metric: Metric, index: torch.Tensor) -> PredictionGroups:
+def _as_recorded(
+    predictions: datasets.Dataset, metric: Metric, index: torch.Tensor, kind: type[Surrogate] | None
+) -> PredictionGroups:
     """Groups of predictions of which it was recorded what the metric scores."""
     recorded, names = statistics_column(metric), predictions.column_names
     texts = next((name for name in TEXTS if name in names), None)
     read = {
         name: _column(predictions, name)
-        for name, feature in predictions.features.items()
-        if name not in (*TEXTS, "reference", "stage") and not name.startswith("statistics of ")
+        for name in names
+        if name not in (*TEXTS, REFERENCE, "stage") and not name.startswith(STATISTICS)
     }
     evaluated = {name: read.pop(name) for name in list(read) if name.startswith(EvaluationMetrics.prefixes)}
+    scored, reference = ("", "labels") if kind is None else kind.scored
+    compared = {name: read[name] for name in (scored, reference) if name in read}
     if isinstance(metric, EvaluationMetrics):
         scores = metric.score_groups(*metric.columns(evaluated), index)
     elif isinstance(metric, AdditiveMetric) and recorded in names:
         statistics = torch.tensor(predictions[recorded][:], dtype=torch.float64)
         scores = metric.score(add_up(statistics, index))
     elif texts:
-        scores = metric.score_groups(predictions[texts][:], predictions["reference"][:], index)
+        scores = metric.score_groups(predictions[texts][:], predictions[REFERENCE][:], index)
+    elif len(compared) == 2:
+        scores = metric.score_groups(compared[scored], compared[reference], index)
     else:
-        decided = read["decided"] if "decided" in read else read["embeddings"]
-        scores = metric.score_groups(decided, read["labels"], index)
-    return PredictionGroups({name: column for name, column in read.items() if name != "decided"}, index, scores)
+        raise ValueError(
+            f"Nothing was recorded that the metric {metric.name!r} could score: there are the columns "
+            f"{', '.join(names)}. Record predictions with record_predictions(..., metric={metric.name!r}), and the "
+            "tokenizer of texts as processing_class."
+        )
+    kept = {"labels", *(read if kind is None else kind.read_columns)}
+    return PredictionGroups({name: column for name, column in read.items() if name in kept}, index, scores)
 
 
 def _column(predictions: datasets.Dataset, name: str) -> torch.Tensor:

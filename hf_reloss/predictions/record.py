@@ -118,6 +118,6 @@ class _PredictingTrainer(Trainer):
             columns = self.kind.recorded(outputs, labels, inputs)
             if self.generates:
                 given = {name: x for name, x in inputs.items() if name not in (*self.label_names, "decoder_input_ids")}
-                columns["decided"] = self.accelerator.unwrap_model(model).generate(**given)
+                columns[self.kind.scored[0]] = self.accelerator.unwrap_model(model).generate(**given)
         self.columns = tuple(columns)
         return None, tuple(columns.values()), labels

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,12 @@ class AutoSurrogate:
                 "one is defined outside of hf_reloss, import the module that defines it first."
             )
         return found
+
+    @classmethod
+    def reading_columns(cls, names: Collection[str]) -> "type[Surrogate] | None":
+        """The surrogate class that reads recorded predictions with these columns; None if there is none by now."""
+        kinds = [kind for kind in cls._kinds().values() if {*kind.read_columns, "labels"} <= set(names)]
+        return max(kinds, key=lambda kind: len(kind.read_columns), default=None)
 
     @staticmethod
     def _kinds() -> "dict[str, type[Surrogate]]":
