@@ -51,6 +51,7 @@ def log_levels():
     """Programs that are run in this process set them for all of it."""
     for name in ("hf_reloss", "__main__"):
         getLogger(name).setLevel(NOTSET)
+    logging.set_verbosity_warning()  # as transformers has it; where it is quieter, no progress is shown
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,13 @@ def literal(text: str) -> str:
 
 @torch.no_grad()
 def plot_curve(axes: Axes, surrogate: SurrogateFacts) -> None:
-    """Draws a surrogate's loss of one prediction, or part of one, on matplotlib axes; cross-entropy beside it."""
-    assert surrogate.curve is not None
+    """Draws a surrogate's loss of one prediction, or part of one, on matplotlib axes; cross-entropy beside it.
+
+    Raises:
+        ValueError: for one without such a curve.
+    """
+    if surrogate.curve is None:
+        raise ValueError(f"The architecture {surrogate.architecture!r} has no curve of one variable to draw.")
     of_margin = surrogate.curve_of == "margin"
     points = torch.linspace(-6, 6, 241) if of_margin else torch.linspace(0.002, 1, 241)
     axes.plot(

@@ -206,18 +206,26 @@ class SurrogateTrainer(Trainer):
             )
         return result
 
-    def create_model_card(  # type: ignore[override]  # its page has no other entries
+    def create_model_card(
         self,
         language: str | list[str] | None = None,
         license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
         finetuned_from: str | list[str] | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
         dataset: str | list[str] | None = None,
-        **not_for_surrogates: Any,
+        dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Writes the surrogate's page into `output_dir`, as `save_pretrained` does; arguments as of `Trainer`'s."""
+        """Writes the surrogate's page into `output_dir`, as `save_pretrained` does; arguments as of `Trainer`'s.
+
+        Its name, task and figures are the surrogate's own, whatever `model_name`, `tasks` and `dataset_args` say.
+        """
         if self.is_world_process_zero():
             surrogate = self.accelerator.unwrap_model(self.model)
-            data = {"license": license, "language": language, "base_model": finetuned_from, "datasets": dataset}
+            data = {"license": license, "language": language, "base_model": finetuned_from}
+            data |= {"datasets": dataset_tags or dataset, "tags": [tags] if isinstance(tags, str) else tags}
             write_page(surrogate.facts(), self.args.output_dir, self.hub_model_id or self.args.hub_model_id, **data)
 
     def get_batch_samples(

@@ -134,9 +134,10 @@ def test_only_surrogates_are_trained(tmp_path, predictions):
 def test_its_page_is_the_surrogates(tmp_path, predictions):
     trainer = make_trainer(tmp_path, predictions, learning_rate=0.02, hub_model_id="me/it")
     trainer.train()
-    trainer.create_model_card(license="mit", dataset="imdb", model_name="it", tags=None)
+    trainer.create_model_card(None, "mit", ["mine"], dataset="imdb", model_name="it")  # in the order that Trainer has
     page = ModelCard.load(tmp_path / "README.md")
     assert (page.data.library_name, page.data.license, page.data.datasets) == ("hf_reloss", "mit", "imdb")
+    assert "mine" in page.data.tags
     assert 'from_pretrained("me/it")' in page.text
     assert "| learning rate | 0.02 |" in page.text
     assert "| num train epochs | 3 |" in page.text

@@ -283,3 +283,14 @@ def test_it_goes_on_from_a_checkpoint_that_holds_the_model_only(tmp_path):
     assert [step for step, _ in resumed.strategy.history] == steps
     for (_, one), (_, two) in zip(whole.strategy.history[:6], resumed.strategy.history[:6], strict=True):
         assert torch.equal(one, two)
+
+
+def test_a_second_run_adapts_the_loss_that_was_given_also_after_a_best_model_of_the_warm_up(tmp_path):
+    given = hand_made_loss("class_correlation", classes=4)
+    trainer = make_trainer(tmp_path, loss=given, surrogate_warmup=0.5, max_steps=20, adapt_steps=5)
+    trainer.train()
+    trainer.has_best_model, trainer.state.best_global_step = True, 5
+    trainer.strategy.end(tmp_path / "checkpoint-5")
+    assert trainer.surrogate is None  # that model has been trained on its own loss alone
+    trainer.train()
+    assert len(trainer.strategy.history) > 1
