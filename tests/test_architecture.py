@@ -19,7 +19,7 @@ FLOORS = [
     {"hub"},
     {"surrogates"},
     {"predictions"},
-    {"learning", "adaptive_loss"},
+    {"learning", "adaptive_loss", "decisions"},
     {"training"},
     {"compare"},
     {"cli"},

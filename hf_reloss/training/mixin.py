@@ -11,16 +11,19 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.utils import PushToHubMixin, logging
 
+from ..decisions.base import DecisionRule
+from ..decisions.tuning import TunedDecision
 from ..hub.trained_models import write_loss
 from ..learning.checkpoints import last_whole_checkpoint
 from ..losses.base import Evidence
 from ..metrics import Metric
-from ..predictions.models import takes_labels, unwrapped, without_labels, writes_text
+from ..predictions.models import metric_for, takes_labels, unwrapped, without_labels, writes_text
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.base import Surrogate, output_tensor
 from .arguments import check, option, output_folder
 from .batch import Batch, StepBatches
 from .callback import StrategyCallback
+from .deciding import tuned_decision
 from .monitor import RunMonitor
 from .strategies.base import LossDescription, LossStrategy
 from .strategies.choice import strategy_of
@@ -56,6 +59,7 @@ class ReLossMixin(_Base):
         surrogate: the loss, where it is a surrogate and there is one by now.
         metric: which it is to be aligned with, once that is known.
         model_loss_share: of the model's own loss in the sum, 0 to 1.
+        decision: a rule that `tune_decision` has found, if it is not in the model itself.
     """
 
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
@@ -86,6 +90,7 @@ class ReLossMixin(_Base):
                 "machine without accelerators pass --use_cpu (use_cpu=True), so that they train one together."
             )
         self.has_best_model = False
+        self.decision: DecisionRule | None = None
         super().__init__(model, args, *trainer_args, **trainer_options)
         self.model_accepts_loss_kwargs = False  # nothing is normalised by the number of items
         self.step_batches, self.monitor = StepBatches(self), RunMonitor(self)
@@ -124,7 +129,7 @@ class ReLossMixin(_Base):
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(output_folder(self.args))
-        self.has_best_model = False
+        self.has_best_model, self.decision = False, None
         self.monitor.start()
         self.strategy.start(Path(resume_from_checkpoint) if resume_from_checkpoint else None)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
@@ -246,11 +251,36 @@ class ReLossMixin(_Base):
         output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         return output
 
+    def tune_decision(self, dataset: Any = None, metric: Metric | Any = None) -> TunedDecision:
+        """Tunes how the model's logits become decisions, by the metric; nothing is trained, and each model can have it.
+
+        A number for each class is added to its logit. It goes into the bias of the last layer, so that `pipeline`,
+        exports and servers have it; where there is none, the rule is saved with the model as `decision.json`, see
+        `DecisionRule.load`. It is kept only if it gains on examples that it was not fitted on.
+
+        Args:
+            dataset: examples that the model has not been trained on, nor is judged by; by default `eval_dataset`.
+            metric: what `load_metric` takes; by default that of the run.
+
+        Raises:
+            ValueError: without data or a metric, for a model that is no classifier, or fewer than 50 examples.
+        """
+        dataset = self.eval_dataset if dataset is None else dataset
+        metric = self.metric if metric is None else metric_for(self.model, metric)
+        if dataset is None or metric is None:
+            lacking = "examples, dataset= or eval_dataset" if dataset is None else "metric=, such as 'f1'"
+            raise ValueError(f"A decision is tuned on held-out examples by a metric: it wants {lacking}.")
+        found, self.decision = tuned_decision(self, dataset, metric)
+        self.strategy.tell(str(found))
+        return found
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model as `Trainer.save_model` does and, in the folder `surrogate` within, the surrogate."""
         folder = Path(output_dir) if output_dir else output_folder(self.args)
         if self.args.should_save:
             self.strategy.save(folder)
+            if self.decision is not None:
+                self.decision.save(folder)
         is_checkpoint = folder.name == f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if is_checkpoint:
             self.strategy.save_state(folder)

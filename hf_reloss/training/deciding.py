@@ -1,0 +1,60 @@
+"""Tuning the decision of a trainer's model, and putting it into the model."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import Trainer
+
+from ..decisions.base import DecisionRule
+from ..decisions.folding import fold, unfold
+from ..decisions.offsets import ClassOffsets
+from ..decisions.tuning import TunedDecision, tune_decision
+from ..metrics import Metric
+from ..predictions.models import unwrapped
+
+FEW = 64
+"""Examples by which it is checked that a model decides as its rule does."""
+
+
+def tuned_decision(trainer: Trainer, dataset: Any, metric: Metric) -> tuple[TunedDecision, DecisionRule | None]:
+    """Tunes the decision of a trainer's model on a data set, by a metric.
+
+    Returns:
+        What it has come to, and the rule if it is not in the model now.
+
+    Raises:
+        ValueError: for a model that puts out no logits [n, C], or labels that are not one for each example.
+    """
+    logits, labels = _logits_and_labels(trainer, dataset)
+    found = tune_decision(logits, labels, metric, seed=trainer.args.seed)
+    if found.rule is None:
+        return found, None
+    assert trainer.model is not None
+    model: nn.Module = unwrapped(trainer.model)
+    if not isinstance(found.rule, ClassOffsets) or not fold(model, found.rule):
+        return found, found.rule
+    few = [dataset[row] for row in range(min(FEW, len(dataset)))]
+    folded, _ = _logits_and_labels(trainer, few)
+    if torch.allclose(folded, found.rule.scores(logits[: len(few)]), atol=1e-3):
+        return found, None
+    unfold(model, found.rule)  # that layer does not make the logits
+    return found, found.rule
+
+
+def _logits_and_labels(trainer: Trainer, dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    kept = trainer.preprocess_logits_for_metrics, trainer.compute_metrics
+    trainer.preprocess_logits_for_metrics = trainer.compute_metrics = None  # which may leave no logits
+    try:
+        output = trainer.predict(dataset, metric_key_prefix="decision")
+    finally:
+        trainer.preprocess_logits_for_metrics, trainer.compute_metrics = kept
+    logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    logits, labels = np.asarray(logits), np.asarray(output.label_ids)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[-1] < 2:
+        raise ValueError(
+            f"A decision is tuned for classifiers, logits [n, C] and labels [n], but this model and data have "
+            f"{list(logits.shape)} and {list(labels.shape)}."
+        )
+    return torch.from_numpy(logits).float(), torch.from_numpy(labels).long()
