@@ -4,8 +4,8 @@
 
 Offsets are fitted by the task's metric on 500, or 2,000, validation examples, and judged on test examples: as they are
 kept, if they gain on examples that they were not fitted on, and whether or not they do. Beside them logit adjustment
-after training (Menon et al. 2021), which is told the frequencies of the training data. Results are stored after each run
-in benchmarks/results/decisions.json, and runs found there are not repeated.
+after training (Menon et al. 2021), which is told the frequencies of the training data. Results are stored after each
+run in benchmarks/results/decisions.json, and runs found there are not repeated.
 """
 
 import argparse
