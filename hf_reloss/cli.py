@@ -71,6 +71,30 @@ def compare(
 
 
 @app.command()
+def decide(
+    predictions: Annotated[Path, typer.Argument(help="An .npz file with the logits and labels of held-out examples.")],
+    metric: Annotated[str, typer.Option(help="By which the decision is tuned.")] = "f1",
+    metric_options: Annotated[str, typer.Option(help='As JSON, such as {"average": "macro"}.')] = "{}",
+    model: Annotated[
+        str | None, typer.Option(help="The classifier: a folder or Hub id. By default the rule alone.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The folder for the model with the rule, or for the rule.")] = Path(
+        "decided"
+    ),
+) -> None:
+    """Tune how a trained model decides, by the metric. Nothing is trained; what does not gain is not written."""
+    import json
+
+    from .decisions.files import decide_for
+    from .metrics import load_metric
+
+    _be_quiet()
+    chosen = _or_exit(lambda: load_metric(metric, **json.loads(metric_options)))
+    found, place = _or_exit(lambda: decide_for(predictions, chosen, output, model))
+    console.print(Text(f"{found}\n{place}"))
+
+
+@app.command()
 def inspect(surrogate: Annotated[str, typer.Argument(help="A folder, or the id of a repository on the Hub.")]) -> None:
     """Show what a surrogate was learned for, how well it is aligned, and its curve."""
     from .surrogates.auto import AutoSurrogate
