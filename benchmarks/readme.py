@@ -309,9 +309,23 @@ def recording(device: str) -> str:
     return "\n".join([*lines, _row(cells)])
 
 
+def decisions(name: str) -> str:
+    """A table of what tuning the decision gains over argmax, by task."""
+    result = json.loads((RESULTS / "decisions.json").read_text())
+    ways = [way for way in next(iter(result["runs"].values())) if way != "argmax"]
+    called = {"fashion_mnist_imbalanced": "imbalanced Fashion-MNIST, macro-F1"}
+    called |= {"fashion_mnist": "Fashion-MNIST, accuracy", "hwu64_frozen": "HWU64, macro-F1"}
+    rows = [_row(("over argmax [95 %]", *ways)), _row(["---"] * (1 + len(ways)))]
+    for task, gains in result["over_argmax"].items():
+        cells = [f"{gains[way]['mean']:+.2f} [{gains[way]['low']:+.2f}, {gains[way]['high']:+.2f}]" for way in ways]
+        rows.append(_row((called[task], *cells)))
+    return "\n".join(rows)
+
+
 TABLES = {
     table.__name__: table
     for table in (
+        decisions,
         quality,
         rivals,
         overview,
@@ -341,5 +355,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page in (ROOT / "README.md", ROOT / "docs" / "rivals.md", ROOT / "docs" / "scaling.md"):
+    for page in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("rivals", "scaling", "decisions"))):
         page.write_text(filled(page.read_text()))

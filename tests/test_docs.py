@@ -92,8 +92,10 @@ def test_the_tables_are_those_of_the_stored_results():
     spec = importlib.util.spec_from_file_location("readme", DOCS.parent / "benchmarks" / "readme.py")
     readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(readme)
-    scaling, rivals = ((DOCS / name).read_text() for name in ("scaling.md", "rivals.md"))
+    scaling, rivals, decisions = ((DOCS / f"{name}.md").read_text() for name in ("scaling", "rivals", "decisions"))
     assert readme.filled(scaling) == scaling
+    assert readme.filled(decisions) == decisions
+    assert "<!-- decisions all -->\n|" in decisions
     assert len(re.findall(r"<!-- (?:gathered|scaling|recording) cpu -->\n\|", scaling)) == 3
     of_tokens = json.loads((DOCS.parent / "benchmarks" / "results" / "scaling_cpu.json").read_text())["bytes"]
     assert of_tokens["4"]["BLEU, 32 sentences of 40 tokens"] == 4 * 32 * 40 * (4 + 8 + 1)  # as the formula has it
