@@ -114,7 +114,7 @@ def refuse_unknown(word: str, known: Iterable[str]) -> None:
     known = sorted(set(known))
     if word in known or "/" in word or Path(word).is_dir():
         return
-    near = difflib.get_close_matches(word, known)
+    near = [*(name for name in known if name.startswith(word)), *difflib.get_close_matches(word, known)]
     raise ValueError(
         f"There is no loss {word!r}{f' (is {near[0]!r} meant?)' if near else ''}: choose among {', '.join(known)}, or "
         "pass the folder or Hub id (owner/name) of a surrogate."

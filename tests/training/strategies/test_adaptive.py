@@ -211,7 +211,7 @@ def test_validation_data_without_a_class_is_told_of_and_works(tmp_path, caplog):
             },
             "set metric_for_best_model",
         ),
-        ({"loss": "focal"}, "one of class_correlation, margin, triplet, or .* but got 'focal'"),
+        ({"loss": "focal"}, "one of class_correlation, margin_loss, triplet, or .* but got 'focal'"),
         ({"loss": hand_made_loss("focal")}, "but got 'focal'"),
     ],
 )  # fmt: skip
