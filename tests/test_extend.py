@@ -3,10 +3,11 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from .processes import python
 
 ROOT = Path(__file__).parents[1]
 FILES = {
@@ -26,14 +27,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def call(folder, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-W", "ignore", *arguments], cwd=folder, capture_output=True, text=True)
+def call(folder, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    return python(code, *arguments, folder=folder)
 
 
 def ran(folder, code: str, *modules: str) -> str:
     """What a process says in its last line that has imported some of the files, and does something."""
     imports = "".join(f"import {module}\n" for module in modules)
-    done = call(folder, "-c", f"import torch\nfrom hf_reloss import *\n{imports}{code}")
+    done = call(folder, f"import torch\nfrom hf_reloss import *\n{imports}{code}")
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
 
@@ -51,24 +52,25 @@ def test_a_metric_is_known_by_its_name(folder):
 def test_a_loss_is_made_by_its_word_saved_and_loaded_in_another_process(folder, made):
     first = ran(folder, f"loss = {made}\nloss.save_pretrained('saved'){PRINT}", "my_loss")
     assert ran(folder, f"loss = AutoSurrogate.from_pretrained('saved'){PRINT}", "my_loss") == first
-    without = call(folder, "-c", "from hf_reloss import AutoSurrogate\nAutoSurrogate.from_pretrained('saved')")
+    without = call(folder, "from hf_reloss import AutoSurrogate\nAutoSurrogate.from_pretrained('saved')")
     assert "import the module that defines" in without.stderr
 
 
 def test_a_program_learns_a_surrogate_for_a_task_and_a_metric_and_goes_on(folder):
-    arguments = ("my_program.py", "--max_steps", "60", "--learning_rate", "0.05", "--save_steps", "30", "--use_cpu")
+    program = "import runpy\nrunpy.run_path('my_program.py', run_name='__main__')"
+    arguments = ("--max_steps", "60", "--learning_rate", "0.05", "--save_steps", "30", "--use_cpu")
     arguments = (*arguments, "--per_device_train_batch_size", "16", "--report_to", "none", "--disable_tqdm", "True")
-    whole = call(folder, *arguments, "--output_dir", "whole")
+    whole = call(folder, program, *arguments, "--output_dir", "whole")
     assert whole.returncode == 0, whole.stderr[-3000:]
-    resumed = call(folder, *arguments, "--output_dir", "resumed", "--resume_from_checkpoint", "whole/checkpoint-30")
+    resumed = call(
+        folder, program, *arguments, "--output_dir", "resumed", "--resume_from_checkpoint", "whole/checkpoint-30"
+    )
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     for name in ("model.safetensors", "surrogate/model.safetensors"):
         assert (folder / "whole" / name).read_bytes() == (folder / "resumed" / name).read_bytes(), name
     kind = "loss = AutoSurrogate.from_pretrained('whole/surrogate')\nprint(type(loss).__name__, loss.network.radius)"
     assert ran(folder, kind, "my_task") == "SurrogateForNumbers 0.5"
-    without = call(
-        folder, "-c", "from hf_reloss import AutoSurrogate\nAutoSurrogate.from_pretrained('whole/surrogate')"
-    )
+    without = call(folder, "from hf_reloss import AutoSurrogate\nAutoSurrogate.from_pretrained('whole/surrogate')")
     assert "import the module that defines it first" in without.stderr
 
 
@@ -91,9 +93,8 @@ def test_a_way_to_train_is_found_by_its_word_and_goes_on_from_a_checkpoint(folde
 
 
 def test_losses_are_compared_on_a_task(folder):
-    command = [str(Path(sys.executable).with_name("reloss")), "compare", "my_comparison.py"]
-    command += ["--losses", "squared_probability,focal"]
-    done = call(folder, *command, "--metric", "accuracy", "--seeds", "2", "--output", "comparison")
+    arguments = ["compare", "my_comparison.py", "--losses", "squared_probability,focal", "--metric", "accuracy"]
+    done = call(folder, "from hf_reloss.cli import app; app()", *arguments, "--seeds", "2", "--output", "comparison")
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     stored = json.loads((folder / "comparison" / "results.json").read_text())
     assert {loss: len(scores) for loss, scores in stored["scores"].items()} == {

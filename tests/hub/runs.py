@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from ..processes import python
 from .server import TOKEN, Hub
 
 RELOSS = "from hf_reloss.cli import app; app()"
@@ -33,8 +33,7 @@ def client_of(hub: Hub, folder: Path) -> Callable[..., subprocess.CompletedProce
             "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "COLUMNS": "200",
         } | ({"HF_TOKEN": token} if token else {})  # fmt: skip
         code = RELOSS if code == "reloss" else textwrap.dedent(code)
-        command = [sys.executable, "-c", code, *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        return python(code, *arguments, environment=environment)
 
     return run
 
