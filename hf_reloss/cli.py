@@ -91,7 +91,7 @@ def decide(
     _be_quiet()
     chosen = _or_exit(lambda: load_metric(metric, **json.loads(metric_options)))
     found, place = _or_exit(lambda: decide_for(predictions, chosen, output, model))
-    console.print(Text(f"{found}\n{place}"))
+    console.print(Text(f"{found}\n{place}"), soft_wrap=True)  # so that paths can be copied
 
 
 @app.command()

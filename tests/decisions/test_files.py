@@ -62,7 +62,8 @@ def test_a_model_has_it_in_its_last_layer(tmp_path, predictions):
     other.save_pretrained(tmp_path / "other")
     code, said = call(predictions, "--metric", "accuracy", "--model", tmp_path / "other")
     assert code == 1
-    assert f"has 3 classes, but {predictions} has logits of {CLASSES}" in said
+    assert "has 3 classes, but" in said
+    assert f"has logits of {CLASSES}" in said
 
 
 @pytest.mark.parametrize(
