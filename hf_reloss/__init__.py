@@ -11,6 +11,8 @@ _MODULES = {
     "training.adaptive_trainer": ["AdaptiveLossTrainer"],
     "training.arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
     "adaptive_loss.controller": ["LossController", "LossControllerConfig"],
+    "decisions.base": ["DecisionRule"],
+    "decisions.tuning": ["TunedDecision", "tune_decision"],
     "hub.publishing": ["list_surrogates"],
     "losses.hand_made": ["hand_made_losses"],
     "metrics": ["Metric", "load_metric"],
@@ -37,6 +39,8 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .adaptive_loss.controller import LossController, LossControllerConfig
+    from .decisions.base import DecisionRule
+    from .decisions.tuning import TunedDecision, tune_decision
     from .hub.publishing import list_surrogates
     from .learning.trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
     from .losses.hand_made import hand_made_losses

@@ -37,7 +37,7 @@ def make_runs(
         done: what is measured comes in here; what is there already is not run again.
         store: writes `done`, after each run.
         workers: processes side by side, each fresh for all that it makes; 0 for this one, one run after the other.
-        on_error: hears of one that has failed, after which the others go on; by default, it ends them all.
+        on_error: called with one that has failed, after which the others go on; by default, it ends them all.
         is_wanted: asked before a run begins, without `workers`; what is not wanted any more is passed over.
 
     Raises:

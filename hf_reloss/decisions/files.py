@@ -1,10 +1,12 @@
 """Deciding for a model that is trained already, from files: its logits on held-out examples, and its folder."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PreTrainedModel
 
 from ..metrics import Metric
@@ -43,8 +45,8 @@ def decide_for(
     Args:
         predictions: as `read_predictions` takes it.
         metric: by which it is tuned.
-        output: a folder, written only if the decision gains: for the model with the rule in its last layer, or for
-            `decision.json`.
+        output: a folder, written only if the decision gains: for the model with the rule in the bias of its last linear
+            layer of as many outputs, with its tokenizer and whatever else belongs to it, or for `decision.json`.
         model: a folder or Hub id of the classifier; None for the rule alone.
 
     Returns:
@@ -62,10 +64,18 @@ def decide_for(
         if classes != wanted:
             raise ValueError(f"{model} has {classes} classes, but {predictions} has logits of {wanted}.")
         if isinstance(found.rule, ClassOffsets) and fold(loaded, found.rule):
+            _copy_all_but_weights(model, output)
             loaded.save_pretrained(output)
             return found, f"The model in {output} has the rule in the bias of its last layer."
     found.rule.save(output)
     return found, f"The rule is {Path(output) / 'decision.json'}: DecisionRule.load({str(output)!r}).decide(logits)."
+
+
+def _copy_all_but_weights(where: str, output: str | Path) -> None:
+    """The tokenizer, the processor and so on, so that a pipeline finds them."""
+    weights = ("*.safetensors", "*.bin", "*.index.json", "*.h5", "*.msgpack", "*.onnx")
+    folder = where if Path(where).is_dir() else snapshot_download(where, ignore_patterns=list(weights))
+    shutil.copytree(folder, output, ignore=shutil.ignore_patterns(*weights, ".*"), dirs_exist_ok=True)
 
 
 def _classifier(where: str) -> PreTrainedModel:

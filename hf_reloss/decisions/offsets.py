@@ -16,7 +16,7 @@ from .base import DecisionRule
 
 SOFTNESS, PULL = 0.5, 3e-3
 """The temperature of soft decisions, that of calibrated probabilities being 1, and the weight of the offsets' mean
-square. Fitted to the decisions themselves (a softness of 0), offsets follow single examples, and lose on others."""
+square. Both keep offsets from following single examples."""
 
 SHARES = torch.linspace(-1, 2, 25).tolist()
 """Shares of the classes' log frequencies that are tried, for a metric of which soft decisions have no score."""

@@ -1,10 +1,11 @@
 """Fitting a decision rule by a metric, and keeping it only if it gains on examples that it was not fitted on."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from ..metrics import AdditiveMetric, Metric
+from ..metrics import AdditiveMetric, Metric, load_metric
+from ..metrics.base import IGNORED_LABEL
 from .base import DecisionRule
 from .offsets import ClassOffsets
 
@@ -38,7 +39,7 @@ class TunedDecision(NamedTuple):
         return f"decision: {kept}, cross-fitted on {self.examples:,} held-out examples ({self.before:.4f} before)"
 
 
-def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric, *, seed: int = 0) -> TunedDecision:
+def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | Any, *, seed: int = 0) -> TunedDecision:
     """Fits offsets of classes by a metric.
 
     Five rules are fitted, each on four fifths of the examples, and decide the other fifth. What is kept is the mean of
@@ -47,21 +48,26 @@ def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric, *,
     Args:
         logits: [n, C] float, of examples that the model has not been trained on.
         labels: [n] int64, -100 where it does not count.
-        metric: of class decisions.
+        metric: of class decisions, as `load_metric` takes it.
         seed: of the parts and the bootstrap.
 
     Raises:
-        ValueError: for logits or labels of another shape, or fewer than 50 examples.
+        ValueError: for logits or labels of another shape, labels out of range, or fewer than 50 examples.
     """
     if logits.dim() != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"A decision is tuned on logits [n, C] and labels [n], but got {list(logits.shape)} and "
             f"{list(labels.shape)}."
         )
-    counts = labels != -100
+    metric, counts = load_metric(metric), labels != IGNORED_LABEL
     logits, labels = logits[counts].double().cpu(), labels[counts].long().cpu()
     if len(labels) < FEWEST:
         raise ValueError(f"{len(labels)} examples are too few to tune a decision on: {FEWEST} or more.")
+    if labels.min() < 0 or labels.max() >= logits.shape[-1]:
+        raise ValueError(
+            f"Labels must be 0 to {logits.shape[-1] - 1}, or -100 to be ignored, but they are {int(labels.min())} to "
+            f"{int(labels.max())}."
+        )
     generator = torch.Generator().manual_seed(seed)
     part = torch.randperm(len(labels), generator=generator) % FOLDS
     decided, usual, offsets = torch.empty_like(labels), logits.argmax(-1), []
@@ -84,11 +90,15 @@ def _bootstrapped(
     """Differences [resamples] of a metric of two ways to decide, of the same examples drawn with replacement."""
     number = len(labels)
     if isinstance(metric, AdditiveMetric):
-        chosen = torch.randint(number, (RESAMPLES, number), generator=generator)
-        weights = torch.zeros(RESAMPLES, number, dtype=torch.float64)
-        weights.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float64))
-        scores = [metric.score(weights @ metric.statistics(each, labels)) for each in (decided, usual)]
-        return (scores[0] - scores[1]).nan_to_num()
+        statistics = [metric.statistics(each, labels) for each in (decided, usual)]
+        parts = []
+        for _ in range(0, RESAMPLES, 50):  # for memory
+            chosen = torch.randint(number, (50, number), generator=generator)
+            weights = torch.zeros(50, number, dtype=torch.float64)
+            weights.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float64))
+            ours, theirs = (metric.score(weights @ of_each) for of_each in statistics)
+            parts.append(ours - theirs)
+        return torch.cat(parts).nan_to_num()
     found = []
     for _ in range(RESAMPLES // 5):
         rows = torch.randint(number, (number,), generator=generator)

@@ -222,7 +222,7 @@ class ReLossMixin(_Base):
             return self.model_outputs(model, inputs)
         given = without_labels(model, inputs, self.label_names)
         outputs = self.model_outputs(model, given)
-        if batch.training and given is not inputs:  # what hears a model's forward passes has gone without the labels
+        if batch.training and given is not inputs:  # what listens to forward passes got no labels
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, PredictionRecorder):
                     callback.record(model, outputs, inputs)

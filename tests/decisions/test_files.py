@@ -48,10 +48,12 @@ def test_a_model_has_it_in_its_last_layer(tmp_path, predictions):
     sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = BertForSequenceClassification(BertConfig(**sizes, intermediate_size=8, num_labels=CLASSES)).eval()
     model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
     options = ("--metric", "accuracy", "--model", tmp_path / "model", "--output", tmp_path / "decided")
     code, said = call(predictions, *options)
     assert code == 0, said
     assert "in the bias of its last layer" in said
+    assert (tmp_path / "decided" / "tokenizer.json").is_file()
     ids = torch.tensor([[1, 2, 3]])
     shift = BertForSequenceClassification.from_pretrained(tmp_path / "decided").eval()(ids).logits - model(ids).logits
     assert shift.abs().max() > 0.1

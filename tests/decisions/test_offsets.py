@@ -12,6 +12,8 @@ from hf_reloss.decisions.folding import fold, unfold
 from hf_reloss.decisions.offsets import ClassOffsets, calibrating_temperature
 from hf_reloss.decisions.tuning import tune_decision
 
+from ..processes import python
+
 CLASSES = 6
 
 
@@ -91,6 +93,7 @@ def test_the_temperature_is_that_of_the_likeliest_probabilities():
     (torch.randn(60), torch.zeros(60).long(), r"logits \[n, C\] and labels"),
     (torch.randn(60, 3, 2), torch.zeros(60, 3).long(), r"but got \[60, 3, 2\]"),
     (torch.randn(60, 3), torch.full((60,), -100), "0 examples are too few"),
+        (torch.randn(60, 3), torch.arange(60) % 4, "Labels must be 0 to 2.*but they are 0 to 3"),
 ])  # fmt: skip
 def test_what_cannot_be_tuned_is_told(logits, labels, message):
     with pytest.raises(ValueError, match=message):
@@ -124,3 +127,10 @@ def test_offsets_are_in_the_bias_of_the_last_layer_of_as_many_classes():
     assert torch.allclose(model(inputs), before, atol=1e-6)
     assert not fold(nn.Linear(4, 3, bias=False), rule)
     assert not fold(nn.Linear(4, 2), rule)
+
+
+def test_a_saved_rule_is_known_in_a_process_that_has_imported_nothing_else(tmp_path):
+    ClassOffsets([0.5, -0.5]).save(tmp_path)
+    code = f"from hf_reloss import DecisionRule; print(type(DecisionRule.load({str(tmp_path)!r})).__name__)"
+    done = python(code)
+    assert done.stdout.strip() == "ClassOffsets", done.stderr
