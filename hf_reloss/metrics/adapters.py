@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
@@ -56,6 +57,9 @@ class CallableMetric(GroupwiseMetric):
     def decide(self, outputs: Any) -> Any:
         logits = torch.is_tensor(outputs) and outputs.is_floating_point() and outputs.dim() > 1
         return outputs.argmax(-1) if self.class_indices and logits else outputs
+
+    def as_predictions(self, decided: torch.Tensor, classes: int) -> torch.Tensor:
+        return decided if self.class_indices else F.one_hot(decided, classes).float()
 
     def score_one(self, predictions: Any, references: Any) -> float:
         both = (references, predictions) if self._truth_first else (predictions, references)
@@ -127,6 +131,9 @@ class ComputeMetrics(GroupwiseMetric):
     @property
     def signature(self) -> str:
         return f"{self.name}|compute_metrics:{getattr(self.compute_metrics, '__name__', 'callable')}"
+
+    def as_predictions(self, decided: torch.Tensor, classes: int) -> torch.Tensor:
+        return F.one_hot(decided, classes).float()
 
     def score_one(self, predictions: Any, references: Any) -> float:
         return _entry(self.results(predictions, references), self.key, self.name)

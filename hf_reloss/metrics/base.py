@@ -97,6 +97,10 @@ class Metric(abc.ABC):
         """
         return float(self.score_groups(predictions, references, torch.arange(len(predictions))[None])[0])
 
+    def as_predictions(self, decided: torch.Tensor, classes: int) -> torch.Tensor:
+        """Class decisions [n] as predictions that the metric takes: themselves, or logits [n, C] that lead to them."""
+        return decided
+
     def read(self, predictions: Any, references: Any) -> tuple[Any, Any]:
         """Predictions and references in the form that the metric works on, checked.
 
@@ -196,12 +200,15 @@ class GroupwiseMetric(Metric):
 
     def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
         predictions, references = (_on_host(values) for values in self.read(predictions, references))
+        # Where labels are sequences, -100 marks positions inside a prediction: the metric's own business.
+        of_labels = isinstance(references, np.ndarray) and references.ndim == 1
+        counts = references != IGNORED_LABEL if of_labels else np.ones(len(references), bool)
+        groups = index.cpu().numpy()
+        if len(groups) >= 64 and logging.is_progress_bar_enabled():
+            groups = tqdm(groups, f"scoring {self.name}", leave=False, unit="group")
         scores = []
-        few = len(index) < 64 or not logging.is_progress_bar_enabled()
-        for rows in tqdm(index.tolist(), f"scoring {self.name}", disable=few, leave=False, unit="group"):
-            if isinstance(references, np.ndarray) and references.ndim == 1:
-                # Where labels are sequences, -100 marks positions inside a prediction: the metric's own business.
-                rows = [row for row in rows if references[row] != IGNORED_LABEL]
+        for rows in groups:
+            rows = rows[counts[rows]]
             scores.append(float(self.score_one(_take(predictions, rows), _take(references, rows))))
         return torch.tensor(scores, dtype=torch.float64)
 
@@ -271,5 +278,5 @@ def _on_host(values: Any) -> Any:
     return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
 
 
-def _take(values: Any, rows: list[int]) -> Any:
+def _take(values: Any, rows: np.ndarray) -> Any:
     return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]

@@ -161,7 +161,8 @@ def _corrupted(
     if ((labels < 0) | (labels >= classes)).any():
         raise ValueError(f"Labels must be 0 to {classes - 1}, but the predictions hold some out of that range.")
     share = torch.rand(index.shape, generator=generator), torch.rand(len(index), 1, generator=generator)
-    random_labels = torch.randint(classes, index.shape, generator=generator)
+    # A last class that is never a label, such as handing over to a person, is a decision alone.
+    random_labels = torch.randint(max(2, int(labels.max()) + 1), index.shape, generator=generator)
     labels = torch.where(share[0] < share[1] * corruption, random_labels, labels[index])
     drawn = torch.arange(index.numel()).view_as(index)
     scores = metric.score_groups(metric.decide(logits)[index].flatten(0, 1), labels.flatten(), drawn)

@@ -15,6 +15,9 @@ logger = logging.get_logger(__name__)
 FEWEST_TO_LEARN = 160
 """What "auto" learns from at least, in all processes together: the held-out fifth makes groups of 16."""
 
+FIRST_STRETCH = 0.4
+"""Of a run with a strict guard, at least so much is on the model's own loss: the rest is made twice."""
+
 SURROGATE_LOSS = "loss/surrogate"
 """The surrogate's part of the loss in the log, and in evaluations whose `eval_loss` is the model's own."""
 
@@ -41,6 +44,13 @@ class ReLossTrainingArguments(TrainingArguments):
     )
     max_recorded_predictions: int = field(
         default=20_000, metadata={"help": "With 'auto': the most predictions that each process keeps in memory."}
+    )
+    tune_decision: bool = field(
+        default=True,
+        metadata={
+            "help": "With 'auto', for a classifier: whether the decision is tuned by the metric when the run is over, "
+            "on development data, see ReLossTrainer.tune_decision."
+        },
     )
     adapt_steps: int | None = field(
         default=None,

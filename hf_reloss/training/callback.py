@@ -38,11 +38,15 @@ class StrategyCallback(TrainerCallback):
             self._stop(control)
         else:
             self.trainer.strategy.end_step()
+            self.trainer.guard.end_step(control)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.guard.saved()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.trainer.monitor.failure is not None:
+        if self.trainer.monitor.failure is not None or self.trainer.guard.declined:
             self._stop(control)
 
     @staticmethod

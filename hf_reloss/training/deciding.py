@@ -8,8 +8,7 @@ from torch import nn
 from transformers import Trainer
 
 from ..decisions.base import DecisionRule
-from ..decisions.folding import fold, unfold
-from ..decisions.offsets import ClassOffsets
+from ..decisions.folding import fold
 from ..decisions.tuning import TunedDecision, tune_decision
 from ..metrics import Metric
 from ..predictions.models import unwrapped
@@ -33,13 +32,14 @@ def tuned_decision(trainer: Trainer, dataset: Any, metric: Metric) -> tuple[Tune
         return found, None
     assert trainer.model is not None
     model: nn.Module = unwrapped(trainer.model)
-    if not isinstance(found.rule, ClassOffsets) or not fold(model, found.rule):
+    offsets = found.rule.offsets()
+    if offsets is None or not fold(model, offsets):
         return found, found.rule
     few = [dataset[row] for row in range(min(FEW, len(dataset)))]
     folded, _ = _logits_and_labels(trainer, few)
-    if torch.allclose(folded, found.rule.scores(logits[: len(few)]), atol=1e-3):
+    if torch.allclose(folded, logits[: len(few)] + offsets.to(logits), atol=1e-3):
         return found, None
-    unfold(model, found.rule)  # that layer does not make the logits
+    fold(model, -offsets)  # that layer does not make the logits
     return found, found.rule
 
 

@@ -24,9 +24,12 @@ from .arguments import check, option, output_folder
 from .batch import Batch, StepBatches
 from .callback import StrategyCallback
 from .deciding import tuned_decision
+from .guard import Guard
 from .monitor import RunMonitor
+from .report import LossReport
 from .strategies.base import LossDescription, LossStrategy
 from .strategies.choice import strategy_of
+from .strategies.learned import Learned
 
 logger = logging.get_logger(__name__)
 
@@ -52,7 +55,7 @@ class ReLossMixin(_Base):
 
     Args:
         model, args, trainer_args, trainer_options: as for the Trainer.
-        surrogate, metric: as for `ReLossTrainer`.
+        surrogate, metric, guard, guard_dataset: as for `ReLossTrainer`.
 
     Attributes:
         strategy: the way to train.
@@ -74,6 +77,8 @@ class ReLossMixin(_Base):
         *trainer_args: Any,
         surrogate: Any = "auto",
         metric: Metric | Any = None,
+        guard: bool | str = True,
+        guard_dataset: Any = None,
         **trainer_options: Any,
     ):
         if args is None:
@@ -89,8 +94,13 @@ class ReLossMixin(_Base):
                 f"{launched_processes} processes were launched, but each of them trains a model of its own: on a "
                 "machine without accelerators pass --use_cpu (use_cpu=True), so that they train one together."
             )
+        if guard not in (True, False, "strict"):
+            raise ValueError(f"guard= is True, False or 'strict', but got {guard!r}.")
+        if (guard == "strict" or guard_dataset is not None) and not self.strategy.is_guarded:
+            raise ValueError("guard='strict' and guard_dataset= are for surrogate='auto', whose loss the guard judges.")
         self.has_best_model = False
         self.decision: DecisionRule | None = None
+        self.guard = Guard(self, guard_dataset, guard)
         super().__init__(model, args, *trainer_args, **trainer_options)
         self.model_accepts_loss_kwargs = False  # nothing is normalised by the number of items
         self.step_batches, self.monitor = StepBatches(self), RunMonitor(self)
@@ -106,6 +116,11 @@ class ReLossMixin(_Base):
     @property
     def metric(self) -> Metric | None:
         return self.strategy.metric
+
+    @property
+    def loss_report(self) -> LossReport | None:
+        """What came of the last run with `"auto"`: what was considered, what was chosen, and on what evidence."""
+        return self.guard.report
 
     @property
     def evaluates_own_loss(self) -> bool:
@@ -129,13 +144,46 @@ class ReLossMixin(_Base):
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(output_folder(self.args))
-        self.has_best_model, self.decision = False, None
-        self.monitor.start()
-        self.strategy.start(Path(resume_from_checkpoint) if resume_from_checkpoint else None)
-        result = super().train(resume_from_checkpoint, *args, **kwargs)
-        if self.monitor.failure is not None:
-            raise FloatingPointError(self.monitor.failure)
+        self.decision = None
+        self.guard.start()
+        if (args and args[0] is not None) or kwargs.get("trial") is not None:
+            self.guard.is_on = False  # each run of a search has a folder of its own
+        checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+
+        def run(checkpoint: Path | None, on_own_loss: bool) -> TrainOutput:
+            self.has_best_model = False
+            self.monitor.start()
+            self.strategy.start(checkpoint)
+            if on_own_loss:
+                assert isinstance(self.strategy, Learned)
+                self.strategy.decline()
+            output = super(ReLossMixin, self).train(str(checkpoint) if checkpoint else None, *args, **kwargs)
+            if self.monitor.failure is not None:
+                raise FloatingPointError(self.monitor.failure)
+            return output
+
+        result = run(checkpoint, False)
+        if self.strategy.is_guarded:
+            result = self.guard.settle(result, lambda checkpoint: run(checkpoint, True))
+            self._tune_at_the_end()
+            assert self.guard.report is not None
+            self.strategy.tell(self.guard.report.verdict)
         return result
+
+    def _tune_at_the_end(self) -> None:
+        """Tunes the decision of a classifier on what the guard judges by, if there is such data and a decision."""
+        dataset = self.guard.given if self.guard.given is not None else self.eval_dataset
+        kind, metric = self.strategy.kind, self.metric
+        if dataset is None or isinstance(dataset, dict) or metric is None or kind is None or not kind.scores_logits:
+            return
+        if not option(self.args, "tune_decision"):
+            return
+        try:
+            found, self.decision = tuned_decision(self, dataset, metric)
+        except ValueError as error:  # too few examples, or a metric of something else
+            logger.info(f"The decision is left at argmax: {error}")
+            return
+        self.guard.note(found)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -251,6 +299,26 @@ class ReLossMixin(_Base):
         output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         return output
 
+    def recorded_evaluation(self, dataset: Any, most: int) -> PredictionRecorder:
+        """What the model predicts for a data set, as this process has it.
+
+        Args:
+            dataset: as for `predict`.
+            most: predictions that are kept.
+        """
+        recorder = PredictionRecorder(most)
+        with self.monitor.recording(recorder):
+            super().evaluation_loop(
+                self.get_test_dataloader(dataset), "Guard", prediction_loss_only=True, metric_key_prefix="guard"
+            )
+        return recorder
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        if self.decision is not None and torch.is_tensor(logits):
+            logits = self.decision.scores(logits)
+        return loss, logits, labels
+
     def tune_decision(self, dataset: Any = None, metric: Metric | Any = None) -> TunedDecision:
         """Tunes how the model's logits become decisions, by the metric; nothing is trained, and each model can have it.
 
@@ -270,6 +338,7 @@ class ReLossMixin(_Base):
         if dataset is None or metric is None:
             lacking = "examples, dataset= or eval_dataset" if dataset is None else "metric=, such as 'f1'"
             raise ValueError(f"A decision is tuned on held-out examples by a metric: it wants {lacking}.")
+        self.decision = None  # which would decide already
         found, self.decision = tuned_decision(self, dataset, metric)
         self.strategy.tell(str(found))
         return found

@@ -133,6 +133,15 @@ class RunMonitor:
         if measured is not None:
             found["alignment"] = measured
 
+    @contextlib.contextmanager
+    def recording(self, recorder: PredictionRecorder) -> Iterator[None]:
+        """What is predicted here, in evaluation, is recorded, and nothing else measured."""
+        recorder.kind, self._seen = self.trainer.strategy.kind, recorder
+        try:
+            yield
+        finally:
+            self._seen = None
+
     def note_evaluated(self, loss: torch.Tensor, batch: Batch) -> None:
         """Takes note of the surrogate's loss of a batch of an evaluation, as Trainer does of the loss."""
         if self._evaluated_losses is not None:

@@ -56,6 +56,12 @@ class ReLossTrainer(ReLossMixin, Trainer):
             whatever else `load_metric` takes. Of a name that `compute_metrics` gives too, the user's own function
             counts. Of `"minimum_risk"`: what the risk is measured by. Of a given surrogate: the metric that it is
             watched for, by default its own.
+        guard: whether the loss that `"auto"` turns to is judged by the metric on development data: after 7 % of the
+            run on it the model is compared with what it was before, and where it has become worse, the run goes on
+            from there on its own loss. `"strict"`: the first stretch is at least 0.4 of the run; from there the model
+            is trained to the end on both losses (1.6 times the steps at most), and the better one is kept. False: no
+            guard. A model that writes text, and one that FSDP or DeepSpeed divides, is not guarded.
+        guard_dataset: the development data, by default `eval_dataset`. Neither is what results should be reported on.
         data_collator, train_dataset, eval_dataset, processing_class, model_init, compute_loss_func, compute_metrics,
             callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as for `Trainer`. Texts are
             decoded with the tokenizer, `processing_class`.
@@ -65,6 +71,8 @@ class ReLossTrainer(ReLossMixin, Trainer):
         surrogate: the loss, where it is a surrogate and there is one by now.
         metric: which it is to be aligned with, once that is known.
         model_loss_share: of the model's own loss in the sum, 0 to 1.
+        loss_report: what came of the last run with `"auto"`, see `LossReport`.
+        decision: the rule that the model decides by, if it is not in its last layer.
 
     Raises:
         ValueError: for label smoothing of a loss that has no share, `"auto"` without a metric, or something that is no
@@ -94,6 +102,8 @@ class ReLossTrainer(ReLossMixin, Trainer):
         *,
         surrogate: Any = "auto",
         metric: Metric | Any = None,
+        guard: bool | str = True,
+        guard_dataset: Any = None,
     ):
         super().__init__(
             model,
@@ -111,6 +121,8 @@ class ReLossTrainer(ReLossMixin, Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             surrogate=surrogate,
             metric=metric,
+            guard=guard,
+            guard_dataset=guard_dataset,
         )
 
 
@@ -123,7 +135,7 @@ class ReLossSeq2SeqTrainer(ReLossMixin, Seq2SeqTrainer):
     Args:
         model: an encoder-decoder or a causal language model.
         args: `ReLossSeq2SeqTrainingArguments`, or any `Seq2SeqTrainingArguments`.
-        surrogate, metric: as for `ReLossTrainer`.
+        surrogate, metric, guard, guard_dataset: as for `ReLossTrainer`.
         data_collator, train_dataset, eval_dataset, processing_class, model_init, compute_loss_func, compute_metrics,
             callbacks, optimizers, preprocess_logits_for_metrics: as for `Seq2SeqTrainer`. Texts are decoded with the
             tokenizer, `processing_class`.
@@ -158,6 +170,8 @@ class ReLossSeq2SeqTrainer(ReLossMixin, Seq2SeqTrainer):
         *,
         surrogate: Any = "auto",
         metric: Metric | Any = None,
+        guard: bool | str = True,
+        guard_dataset: Any = None,
     ):
         super().__init__(
             model,
@@ -174,6 +188,8 @@ class ReLossSeq2SeqTrainer(ReLossMixin, Seq2SeqTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             surrogate=surrogate,
             metric=metric,
+            guard=guard,
+            guard_dataset=guard_dataset,
         )
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:

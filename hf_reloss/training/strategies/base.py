@@ -91,6 +91,8 @@ class LossStrategy(ABC):
     """Whether another loss than at the start is trained on later: `eval_loss` is the model's own then."""
     options: ClassVar[tuple[str, ...]] = ()
     """Of the training arguments, those that other strategies refuse."""
+    is_guarded: ClassVar[bool] = False
+    """Whether the guard judges its loss by the metric, and the decision is tuned at the end of a run."""
     calls_model: ClassVar[bool] = False
     """Whether `loss` calls the model itself, and `outputs` are None where nothing else wanted them."""
     defined: ClassVar[dict[str, type["LossStrategy"]]] = {}

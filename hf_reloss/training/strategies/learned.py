@@ -24,7 +24,7 @@ from ...predictions.models import metric_for, writes_text
 from ...predictions.recorder import PredictionRecorder
 from ...surrogates.auto import AutoSurrogate
 from ...surrogates.base import Surrogate
-from ..arguments import FEWEST_TO_LEARN, option
+from ..arguments import FEWEST_TO_LEARN, FIRST_STRETCH, option
 from ..batch import Batch
 from ..learning_state import LearningState
 from ..monitor import DRIFTED
@@ -62,6 +62,7 @@ class Learned(SurrogateStrategy):
     word = "auto"
     citation = "Huang et al. 2022, arXiv:2202.13197"
     options = ("refresh_steps",)
+    is_guarded = True
     starts_at_soft_metric: ClassVar[bool] = True
     """Whether what is learned is, before that, the soft metric."""
 
@@ -98,6 +99,7 @@ class Learned(SurrogateStrategy):
 
     def start(self, checkpoint: Path | None) -> None:
         self.surrogate, self.metric, self._is_of_groups = None, None, False
+        self.own_loss_because = ""
         self.wanted.records_evaluation = False
         self.state = LearningState(self.word, self.wanted.signature)
         self.recording = RunRecording(self.trainer)
@@ -129,6 +131,7 @@ class Learned(SurrogateStrategy):
         self.clock = RunClock(state.global_step)
         super().begin()
         if self.is_recording and self.surrogate is None and self.warmup_steps >= state.max_steps:
+            self.own_loss_because = f"recording predictions takes {self.warmup_steps} steps of {state.max_steps}"
             logger.warning(
                 f"No surrogate will be learned: recording predictions takes {self.warmup_steps} steps, and the run has "
                 f"{state.max_steps}. Train for longer, or pass a surrogate that has been learned before."
@@ -140,7 +143,8 @@ class Learned(SurrogateStrategy):
 
     @property
     def default_warmup(self) -> float:
-        return 0.5 if self._is_of_groups else 0.1
+        usual = 0.5 if self._is_of_groups else 0.1
+        return max(usual, FIRST_STRETCH) if self.trainer.guard.strict else usual
 
     @property
     def warmup_steps(self) -> int:
@@ -325,6 +329,25 @@ class Learned(SurrogateStrategy):
         self.clock.spent = 0.0
         if self.state.switched_at is None:
             self.state.switched_at = self.trainer.state.global_step
+            self.trainer.guard.changed()
+
+    def decline(self) -> None:
+        """Stays with the model's own loss to the end of the run."""
+        self.surrogate, self.state.switched_at, self.state.gave_up = None, None, True
+
+    @property
+    def learned(self) -> tuple[Surrogate | None, LearningState]:
+        """What has come of the run so far."""
+        return self.surrogate, self.state
+
+    @learned.setter
+    def learned(self, learned: tuple[Surrogate | None, LearningState]) -> None:
+        self.surrogate, self.state = learned
+
+    @property
+    def metric_name(self) -> str:
+        """The metric's name, or what was asked for."""
+        return str(self.wanted_metric) if self.metric is None else self.metric.name
 
     def refresh(self) -> Surrogate:
         """Learns the surrogate again from what has been recorded since; if that fails, it stays as it is."""
@@ -339,7 +362,7 @@ class Learned(SurrogateStrategy):
         """Gives up learning: the loss is the soft metric from here on, if there is one, or the model's own."""
         soft_metric, step = self._usable_soft_metric(), self.trainer.state.global_step
         if soft_metric is None:
-            self.state.gave_up = True
+            self.state.gave_up, self.own_loss_because = True, reason
             goes_on = "The run goes on with the model's own loss"
         else:
             self._switch_to(soft_metric)

@@ -1,0 +1,146 @@
+"""What one changed line does to the metric: "auto" with its defaults, and strict, beside the usual loss, on many pairs.
+
+    HF_RELOSS_DATA=... python benchmarks/promise.py
+
+Each pair of data and metric (benchmarks/pairs.py) is trained on the usual loss, on the soft metric (nothing learned),
+on the loss that people use in its place, with surrogate="auto" as it comes, and with guard="strict", on paired seeds.
+"auto" sees the development data as eval_dataset; what is reported is measured on test data, on which nothing is chosen.
+"usual, decision tuned" is the model of the usual loss that decides as trainer.tune_decision has it. Results are stored
+after each run in benchmarks/results/promise.json, and runs found there are not repeated.
+"""
+
+import argparse
+import collections
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pairs import PAIRS, Pair, logit_adjustment
+from quality import RESULTS
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers.utils import logging
+
+from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateForClassification
+from hf_reloss.compare.runs import environment, make_runs
+from hf_reloss.compare.statistics import paired_difference
+from hf_reloss.compare.stored_results import write_atomically
+from hf_reloss.decisions.tuning import tune_decision
+
+WAYS = ("usual", "soft metric", "field's own", "auto", "auto, strict")
+DECIDED = "usual, decision tuned"
+
+
+def run(name: str, way: str, seed: int) -> dict[str, Any]:
+    """The metric on test data, in points, of one run; with "auto", its verdict and what it cost in steps."""
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    pair = PAIRS[name]()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _trainer(pair, way, seed, folder)
+        trainer.pop_callback(PrinterCallback)
+        trainer.train()
+        logits, labels = _predicted(trainer, pair.test)
+        measured: dict[str, Any] = {way: 100 * pair.metric.compute(logits.argmax(-1), labels)}
+        if way == "usual":
+            rule = tune_decision(*_predicted(trainer, pair.development), pair.metric).rule
+            decided = logits.argmax(-1) if rule is None else rule.decide(logits)
+            measured[DECIDED] = 100 * pair.metric.compute(decided, labels)
+        report = getattr(trainer, "loss_report", None)
+        if report is not None:
+            measured |= {"verdict": report.verdict, "cost": report.cost}
+    return measured
+
+
+def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
+    kind: type[Trainer] = Trainer
+    options: dict[str, Any] = {}
+    recipe = {"per_device_eval_batch_size": 500} | pair.recipe
+    if way == "soft metric":
+        kind, surrogate = ReLossTrainer, SurrogateForClassification.for_metric(pair.metric)
+        options, recipe["surrogate_warmup"] = {"surrogate": surrogate}, 0.5 if surrogate.network.is_of_groups() else 0.1
+    elif way == "field's own" and pair.field_loss == "label_smoothing":
+        recipe["label_smoothing_factor"] = 0.1
+    elif way == "field's own":
+        options = {"compute_loss_func": logit_adjustment(pair)}
+    elif way.startswith("auto"):
+        kind, options = ReLossTrainer, {"metric": pair.metric, "guard": "strict" if "strict" in way else True}
+    arguments = ReLossTrainingArguments if kind is ReLossTrainer else TrainingArguments
+    quiet = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "report_to": "none"}
+    device = {"use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": False}
+    args = arguments(folder, seed=seed, **quiet | device | recipe)
+    set_seed(seed)
+    model = pair.make_model()
+    return kind(model, args, train_dataset=pair.train, eval_dataset=pair.development, **options)
+
+
+def _predicted(trainer: Trainer, data: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [n, C], or scores of the classes, and labels [n]."""
+    found = trainer.predict(data)
+    return torch.from_numpy(np.asarray(found.predictions)), torch.from_numpy(np.asarray(found.label_ids))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
+    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
+    parser.add_argument("--output", type=Path, default=RESULTS / "promise.json")
+    options = parser.parse_args()
+    stored = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
+    done: dict[str, dict[str, Any]] = stored["runs"]
+    jobs = {
+        f"{name}, {way}, {seed}": (name, way, seed)
+        for name in options.pairs
+        for seed in range(options.seeds)
+        for way in options.ways
+    }
+
+    def store() -> None:
+        stored["over_usual"] = {
+            name: {way: paired_difference(of, of_ways["usual"])._asdict() for way, of in of_ways.items()}
+            for name, of_ways in scores(done).items()
+            if len(of_ways.get("usual", {})) > 1
+        }
+        stored["command"], stored["environment"] = "python benchmarks/promise.py", environment()
+        write_atomically(options.output, json.dumps(stored, indent=2) + "\n")
+
+    left = make_runs(jobs, run, done, store, workers=options.workers)
+    collections.deque(tqdm(left, total=len(jobs.keys() - done.keys())), maxlen=0)
+    Console().print(table(done))
+
+
+def scores(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
+    """Pair to way to seed to score, of what is stored."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for key, measured in done.items():
+        name, _, rest = key.partition(", ")
+        seed = int(rest.rpartition(", ")[2])
+        for way, value in measured.items():
+            if way in (*WAYS, DECIDED):
+                found.setdefault(name, {}).setdefault(way, {})[seed] = value
+    return found
+
+
+def table(done: dict[str, dict[str, Any]]) -> Table:
+    """A row for each pair: the usual loss, and the paired differences of the others to it."""
+    shown = Table("pair", "usual", *(f"{way} [95 %]" for way in (DECIDED, *WAYS[1:])))
+    for name, of_ways in scores(done).items():
+        if "usual" in of_ways:
+            usual = of_ways["usual"]
+            differences = [
+                str(paired_difference(of_ways[way], usual)) if way in of_ways else "" for way in (DECIDED, *WAYS[1:])
+            ]
+            shown.add_row(name.replace("_", " "), f"{sum(usual.values()) / len(usual):.2f}", *differences)
+    return shown
+
+
+if __name__ == "__main__":
+    main()
