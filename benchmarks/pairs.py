@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from images import CNN_RECIPE, RESNET_RECIPE, Images, SmallCNN, read_cifar10, read_fashion_mnist, small_resnet, thinned
 from intents import Head, Rows, embedded, read_lines
 from torch import nn
+from transformers import PreTrainedConfig
 
 from hf_reloss.compare.task import DigitClassifier, digits
 from hf_reloss.metrics import Metric, load_metric
@@ -48,7 +49,13 @@ def digits_slowly() -> Pair:
     """scikit-learn's digits, 400 images, at a tenth of the learning rate that is best for cross-entropy."""
     train, others = digits()
     recipe = {"num_train_epochs": 10, "per_device_train_batch_size": 32, "learning_rate": 1e-3}
-    return Pair(train, others[:400], others[400:], DigitClassifier, recipe)
+    return Pair(train, others[:400], others[400:], _digit_classifier, recipe)
+
+
+def _digit_classifier() -> nn.Module:
+    model = DigitClassifier()
+    model.config = PreTrainedConfig()  # Trainer's label smoothing asks for one
+    return model
 
 
 def _image_splits(read: Callable[[str], tuple[Images, Images]]) -> tuple[Images, Images, Images]:

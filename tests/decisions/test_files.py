@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from hf_reloss.cli import app
 from hf_reloss.decisions.base import DecisionRule
 
-from .test_offsets import CLASSES, world
+from .test_tuning import CLASSES, world
 
 
 @pytest.fixture
