@@ -22,8 +22,8 @@ SURE = 0.84
 ROUNDS = 4
 """How often the gradient of a metric is taken, each time at the decisions that the last one led to."""
 
-SECONDS = 20.0
-"""How long a metric that can only be called is asked for credits, each time."""
+SECONDS = 2.0
+"""How long a metric that can only be called is asked for credits, each time: twice for each part of the examples."""
 
 
 class TunedDecision(NamedTuple):
@@ -145,22 +145,32 @@ def _fitted_rules(
 def _credit(probabilities: torch.Tensor, labels: torch.Tensor, metric: Metric) -> torch.Tensor:
     """What decisions are worth [C, C], more being better."""
     classes, sign = probabilities.shape[-1], 1.0 if metric.higher_is_better else -1.0
-    if not is_differentiable(metric, classes):
-        decided, begun = probabilities.argmax(-1), time.perf_counter()
-        metric.compute(metric.as_predictions(decided, classes), labels)
-        calls = min(MOST_CALLS, round(SECONDS / max(1e-9, time.perf_counter() - begun)))
-        return sign * ask(metric, labels, decided, probabilities, max(classes, calls))
-    assert isinstance(metric, AdditiveMetric)
     credit = best = torch.eye(classes, dtype=torch.float64)
-    highest = -torch.inf
-    for _ in range(ROUNDS):
-        # Probabilities stand for labels: they are less noisy, and as right, once they are calibrated.
-        confusion = confusion_matrix(probabilities, (probabilities @ credit).argmax(-1), classes)
-        score, slopes = gradient(metric, confusion)
+    highest, is_known = -torch.inf, is_differentiable(metric, classes)
+    for _ in range(ROUNDS if is_known else 2):
+        decided = (probabilities @ credit).argmax(-1)
+        if is_known:
+            assert isinstance(metric, AdditiveMetric)
+            # Probabilities stand for labels: they are less noisy, and as right, once they are calibrated.
+            score, slopes = gradient(metric, confusion_matrix(probabilities, decided, classes))
+        else:
+            score, slopes = _asked(metric, labels, decided, probabilities)
         if sign * score > highest:
             highest, best = sign * score, credit
+        if not is_known and _is_mean(metric, labels, decided, sign * slopes):
+            return sign * slopes
         credit = sign * slopes
     return best
+
+
+def _asked(
+    metric: Metric, labels: torch.Tensor, decided: torch.Tensor, probabilities: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    """The score of decisions, and what others were worth, for as long as there is time."""
+    classes, begun = probabilities.shape[-1], time.perf_counter()
+    score = metric.compute(metric.as_predictions(decided, classes), labels)
+    calls = round(SECONDS / max(1e-9, time.perf_counter() - begun))
+    return score, ask(metric, labels, decided, probabilities, min(MOST_CALLS, max(classes, calls)))
 
 
 def _is_mean(metric: Metric, labels: torch.Tensor, decided: torch.Tensor, credit: torch.Tensor) -> bool:

@@ -46,7 +46,7 @@ class StrategyCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.trainer.monitor.failure is not None or self.trainer.guard.declined:
+        if self.trainer.monitor.failure is not None or self.trainer.guard.ends_run:
             self._stop(control)
 
     @staticmethod

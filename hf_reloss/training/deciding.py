@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import Trainer
 
@@ -27,7 +28,8 @@ def tuned_decision(trainer: Trainer, dataset: Any, metric: Metric) -> tuple[Tune
         ValueError: for a model that puts out no logits [n, C], or labels that are not one for each example.
     """
     logits, labels = _logits_and_labels(trainer, dataset)
-    found = tune_decision(logits, labels, metric, seed=trainer.args.seed)
+    # A slow metric is asked for as long as there is time: what the first process found holds for all.
+    (found,) = broadcast_object_list([tune_decision(logits, labels, metric, seed=trainer.args.seed)])
     if found.rule is None:
         return found, None
     assert trainer.model is not None

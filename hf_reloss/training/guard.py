@@ -55,6 +55,8 @@ class Guard:
 
     Attributes:
         report: what came of the run; None before its end.
+        declined: whether the loss has harmed, and was given up.
+        ends_run: whether the run is to end here, for it goes on from where the loss was changed.
     """
 
     def __init__(self, trainer: Any, dataset: Any, wanted: bool | str):
@@ -65,7 +67,7 @@ class Guard:
     def start(self) -> None:
         """A run starts."""
         self.report: LossReport | None = None
-        self.declined = False
+        self.declined = self.ends_run = False
         self._reason = ""
         self._before: Judged | None = None
         self._gain: Gain | None = None
@@ -146,7 +148,7 @@ class Guard:
             return
         self._gain = self._difference(self._judged(), self._before)
         if self._gain is not None and self._gain.better < 1 - SURE:
-            self.declined = control.should_training_stop = True
+            self.declined = self.ends_run = control.should_training_stop = True
             control.should_save = control.should_evaluate = False
             self.trainer.strategy.tell(f"Going back to step {self._switched:.0f}: {self._of_loss().verdict}")
 
@@ -164,7 +166,7 @@ class Guard:
         try:
             if self._checkpoint is not None and self.declined:
                 self._steps_twice = max(1, round(PROBATION * trainer.state.max_steps))
-                report = self._of_loss()
+                report, self.ends_run = self._of_loss(), False
                 output = train_on_own_loss(self._checkpoint)
             elif self._checkpoint is not None and self.strict and self._before is not None:
                 output, report = self._better_of_two(output, train_on_own_loss)
@@ -264,7 +266,8 @@ class Guard:
         scores = bootstrapped(metric, ways, ours.references, ours.number)
         differences = scores[0] - scores[1]
         better = float((sign * differences > 0).double().mean() + (differences == 0).double().mean() / 2)
-        return Gain(mean - theirs_mean, *interval(differences), better)
+        (gain,) = broadcast_object_list([Gain(mean - theirs_mean, *interval(differences), better)])
+        return Gain(*gain)
 
     def _new_folder(self) -> Path:
         """A folder of its own in the trainer's, the same in all processes."""

@@ -1,0 +1,174 @@
+"""The guard: a loss that harms is given up, a strict one keeps the better of two runs, and a report says so."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
+from hf_reloss.compare.task import DigitClassifier, digits
+from hf_reloss.surrogates.classification import SurrogateForClassification
+from hf_reloss.training.strategies.learned import Learned
+
+from ..conftest import TinyClassifier, tiny_rows
+
+
+class Harmful(SurrogateForClassification):
+    """A loss that unlearns what the model knows."""
+
+    def forward(self, *args, **kwargs):
+        return -3.0 * super().forward(*args, **kwargs)
+
+
+class HarmfulStrategy(Learned):
+    """What is learned turns out to be harmful, whatever its alignment says."""
+
+    word = "harmful"
+
+    def go_on_with(self, learned, soft_metric, start):
+        harmful = Harmful(learned.config)
+        harmful.load_state_dict(learned.state_dict())
+        super().go_on_with(harmful, None, start)
+
+
+TRAIN, OTHERS = digits()
+
+
+def made(folder, strategy="auto", kind=ReLossTrainer, epochs=6, seed=0, **options):
+    settings = {"num_train_epochs": epochs, "per_device_train_batch_size": 32, "learning_rate": 5e-3, "seed": seed}
+    settings |= {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "report_to": "none"}
+    arguments = ReLossTrainingArguments if kind is ReLossTrainer else TrainingArguments
+    given = {"surrogate": strategy, "metric": None if isinstance(strategy, Learned) else "accuracy"}
+    given = given | options.pop("given", {}) if kind is ReLossTrainer else {}
+    set_seed(seed)
+    settings |= options.pop("settings", {})
+    return kind(DigitClassifier(), arguments(str(folder), **settings), train_dataset=TRAIN,
+                eval_dataset=OTHERS[:500], **given, **options)  # fmt: skip
+
+
+def weights(model):
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+def test_a_loss_that_harms_is_given_up_and_the_model_is_that_of_the_usual_loss(tmp_path):
+    usual = made(tmp_path / "usual", kind=Trainer)
+    usual.train()
+    trainer = made(tmp_path / "auto", HarmfulStrategy("accuracy"), settings={"tune_decision": False})
+    output = trainer.train()
+    report = trainer.loss_report
+    assert report.loss
+    assert not report.kept
+    assert report.over == "before"
+    assert report.gain.high < 0
+    assert report.cost == pytest.approx(1.07, abs=0.02)
+    assert report.verdict.startswith("VERDICT: kept the model's own loss (the first steps on the surrogate for acc")
+    assert torch.equal(weights(trainer.model), weights(usual.model))
+    assert output.global_step == trainer.state.global_step == trainer.state.max_steps
+    assert list((tmp_path / "auto").iterdir()) == []  # what was kept to go back to is gone
+
+
+def test_strict_keeps_the_usual_loss_to_the_bit_where_that_is_better(tmp_path):
+    usual = made(tmp_path / "usual", kind=Trainer)
+    usual.train()
+    trainer = made(tmp_path / "auto", HarmfulStrategy("accuracy"), guard="strict", settings={"tune_decision": False})
+    trainer.train()
+    report = trainer.loss_report
+    assert report.over == "own loss"
+    assert not report.kept
+    assert report.gain.high < 0
+    assert 1.5 < report.cost <= 1.6 + 1 / trainer.state.max_steps
+    assert "would have changed it by" in report.verdict
+    assert torch.equal(weights(trainer.model), weights(usual.model))
+    trainer.save_model()
+    assert not (tmp_path / "auto" / "surrogate").exists()
+
+
+def test_strict_keeps_the_surrogate_where_that_is_better(tmp_path):
+    plain = made(tmp_path / "plain", settings={"surrogate_warmup": 0.4}, guard=False)
+    plain.train()
+    trainer = made(tmp_path / "auto", guard="strict", settings={"learning_rate": 5e-3, "save_strategy": "epoch"})
+    trainer.train()
+    report = trainer.loss_report
+    assert report.gain is not None
+    kept = weights(trainer.model)
+    if report.kept:
+        assert torch.equal(kept, weights(plain.model))
+        trainer.save_model()
+        assert (tmp_path / "auto" / "surrogate").is_dir()
+        assert "gained" in report.verdict
+    else:
+        assert not torch.equal(kept, weights(plain.model))
+    assert report.kept == (report.gain.better > 0.5)
+
+
+def test_without_development_data_it_says_so(tmp_path):
+    trainer = made(tmp_path)
+    trainer.eval_dataset = None
+    trainer.train()
+    assert trainer.loss_report.gain is None
+    assert "unjudged: there is no eval_dataset or guard_dataset" in trainer.loss_report.verdict
+    assert trainer.loss_report.decision is None
+
+
+def test_guard_dataset_judges_and_the_decision_is_tuned_on_it(tmp_path):
+    trainer = made(tmp_path, guard_dataset=OTHERS[500:900])
+    trainer.train()
+    assert trainer.loss_report.data == "guard_dataset, 400 examples"
+    assert trainer.loss_report.decision.examples == 400
+    assert "the decision" in trainer.loss_report.verdict
+
+
+def test_the_users_own_checkpoints_and_log_are_as_they_were(tmp_path):
+    class Saved(TrainerCallback):
+        def __init__(self):
+            self.folders = []
+
+        def on_save(self, args, state, control, **kwargs):
+            self.folders.append(sorted(path.name for path in Path(args.output_dir).iterdir()))
+
+    saved = Saved()
+    trainer = made(
+        tmp_path, HarmfulStrategy("accuracy"), callbacks=[saved],
+        settings={"save_strategy": "epoch", "save_total_limit": 2, "eval_strategy": "epoch"},
+    )  # fmt: skip
+    trainer.train()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-65", "checkpoint-78"]
+    steps = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert steps == sorted(set(steps))
+    assert not (tmp_path / names[1] / "surrogate").exists()
+
+
+@pytest.mark.parametrize("options", [{"guard": "strict"}, {"guard_dataset": tiny_rows(100)}])
+def test_a_given_surrogate_is_not_guarded(tmp_path, options):
+    with pytest.raises(ValueError, match="are for surrogate='auto'"):
+        ReLossTrainer(TinyClassifier(), ReLossTrainingArguments(str(tmp_path)), surrogate="focal", **options)
+
+
+def test_a_wrong_word_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="guard= is True, False or 'strict'"):
+        ReLossTrainer(TinyClassifier(), ReLossTrainingArguments(str(tmp_path)), metric="accuracy", guard="srict")
+
+
+def test_a_metric_of_somebody_own_judges_too(tmp_path):
+    def mean_distance(predictions, references):
+        return float(abs(predictions - references).mean())
+
+    trainer = made(tmp_path, given={"metric": load_metric(mean_distance, higher_is_better=False)})
+    trainer.train()
+    report = trainer.loss_report
+    assert report.metric == "mean_distance"
+    assert report.decision is not None
+    assert math.isfinite(report.decision.after)
+
+
+def test_a_key_of_compute_metrics_judges_too(tmp_path):
+    def compute_metrics(prediction):
+        return {"right": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+    trainer = made(tmp_path, given={"metric": "right"}, compute_metrics=compute_metrics)
+    trainer.train()
+    assert trainer.loss_report.metric == "right"
+    assert trainer.loss_report.decision is not None
