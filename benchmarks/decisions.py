@@ -1,41 +1,39 @@
-"""What tuning the decision gains: models that were trained on cross-entropy decide by offsets of their classes.
+"""What tuning the decision gains: models that were trained on cross-entropy decide by the metric.
 
     HF_RELOSS_DATA=... python benchmarks/decisions.py
 
-Offsets are fitted by the task's metric on 500, or 2,000, validation examples, and judged on test examples: as they are
-kept, if they gain on examples that they were not fitted on, and whether or not they do. Beside them logit adjustment
-after training (Menon et al. 2021), which is told the frequencies of the training data. Results are stored after each
-run in benchmarks/results/decisions.json, and runs found there are not repeated.
+A rule is tuned by the metric on 500, or all 2,000, examples of development data, and judged on test examples: as it is
+kept, if it gains on examples that it was not fitted on, and, "unguarded", the rule of expected credit whether or not it
+does. Beside them logit adjustment after training (Menon et al. 2021), which is given the frequencies of the training
+data. Pairs of data and metric are those of benchmarks/pairs.py. Results are stored after each run in
+benchmarks/results/decisions.json, and runs found there are not repeated.
 """
 
 import argparse
 import collections
-import dataclasses
 import json
+import tempfile
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from quality import RESULTS, train_and_score
+from pairs import PAIRS
+from quality import RESULTS
 from rich.console import Console
-from tasks import TASKS
-from torch import nn
 from tqdm.auto import tqdm
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import comparison_table, paired_difference
 from hf_reloss.compare.stored_results import write_atomically
-from hf_reloss.decisions.offsets import ClassOffsets
 from hf_reloss.decisions.tuning import tune_decision
-from hf_reloss.metrics import load_metric
 
-METRICS = {
-    "fashion_mnist_imbalanced": load_metric("f1", average="macro"),
-    "fashion_mnist": load_metric("accuracy"),
-    "hwu64_frozen": load_metric("f1", average="macro"),
-}
-"""By which decisions are tuned and judged, by task."""
+TRIED = (
+    *("fashion_macro_f1", "fashion_accuracy", "hwu64_macro_f1", "clinc150_macro_f1", "sick_kappa"),
+    *("hwu64_class_costs", "hwu64_pair_costs", "hwu64_hand_over"),
+)
+"""The pairs."""
 
 SIZES = (500, 2_000)
 
@@ -45,39 +43,37 @@ def run(name: str, seed: int) -> dict[str, float]:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    task, metric = TASKS[name]("test"), METRICS[name]
-    validation = TASKS[name]("validation").evaluation
-    order = torch.randperm(len(validation), generator=torch.Generator().manual_seed(0)).tolist()
+    pair = PAIRS[name]()
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "report_to": "none"}
+        device = {"use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": False}
+        args = TrainingArguments(
+            folder, seed=seed, **{"per_device_eval_batch_size": 500} | quiet | device | pair.recipe
+        )
+        set_seed(seed)
+        trainer = Trainer(pair.make_model(), args, train_dataset=pair.train)
+        trainer.pop_callback(PrinterCallback)
+        trainer.train()
+        parts = {name: trainer.predict(getattr(pair, name)) for name in ("development", "test")}
+    logits, labels = (torch.from_numpy(np.asarray(part)) for part in parts["test"][:2])
+    held_out = [torch.from_numpy(np.asarray(part)) for part in parts["development"][:2]]
+    order = torch.randperm(len(held_out[1]), generator=torch.Generator().manual_seed(0))
+    frequencies = torch.bincount(_labels(pair.train), minlength=logits.shape[-1]).double() + 1
+    decided = {"argmax": logits.argmax(-1), "logit adjustment": (logits - frequencies.log()).argmax(-1)}
+    for size in SIZES:
+        found = tune_decision(held_out[0][order[:size]], held_out[1][order[:size]], pair.metric)
+        decided[f"with {size}"] = logits.argmax(-1) if found.rule is None else found.rule.decide(logits)
+        decided[f"with {size}, unguarded"] = found.fitted.decide(logits)
+    return {way: 100 * float(pair.metric.compute(chosen, labels)) for way, chosen in decided.items()}
 
-    def score(model: nn.Module) -> dict[str, float]:
-        logits, labels = _predicted(model, task.evaluation, range(len(task.evaluation)))
-        _, seen = _predicted(model, task.train, range(len(task.train)))
-        frequencies = torch.bincount(seen, minlength=logits.shape[-1]).double() + 1
-        decided = {"argmax": logits.argmax(-1), "logit adjustment": (logits - frequencies.log()).argmax(-1)}
-        for size in SIZES:
-            held_out = _predicted(model, validation, order[:size])
-            decided[f"offsets of {size}, unguarded"] = ClassOffsets.fit(*held_out, metric).decide(logits)
-            rule = tune_decision(*held_out, metric).rule
-            decided[f"offsets of {size}"] = logits.argmax(-1) if rule is None else rule.decide(logits)
-        return {way: 100 * float(metric.compute(chosen, labels)) for way, chosen in decided.items()}
 
-    return train_and_score(dataclasses.replace(task, score=score), seed)
-
-
-@torch.no_grad()
-def _predicted(model: nn.Module, data: Any, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [n, C] and labels [n] of some examples."""
-    model.eval()
-    logits, labels = [], []
-    for batch in torch.utils.data.DataLoader(torch.utils.data.Subset(data, list(rows)), 500):
-        labels.append(batch.pop("labels"))
-        logits.append(model(**batch).logits)
-    return torch.cat(logits), torch.cat(labels)
+def _labels(data: torch.utils.data.Dataset) -> torch.Tensor:
+    return torch.stack([torch.as_tensor(data[row]["labels"]) for row in range(len(data))])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=METRICS, default=list(METRICS))
+    parser.add_argument("--tasks", nargs="+", choices=PAIRS, default=list(TRIED))
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
     parser.add_argument("--output", type=Path, default=RESULTS / "decisions.json")
@@ -98,7 +94,7 @@ def main() -> None:
         stored["command"], stored["environment"] = "python benchmarks/decisions.py", environment()
         stored["over_argmax"] = {
             name: {way: paired_difference(of, scores(name)["argmax"])._asdict() for way, of in scores(name).items()}
-            for name in METRICS
+            for name in TRIED
             if len(scores(name).get("argmax", {})) > 1
         }
         write_atomically(options.output, json.dumps(stored, indent=2) + "\n")
@@ -106,7 +102,7 @@ def main() -> None:
     left = make_runs(jobs, run, done, store, workers=options.workers)
     collections.deque(tqdm(left, total=len(jobs.keys() - done.keys())), maxlen=0)
     for name in options.tasks:
-        Console().print(comparison_table(scores(name), "argmax", title=name, metric=METRICS[name].name))
+        Console().print(comparison_table(scores(name), "argmax", title=name, metric=PAIRS[name]().metric.name))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,24 @@ TRANSFERS = {
 """Of tasks on which a surrogate of hub_cards/ is tried: what it was learned on, and what is trained on it."""
 
 
+PAIR_NAMES = {
+    "digits_slowly": "digits, at a tenth of the best learning rate, accuracy",
+    "fashion_accuracy": "Fashion-MNIST, accuracy",
+    "fashion_macro_f1": "imbalanced Fashion-MNIST, macro-F1",
+    "fashion_rare": "Fashion-MNIST, 3 % shirts, binary F1",
+    "cifar10_accuracy": "CIFAR-10, 10,000 images, accuracy",
+    "cifar10_macro_f1": "imbalanced CIFAR-10, macro-F1",
+    "hwu64_accuracy": "HWU64, accuracy",
+    "hwu64_macro_f1": "HWU64, macro-F1",
+    "clinc150_macro_f1": "imbalanced CLINC150, macro-F1",
+    "hwu64_class_costs": "HWU64, hidden costs of classes",
+    "hwu64_pair_costs": "HWU64, hidden costs of confusions",
+    "hwu64_hand_over": "HWU64, handing over to a person",
+    "sick_kappa": "SICK, quadratic kappa",
+}
+"""Pairs of data and metric, of benchmarks/pairs.py."""
+
+
 def quality(name: str) -> str:
     """A table of losses: each measure with its paired difference and interval, and alignment."""
     result = json.loads((RESULTS / f"quality_{name}_test.json").read_text())
@@ -313,12 +331,29 @@ def decisions(name: str) -> str:
     """A table of what tuning the decision gains over argmax, by task."""
     result = json.loads((RESULTS / "decisions.json").read_text())
     ways = [way for way in next(iter(result["runs"].values())) if way != "argmax"]
-    called = {"fashion_mnist_imbalanced": "imbalanced Fashion-MNIST, macro-F1"}
-    called |= {"fashion_mnist": "Fashion-MNIST, accuracy", "hwu64_frozen": "HWU64, macro-F1"}
     rows = [_row(("over argmax [95 %]", *ways)), _row(["---"] * (1 + len(ways)))]
     for task, gains in result["over_argmax"].items():
         cells = [f"{gains[way]['mean']:+.2f} [{gains[way]['low']:+.2f}, {gains[way]['high']:+.2f}]" for way in ways]
-        rows.append(_row((called[task], *cells)))
+        rows.append(_row((PAIR_NAMES[task], *cells)))
+    return "\n".join(rows)
+
+
+def promise(name: str) -> str:
+    """A table of what one changed line does to the metric, on many pairs of data and metric."""
+    result = json.loads((RESULTS / "promise.json").read_text())
+    ways = ["usual, decision tuned", "soft metric", "field's own", "auto", "auto, strict"]
+    rows = [_row(("points over the usual loss [95 %]", *ways, "steps")), _row(["---"] * (2 + len(ways)))]
+    for pair, gains in result["over_usual"].items():
+        cells = [
+            f"{gains[way]['mean']:+.2f} [{gains[way]['low']:+.2f}, {gains[way]['high']:+.2f}]" if way in gains else ""
+            for way in ways
+        ]
+        costs = [
+            statistics.fmean(run["cost"] for key, run in result["runs"].items() if key.startswith(f"{pair}, {way}, "))
+            for way in ("auto", "auto, strict")
+            if way in gains
+        ]
+        rows.append(_row((PAIR_NAMES[pair], *cells, " / ".join(f"{cost:.2f}" for cost in costs))))
     return "\n".join(rows)
 
 
@@ -326,6 +361,7 @@ TABLES = {
     table.__name__: table
     for table in (
         decisions,
+        promise,
         quality,
         rivals,
         overview,
@@ -355,5 +391,8 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("rivals", "scaling", "decisions"))):
+    for page in (
+        ROOT / "README.md",
+        *(ROOT / "docs" / f"{name}.md" for name in ("rivals", "scaling", "decisions", "promise")),
+    ):
         page.write_text(filled(page.read_text()))

@@ -37,6 +37,7 @@ class TunedDecision(NamedTuple):
         examples: how many there are.
         metric: its name.
         decided: [n] int64, what is decided for these examples, by rules that were not fitted on them.
+        fitted: the rule of expected credit, whether or not it is kept.
     """
 
     rule: DecisionRule | None
@@ -47,6 +48,7 @@ class TunedDecision(NamedTuple):
     examples: int
     metric: str
     decided: torch.Tensor
+    fitted: DecisionRule
 
     def __str__(self) -> str:
         gain = f"{self.after - self.before:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
@@ -112,7 +114,7 @@ def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | A
     before, after = (metric.compute(ways[chosen], labels) for chosen in (0, shown))
     low, high = interval(sign * (scores[shown] - scores[0]))
     found = fitted[kept - 1] if kept else None
-    return TunedDecision(found, before, after, low, high, len(labels), metric.name, decided[kept])
+    return TunedDecision(found, before, after, low, high, len(labels), metric.name, decided[kept], fitted[-1])
 
 
 def judges_decisions(metric: Metric, logits: torch.Tensor, labels: torch.Tensor) -> bool:

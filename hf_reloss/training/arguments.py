@@ -128,6 +128,26 @@ def check(args: TrainingArguments) -> None:
         raise ValueError(f"surrogate_warmup is a share of all steps below 1, or a number of steps, got {warmup}.")
 
 
+def check_learning(args: TrainingArguments) -> None:
+    """Refuses arguments with which nothing can be learned in a run.
+
+    Raises:
+        ValueError: for these.
+    """
+    if args.batch_eval_metrics:
+        raise ValueError(
+            "With batch_eval_metrics=True compute_metrics cannot score groups one by one, as surrogate='auto' "
+            "needs: turn it off, or pass metric= a name or a function, without compute_metrics."
+        )
+    most = option(args, "max_recorded_predictions")
+    if most * args.world_size < 2 * FEWEST_TO_LEARN:  # a recorder that is full drops every second prediction
+        raise ValueError(
+            f"max_recorded_predictions={most} keeps too little to learn a surrogate from: "
+            f"{2 * FEWEST_TO_LEARN} or more in all processes together, such as the default "
+            f"{ReLossTrainingArguments.max_recorded_predictions:,}."
+        )
+
+
 def output_folder(args: TrainingArguments) -> Path:
     """Where a Trainer writes."""
     assert args.output_dir is not None  # TrainingArguments have replaced None by now

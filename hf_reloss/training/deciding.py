@@ -14,6 +14,9 @@ from ..decisions.tuning import TunedDecision, tune_decision
 from ..metrics import Metric
 from ..predictions.models import unwrapped
 
+DECISION = "decision"
+"""The prefix of what is measured where a decision is tuned, which is no evaluation of anybody's."""
+
 FEW = 64
 """Examples by which it is checked that a model decides as its rule does."""
 
@@ -49,7 +52,7 @@ def _logits_and_labels(trainer: Trainer, dataset: Any) -> tuple[torch.Tensor, to
     kept = trainer.preprocess_logits_for_metrics, trainer.compute_metrics
     trainer.preprocess_logits_for_metrics = trainer.compute_metrics = None  # which may leave no logits
     try:
-        output = trainer.predict(dataset, metric_key_prefix="decision")
+        output = trainer.predict(dataset, metric_key_prefix=DECISION)
     finally:
         trainer.preprocess_logits_for_metrics, trainer.compute_metrics = kept
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions

@@ -6,9 +6,8 @@ there; if it has become worse, the run goes on from there with its own loss. A s
 
 import copy
 import dataclasses
-import math
+import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.utils import logging
 
 from ..decisions.tuning import FEWEST, SURE, TunedDecision, judges_decisions, tune_decision
 from ..learning.alignment import FEWEST_TO_RANK, gathered_columns
@@ -26,14 +26,22 @@ from ..metrics.base import IGNORED_LABEL
 from ..metrics.bootstrap import bootstrapped, interval
 from ..predictions.dataset import part_of, scored
 from ..predictions.models import unwrapped, writes_text
+from ..predictions.recorder import PredictionRecorder
 from .arguments import option, output_folder
 from .report import Gain, LossReport
+
+logger = logging.get_logger(__name__)
 
 PROBATION = 0.07
 """After how much of a run on another loss the model is compared with what it was before."""
 
 MOST_EXAMPLES = 5_000
 """Of development data, so many judge at most."""
+
+FOLDER, STATE = "_own_loss", "guard_state.json"
+"""Where the run is kept as it was, in the trainer's folder, and what a checkpoint remembers of the guard."""
+
+TrainOnOwnLoss = Callable[[Path], TrainOutput]
 
 
 class Judged(NamedTuple):
@@ -42,6 +50,27 @@ class Judged(NamedTuple):
     predictions: Any
     references: Any
     number: int
+
+
+@dataclasses.dataclass
+class GuardState:
+    """How far the guard is, as checkpoints remember it.
+
+    Attributes:
+        switched: the step after which the loss is another one; None before that.
+        loss: what that is, in words.
+        gain: by which the model has changed in its first steps on it.
+        declined: whether it has harmed, and was given up.
+        reason: why it is not judged.
+        waits: whether it is still to be judged.
+    """
+
+    switched: int | None = None
+    loss: str = ""
+    gain: Gain | None = None
+    declined: bool = False
+    reason: str = ""
+    waits: bool = False
 
 
 class Guard:
@@ -55,26 +84,62 @@ class Guard:
 
     Attributes:
         report: what came of the run; None before its end.
-        declined: whether the loss has harmed, and was given up.
         ends_run: whether the run is to end here, for it goes on from where the loss was changed.
     """
 
     def __init__(self, trainer: Any, dataset: Any, wanted: bool | str):
-        self.trainer, self.given, self.strict = trainer, dataset, wanted == "strict"
-        self.is_on = bool(wanted)
-        self.start()
+        self.trainer, self.given, self.wanted = trainer, dataset, bool(wanted)
+        self.strict = wanted == "strict"
+        self.start(None)
 
-    def start(self) -> None:
-        """A run starts."""
+    def start(self, checkpoint: Path | None, is_possible: bool = True) -> None:
+        """A run starts, anew or from a checkpoint.
+
+        Args:
+            checkpoint: that it goes on from.
+            is_possible: whether it can be set back.
+        """
+        self.is_on = self.wanted and is_possible
         self.report: LossReport | None = None
-        self.declined = self.ends_run = False
-        self._reason = ""
-        self._before: Judged | None = None
-        self._gain: Gain | None = None
-        self._switched, self._steps_twice = math.inf, 0
-        self._folder: Path | None = None
-        self._checkpoint: Path | None = None
-        self._usual: dict[str, Any] | None = None
+        self.ends_run = False
+        self.state = GuardState()
+        self._before: PredictionRecorder | None = None
+        self._usual: dict[str, Any] = {}
+        file = None if checkpoint is None else checkpoint / STATE
+        if not self.is_on or file is None or not file.is_file():
+            return
+        assert checkpoint is not None
+        found = json.loads(file.read_text(encoding="utf-8"))
+        self.state = GuardState(**found | {"gain": None if found["gain"] is None else Gain(*found["gain"])})
+        if not self.state.waits:
+            return
+        recorded = checkpoint / self._recorded
+        if self._kept.is_dir() and recorded.is_file():
+            self._before = PredictionRecorder(2 * MOST_EXAMPLES)
+            self._before.load(recorded)
+        else:
+            self.state.waits, self.state.reason = False, "the run was resumed without what it could be set back to"
+
+    def save_state(self, checkpoint: Path) -> None:
+        """Writes what is needed to go on into a checkpoint. All processes call it."""
+        if self.state.switched is None:
+            return
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        if self._before is not None:
+            self._before.save(checkpoint / self._recorded)
+        if self.trainer.args.should_save:
+            content = json.dumps(dataclasses.asdict(self.state) | {"gain": self.state.gain}, indent=2)
+            (checkpoint / STATE).write_text(content + "\n", encoding="utf-8")
+
+    @property
+    def _recorded(self) -> str:
+        return f"guard_{self.trainer.args.process_index}.safetensors"
+
+    @property
+    def _kept(self) -> Path:
+        """The checkpoint of the run as it was when the loss was changed."""
+        folder = Path(self._usual.get("output_dir") or output_folder(self.trainer.args)) / FOLDER
+        return folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.switched}"
 
     @property
     def data(self) -> tuple[Any, str]:
@@ -93,6 +158,10 @@ class Guard:
         """Why a loss cannot be judged here; empty if it can."""
         trainer = self.trainer
         dataset, why = self.data
+        if not self.wanted:
+            return "guard=False"
+        if not self.is_on:
+            return "each run of a search has a folder of its own"
         if dataset is None:
             return why
         if len(dataset) < FEWEST_TO_RANK:
@@ -107,52 +176,58 @@ class Guard:
 
     def changed(self) -> None:
         """The loss has been changed at the end of this step: the model and the run are kept as they are now."""
-        trainer = self.trainer
-        if self._switched < math.inf or not self.is_on:
+        trainer, args, control = self.trainer, self.trainer.args, self.trainer.control
+        if self.state.switched is not None:
             return
-        self._switched = trainer.state.global_step
-        self._reason = self._hindrance()
-        if self._reason:
+        self.state = GuardState(trainer.state.global_step, trainer.strategy.describe().name, reason=self._hindrance())
+        if self.state.reason:
             return
-        self._before = self._judged()
-        if self._before is None:
-            self._reason = "too few predictions could be judged"
+        try:
+            self._before = self._recorded_now()
+            self._judged(self._before)  # what fails should fail now
+        except Exception as error:  # of somebody's own metric, or data that the model does not take
+            self._before, self.state.reason = None, f"{type(error).__name__} on the development data: {error}"
             return
-        self._folder = self._new_folder()
-        args = trainer.args
-        if not trainer.control.should_save:  # else it is copied from the user's own
+        self.state.waits = True
+        if not control.should_save:  # else it is copied from the user's own
             self._usual = {name: getattr(args, name) for name in ("output_dir", "push_to_hub", "save_only_model")}
-            args.output_dir, args.push_to_hub, args.save_only_model = str(self._folder), False, False
-            trainer.control.should_save = True
+            args.output_dir, args.push_to_hub, args.save_only_model = str(self._kept.parent), False, False
+            control.should_save = True
 
     def saved(self) -> None:
         """A checkpoint has been written."""
-        trainer, step = self.trainer, self.trainer.state.global_step
-        if self._folder is None or step != self._switched or self._checkpoint is not None:
+        trainer = self.trainer
+        if not self.state.waits or trainer.state.global_step != self.state.switched:
             return
-        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        if self._usual is not None:
-            for option, value in self._usual.items():
-                setattr(trainer.args, option, value)
-            self._usual = None
+        name = self._kept.name
+        if self._usual:
+            usual, self._usual = self._usual, {}
+            for argument, value in usual.items():
+                setattr(trainer.args, argument, value)
         elif trainer.args.should_save:
-            shutil.copytree(output_folder(trainer.args) / name, self._folder / name)
+            shutil.copytree(output_folder(trainer.args) / name, self._kept, dirs_exist_ok=True)
         trainer.accelerator.wait_for_everyone()
-        self._checkpoint = self._folder / name
 
     def end_step(self, control: TrainerControl) -> None:
         """A step has been made; a loss that has harmed ends the run here, which `settle` goes on with."""
         state = self.trainer.state
         trial = max(1, round(PROBATION * state.max_steps))
-        if self.strict or self._before is None or state.global_step != self._switched + trial:
+        if self.strict or not self.state.waits or state.global_step != self.state.switched + trial:
             return
-        self._gain = self._difference(self._judged(), self._before)
-        if self._gain is not None and self._gain.better < 1 - SURE:
-            self.declined = self.ends_run = control.should_training_stop = True
+        assert self._before is not None
+        self.state.gain = self._gain(lambda: self._judged(self._recorded_now()), self._before)
+        self.state.waits, self._before = False, None
+        if self.state.gain is not None and self.state.gain.better < 1 - SURE:
+            self.state.declined = self.ends_run = control.should_training_stop = True
             control.should_save = control.should_evaluate = False
-            self.trainer.strategy.tell(f"Going back to step {self._switched:.0f}: {self._of_loss().verdict}")
+            self.trainer.strategy.tell(
+                f"{self.trainer.strategy.metric_name} has changed by {self.state.gain} since the loss is "
+                f"{self.state.loss}: going back to step {self.state.switched}, to the model's own loss."
+            )
+        else:
+            self._remove()
 
-    def settle(self, output: TrainOutput, train_on_own_loss: Callable[[Path], TrainOutput]) -> TrainOutput:
+    def settle(self, output: TrainOutput, train_on_own_loss: TrainOnOwnLoss) -> TrainOutput:
         """The run is over: trains on the model's own loss where that is wanted, and leaves the better model.
 
         Args:
@@ -162,118 +237,108 @@ class Guard:
         Returns:
             That of the run which is kept.
         """
-        trainer = self.trainer
+        state, twice = self.state, 0
         try:
-            if self._checkpoint is not None and self.declined:
-                self._steps_twice = max(1, round(PROBATION * trainer.state.max_steps))
-                report, self.ends_run = self._of_loss(), False
-                output = train_on_own_loss(self._checkpoint)
-            elif self._checkpoint is not None and self.strict and self._before is not None:
-                output, report = self._better_of_two(output, train_on_own_loss)
-            else:
-                report = self._of_loss()
+            if self.ends_run:
+                self.ends_run, twice = False, self.trainer.state.global_step - (state.switched or 0)
+                output = train_on_own_loss(self._kept)
+            elif self.strict and state.waits:
+                return self._better_of_two(output, train_on_own_loss)
         finally:
-            if self._folder is not None and trainer.args.should_save:
-                shutil.rmtree(self._folder, ignore_errors=True)
-        self.report = report
+            self._remove()
+        reason = state.reason if state.loss else self.trainer.strategy.own_loss_because
+        self.report = LossReport(
+            self.trainer.strategy.metric_name,
+            data=self.data[1] if state.gain is not None else "",
+            loss=state.loss,
+            kept=bool(state.loss) and not state.declined,
+            over="before" if state.gain is not None else "",
+            gain=state.gain,
+            reason=reason,
+            cost=1 + twice / max(1, self.trainer.state.max_steps),
+        )
         return output
+
+    def _better_of_two(self, output: TrainOutput, train_on_own_loss: TrainOnOwnLoss) -> TrainOutput:
+        """Trains on the model's own loss from where it was changed, and leaves the better of both models."""
+        trainer, state = self.trainer, self.state
+        model, steps = unwrapped(trainer.model), trainer.state.max_steps
+        ours = self._recorded_now()
+        weights = {key: value.detach().to("cpu", copy=True) for key, value in model.state_dict().items()}
+        kept = copy.copy(trainer.state), trainer.has_best_model, trainer.strategy.learned
+        trainer.strategy.tell(f"From step {state.switched} again, on the model's own loss, to compare.")
+        state.waits = False
+        usual = train_on_own_loss(self._kept)
+        state.gain = self._gain(lambda: self._judged(ours), self._recorded_now())
+        is_better = state.gain is not None and state.gain.better > 0.5
+        state.declined = not is_better
+        if is_better:
+            model.load_state_dict(weights)
+            trainer.state, trainer.has_best_model, trainer.strategy.learned = kept
+        self.report = LossReport(
+            trainer.strategy.metric_name,
+            data=self.data[1],
+            loss=state.loss,
+            kept=is_better,
+            over="own loss",
+            gain=state.gain,
+            cost=2 - (state.switched or 0) / steps,
+        )
+        return output if is_better else usual
 
     def note(self, decision: TunedDecision) -> None:
         """The decision has been tuned, on the same data."""
         assert self.report is not None
         self.report = dataclasses.replace(self.report, decision=decision, data=self.data[1])
 
-    def _of_loss(self) -> LossReport:
-        """What is known of the loss without another run."""
-        trainer = self.trainer
-        steps = trainer.state.max_steps
-        is_judged = self._gain is not None
-        name = trainer.strategy.describe().name if trainer.strategy.switched_at < math.inf else ""
-        return LossReport(
-            trainer.strategy.metric_name,
-            data=self.data[1] if is_judged else "",
-            loss=name,
-            kept=bool(name) and not self.declined,
-            over="before" if is_judged else "",
-            gain=self._gain,
-            reason=self._reason if name else trainer.strategy.own_loss_because,
-            cost=1 + self._steps_twice / max(1, steps),
-        )
-
-    def _better_of_two(
-        self, output: TrainOutput, train_on_own_loss: Callable[[Path], TrainOutput]
-    ) -> tuple[TrainOutput, LossReport]:
-        """Trains on the model's own loss from where it was changed, and leaves the better of both models."""
-        assert self._checkpoint is not None
-        trainer = self.trainer
-        model, steps, name = unwrapped(trainer.model), trainer.state.max_steps, trainer.strategy.describe().name
-        ours = self._judged()
-        weights = {key: value.detach().to("cpu", copy=True) for key, value in model.state_dict().items()}
-        kept = copy.copy(trainer.state), trainer.has_best_model, trainer.strategy.learned
-        trainer.strategy.tell(f"From step {self._switched:.0f} again, on the model's own loss, to compare.")
-        usual = train_on_own_loss(self._checkpoint)
-        gain = self._difference(ours, self._judged())
-        is_better = gain is not None and gain.better > 0.5
-        if is_better:
-            model.load_state_dict(weights)
-            trainer.state, trainer.has_best_model, trainer.strategy.learned = kept
-        report = LossReport(
-            trainer.strategy.metric_name,
-            self.data[1],
-            name,
-            is_better,
-            "own loss",
-            gain,
-            cost=2 - self._switched / steps,
-        )
-        return (output if is_better else usual), report
-
-    def _judged(self) -> Judged | None:
-        """The model's predictions on the development data, as the metric takes them; of classes, decided by it."""
-        trainer, dataset = self.trainer, self.data[0]
+    def _recorded_now(self) -> PredictionRecorder:
+        """What the model predicts for the development data now, as this process has it."""
         with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
-            recorder = trainer.recorded_evaluation(dataset, 2 * MOST_EXAMPLES)
-        columns, kind = gathered_columns(recorder), recorder.kind
-        metric: Metric = trainer.strategy.metric
-        if columns is None or kind is None:
-            return None
-        number = len(columns["labels"])
-        if isinstance(metric, EvaluationMetrics):
-            return Judged(*metric.columns(columns), number)
-        if kind.scores_logits:
-            logits, labels = columns["logits"], columns["labels"]
-            counts = labels != IGNORED_LABEL
-            logits, labels = logits[counts], labels[counts]
-            if (
-                option(trainer.args, "tune_decision")
-                and len(labels) >= FEWEST
-                and judges_decisions(metric, logits, labels)
-            ):
-                decided = tune_decision(logits, labels, metric).decided
-                return Judged(metric.as_predictions(decided, logits.shape[-1]), labels, len(labels))
-            return Judged(logits, labels, len(labels))
-        return Judged(*scored(kind, columns, trainer.strategy.decoder(kind, metric)), number)
+            recorder: PredictionRecorder = self.trainer.recorded_evaluation(self.data[0], 2 * MOST_EXAMPLES)
+        return recorder
 
-    def _difference(self, ours: Judged | None, theirs: Judged | None) -> Gain | None:
+    def _judged(self, recorder: PredictionRecorder) -> Judged:
+        """Predictions as the metric takes them; of classes, as the tuned decision has them.
+
+        Raises:
+            ValueError: for too few.
+        """
+        trainer, metric = self.trainer, self.trainer.strategy.metric
+        columns, kind = gathered_columns(recorder), recorder.kind
+        if columns is None or kind is None:
+            raise ValueError(f"there are fewer than {FEWEST_TO_RANK} predictions.")
+        if isinstance(metric, EvaluationMetrics):
+            return Judged(*metric.columns(columns), len(columns["labels"]))
+        if not kind.scores_logits:
+            return Judged(*scored(kind, columns, trainer.strategy.decoder(kind, metric)), len(columns["labels"]))
+        counts = columns["labels"] != IGNORED_LABEL
+        logits, labels = columns["logits"][counts], columns["labels"][counts]
+        is_tuned = option(trainer.args, "tune_decision") and len(labels) >= FEWEST
+        if is_tuned and judges_decisions(metric, logits, labels):
+            decided = tune_decision(logits, labels, metric).decided
+            return Judged(metric.as_predictions(decided, logits.shape[-1]), labels, len(labels))
+        return Judged(logits, labels, len(labels))
+
+    def _gain(self, ours: Callable[[], Judged], before: PredictionRecorder) -> Gain | None:
         """The metric of some predictions less that of others of the same examples; None if they cannot be compared."""
         metric: Metric = self.trainer.strategy.metric
-        if ours is None or theirs is None or ours.number != theirs.number:
-            return None
-        ways = [ours.predictions, theirs.predictions]
-        sign = 1.0 if metric.higher_is_better else -1.0
-        every = torch.arange(ours.number)[None]
-        mean, theirs_mean = (float(metric.score_groups(way, ours.references, every)[0]) for way in ways)
-        scores = bootstrapped(metric, ways, ours.references, ours.number)
-        differences = scores[0] - scores[1]
-        better = float((sign * differences > 0).double().mean() + (differences == 0).double().mean() / 2)
-        (gain,) = broadcast_object_list([Gain(mean - theirs_mean, *interval(differences), better)])
-        return Gain(*gain)
+        gain = None
+        try:
+            one, other = ours(), self._judged(before)
+            every, ways = torch.arange(one.number)[None], [one.predictions, other.predictions]
+            means = [float(metric.score_groups(way, one.references, every)[0]) for way in ways]
+            scores = bootstrapped(metric, ways, one.references, one.number)
+            differences = scores[0] - scores[1]
+            ahead = differences if metric.higher_is_better else -differences
+            better = float((ahead > 0).double().mean() + (ahead == 0).double().mean() / 2)
+            gain = Gain(means[0] - means[1], *interval(differences), better)
+        except Exception as error:  # of somebody's own metric, too
+            logger.warning(f"The loss could not be judged: {error!r}")
+            self.state.reason = f"{type(error).__name__} on the development data: {error}"
+        (found,) = broadcast_object_list([gain])
+        return None if found is None else Gain(*found)
 
-    def _new_folder(self) -> Path:
-        """A folder of its own in the trainer's, the same in all processes."""
-        path = ""
-        if self.trainer.args.process_index == 0:
-            output_folder(self.trainer.args).mkdir(parents=True, exist_ok=True)
-            path = tempfile.mkdtemp(prefix="_own_loss-", dir=output_folder(self.trainer.args))
-        (found,) = broadcast_object_list([path])
-        return Path(found)
+    def _remove(self) -> None:
+        """Takes away what was kept to go back to."""
+        if self.state.switched is not None and self.trainer.args.should_save:
+            shutil.rmtree(self._kept.parent, ignore_errors=True)

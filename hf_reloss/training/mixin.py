@@ -23,13 +23,12 @@ from ..surrogates.base import Surrogate, output_tensor
 from .arguments import check, option, output_folder
 from .batch import Batch, StepBatches
 from .callback import StrategyCallback
-from .deciding import tuned_decision
+from .deciding import DECISION, tuned_decision
 from .guard import Guard
 from .monitor import RunMonitor
 from .report import LossReport
 from .strategies.base import LossDescription, LossStrategy
 from .strategies.choice import strategy_of
-from .strategies.learned import Learned
 
 logger = logging.get_logger(__name__)
 
@@ -145,17 +144,15 @@ class ReLossMixin(_Base):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(output_folder(self.args))
         self.decision = None
-        self.guard.start()
-        if (args and args[0] is not None) or kwargs.get("trial") is not None:
-            self.guard.is_on = False  # each run of a search has a folder of its own
         checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        is_search = (bool(args) and args[0] is not None) or kwargs.get("trial") is not None
+        self.guard.start(checkpoint, is_possible=not is_search)
 
         def run(checkpoint: Path | None, on_own_loss: bool) -> TrainOutput:
             self.has_best_model = False
             self.monitor.start()
             self.strategy.start(checkpoint)
             if on_own_loss:
-                assert isinstance(self.strategy, Learned)
                 self.strategy.decline()
             output = super(ReLossMixin, self).train(str(checkpoint) if checkpoint else None, *args, **kwargs)
             if self.monitor.failure is not None:
@@ -180,8 +177,8 @@ class ReLossMixin(_Base):
             return
         try:
             found, self.decision = tuned_decision(self, dataset, metric)
-        except ValueError as error:  # too few examples, or a metric of something else
-            logger.info(f"The decision is left at argmax: {error}")
+        except Exception as error:  # too few examples, a metric of something else, one of somebody's own that fails
+            logger.info(f"The decision is left at argmax: {error!r}")
             return
         self.guard.note(found)
 
@@ -292,10 +289,12 @@ class ReLossMixin(_Base):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         measured: dict[str, float] = {}
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        if prefix == DECISION:
+            return super().evaluation_loop(*args, **kwargs)
         with self.monitor.evaluation(measured):
             output = super().evaluation_loop(*args, **kwargs)
         assert output.metrics is not None
-        prefix = kwargs.get("metric_key_prefix", "eval")
         output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         return output
 
@@ -353,6 +352,7 @@ class ReLossMixin(_Base):
         is_checkpoint = folder.name == f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if is_checkpoint:
             self.strategy.save_state(folder)
+            self.guard.save_state(folder)
         super().save_model(output_dir, _internal_call)
         if is_checkpoint:
             self.accelerator.wait_for_everyone()  # the trainer's state, which makes a checkpoint whole, comes later

@@ -195,11 +195,14 @@ def auto(folder: Path) -> None:
         use_cpu=True, seed=3, ddp_find_unused_parameters=False,
     )  # fmt: skip
     trainer = ReLossTrainer(
-        TinyClassifier(dropout=0.1), args, train_dataset=tiny_rows(320), surrogate="auto", metric="accuracy"
-    )
+        TinyClassifier(dropout=0.1), args, train_dataset=tiny_rows(320), eval_dataset=tiny_rows(201, seed=1),
+        surrogate="auto", metric="accuracy",
+    )  # fmt: skip
     trainer.train(resume_from_checkpoint=sys.argv[3] if len(sys.argv) > 3 else None)
     learned = {f"surrogate.{name}": weight for name, weight in trainer.surrogate.state_dict().items()}
     predictions = torch.tensor([trainer.surrogate.config.record["predictions"]])
+    report = trainer.loss_report
+    learned["judged"] = torch.tensor([report.gain.mean, report.gain.better, report.decision.after])
     finish(trainer, folder, {"measured": predictions, **learned}, every_process=True)
 
 

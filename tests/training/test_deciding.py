@@ -71,6 +71,11 @@ def test_where_it_cannot_be_it_is_beside_the_model(tmp_path, kind):
         assert torch.allclose(weight, weights[name], atol=1e-6), name
     trainer.save_model()
     assert accuracy(trainer.model, DecisionRule.load(tmp_path).decide) > before + 0.02
+    trainer.preprocess_logits_for_metrics = None
+    predicted = trainer.predict(tiny_rows(300, seed=4))  # the trainer decides by it, too
+    logits = trainer.model(torch.stack([row["features"] for row in tiny_rows(300, seed=4)])).logits
+    assert (predicted.predictions.argmax(-1) == trainer.decision.decide(logits).numpy()).all()
+    assert (predicted.predictions.argmax(-1) != logits.argmax(-1).numpy()).any()
 
 
 def test_what_is_missing_is_told(tmp_path):

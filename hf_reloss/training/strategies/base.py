@@ -102,6 +102,9 @@ class LossStrategy(ABC):
     surrogate: Surrogate | None = None
     metric: Metric | None = None
 
+    own_loss_because: str = ""
+    """Of one that is guarded: why the loss has stayed the model's own."""
+
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if vars(cls).get("word"):
@@ -182,6 +185,20 @@ class LossStrategy(ABC):
 
     def save_state(self, checkpoint: Path) -> None:  # noqa: B027
         """A checkpoint is written, which what is needed to go on is put into. All processes call it."""
+
+    def decline(self) -> None:
+        """Of one that is guarded: stays with the model's own loss to the end of the run."""
+        raise NotImplementedError
+
+    @property
+    def learned(self) -> Any:
+        """Of one that is guarded: what has come of the run so far, which can be set again."""
+        raise NotImplementedError
+
+    @property
+    def metric_name(self) -> str:
+        """The metric's name or, as long as that is not known, what was asked for."""
+        return str(self.wanted_metric) if self.metric is None else self.metric.name
 
     @abstractmethod
     def describe(self) -> LossDescription:

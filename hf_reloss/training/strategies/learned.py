@@ -24,7 +24,7 @@ from ...predictions.models import metric_for, writes_text
 from ...predictions.recorder import PredictionRecorder
 from ...surrogates.auto import AutoSurrogate
 from ...surrogates.base import Surrogate
-from ..arguments import FEWEST_TO_LEARN, FIRST_STRETCH, option
+from ..arguments import FEWEST_TO_LEARN, FIRST_STRETCH, check_learning, option
 from ..batch import Batch
 from ..learning_state import LearningState
 from ..monitor import DRIFTED
@@ -76,18 +76,7 @@ class Learned(SurrogateStrategy):
                 "surrogate='auto' learns a surrogate of the metric, so it wants one: metric= a key of what "
                 "compute_metrics returns, or a name such as 'accuracy'."
             )
-        if args.batch_eval_metrics:
-            raise ValueError(
-                "With batch_eval_metrics=True compute_metrics cannot score groups one by one, as surrogate='auto' "
-                "needs: turn it off, or pass metric= a name or a function, without compute_metrics."
-            )
-        most = option(args, "max_recorded_predictions")
-        if most * args.world_size < 2 * FEWEST_TO_LEARN:  # a recorder that is full drops every second prediction
-            raise ValueError(
-                f"max_recorded_predictions={most} keeps too little to learn a surrogate from: "
-                f"{2 * FEWEST_TO_LEARN} or more in all processes together, such as the default "
-                f"{PredictionRecorder.default_max_predictions:,}."
-            )
+        check_learning(args)
 
     def prepare(self, trainer: Any) -> None:
         super().prepare(trainer)
@@ -98,8 +87,7 @@ class Learned(SurrogateStrategy):
         self.start(None)
 
     def start(self, checkpoint: Path | None) -> None:
-        self.surrogate, self.metric, self._is_of_groups = None, None, False
-        self.own_loss_because = ""
+        self.surrogate, self.metric, self._is_of_groups, self.own_loss_because = None, None, False, ""
         self.wanted.records_evaluation = False
         self.state = LearningState(self.word, self.wanted.signature)
         self.recording = RunRecording(self.trainer)
@@ -332,22 +320,15 @@ class Learned(SurrogateStrategy):
             self.trainer.guard.changed()
 
     def decline(self) -> None:
-        """Stays with the model's own loss to the end of the run."""
         self.surrogate, self.state.switched_at, self.state.gave_up = None, None, True
 
     @property
     def learned(self) -> tuple[Surrogate | None, LearningState]:
-        """What has come of the run so far."""
         return self.surrogate, self.state
 
     @learned.setter
     def learned(self, learned: tuple[Surrogate | None, LearningState]) -> None:
         self.surrogate, self.state = learned
-
-    @property
-    def metric_name(self) -> str:
-        """The metric's name, or what was asked for."""
-        return str(self.wanted_metric) if self.metric is None else self.metric.name
 
     def refresh(self) -> Surrogate:
         """Learns the surrogate again from what has been recorded since; if that fails, it stays as it is."""
