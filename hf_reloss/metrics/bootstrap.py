@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..progress import without_bars
 from .base import AdditiveMetric, Metric
 
 RESAMPLES, FEWER = 1_000, 200
@@ -24,7 +25,8 @@ def bootstrapped(metric: Metric, ways: Sequence[Any], references: Any, number: i
     generator = torch.Generator().manual_seed(seed)
     if not isinstance(metric, AdditiveMetric):
         index = torch.randint(number, (FEWER, number), generator=generator)
-        return torch.stack([metric.score_groups(way, references, index) for way in ways]).nan_to_num()
+        with without_bars():
+            return torch.stack([metric.score_groups(way, references, index) for way in ways]).nan_to_num()
     statistics = [metric.statistics(way, references).cpu() for way in ways]
     parts = []
     for _ in range(0, RESAMPLES, 50):  # for memory
