@@ -31,6 +31,7 @@ from transformers.utils import logging
 from hf_reloss import (
     AutoSurrogate,
     PredictionRecorder,
+    ReLossMixin,
     ReLossSeq2SeqTrainer,
     ReLossSeq2SeqTrainingArguments,
     ReLossTrainer,
@@ -69,6 +70,8 @@ def train_and_score(task: Task, seed: int, trainer_class: type[Trainer] = Traine
             arguments, recipe = ReLossTrainingArguments, {"surrogate_warmup": task.warmup or None} | recipe
         elif issubclass(trainer_class, ReLossSeq2SeqTrainer):
             arguments, recipe = ReLossSeq2SeqTrainingArguments, task.writing | recipe
+        if issubclass(trainer_class, ReLossMixin):  # nothing is chosen on what is reported
+            options, recipe = {"guard": False} | options, {"tune_decision": False} | recipe
         common = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False}
         args = arguments(folder, seed=seed, **common | recipe)
         set_seed(seed)

@@ -55,8 +55,8 @@ def compare(
     Args:
         task: model and data.
         losses: `cross_entropy` (or `ce`, always run), `reloss` (a surrogate that is learned from a run with a seed of
-            its own), `auto`, `approximation`, `ala` (which takes a tenth of the training data for validation), names of
-            hand-made losses, folders or Hub ids of surrogates.
+            its own), `auto` (without its guard and a tuned decision), `approximation`, `ala` (which takes a tenth of
+            the training data for validation), names of hand-made losses, folders or Hub ids of surrogates.
         metric: what `load_metric` takes, of logits and labels.
         seeds: how many runs of each loss, with the seeds 0, 1, ...
         output: a folder; made if need be.
@@ -179,6 +179,8 @@ def _train(
         arguments = TrainingArguments
         if issubclass(kind, ReLossTrainer):
             arguments, quiet["surrogate_warmup"] = ReLossTrainingArguments, warmup
+            # Losses are compared here, and nothing is chosen on what is reported.
+            options, quiet["tune_decision"] = {"guard": False} | options, False
         usual = {"dataloader_pin_memory": torch.cuda.is_available()}
         args = arguments(folder, **usual | task.arguments | quiet | {"seed": seed})
         set_seed(seed)
