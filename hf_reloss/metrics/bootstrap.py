@@ -1,5 +1,6 @@
 """Scores of the same examples drawn with replacement: how sure a difference of two ways to predict them is."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +9,8 @@ import torch
 from ..progress import without_bars
 from .base import AdditiveMetric, Metric
 
-RESAMPLES, FEWER = 1_000, 200
-"""Bootstrap samples, and of a metric that is called for each."""
+RESAMPLES, CALLS, SECONDS = 1_000, (40, 200), 2.0
+"""Bootstrap samples; of a metric that is called for each, how many at least and at most, and how long at most."""
 
 
 def bootstrapped(metric: Metric, ways: Sequence[Any], references: Any, number: int, seed: int = 0) -> torch.Tensor:
@@ -24,7 +25,11 @@ def bootstrapped(metric: Metric, ways: Sequence[Any], references: Any, number: i
     """
     generator = torch.Generator().manual_seed(seed)
     if not isinstance(metric, AdditiveMetric):
-        index = torch.randint(number, (FEWER, number), generator=generator)
+        begun = time.perf_counter()
+        metric.score_groups(ways[0], references, torch.arange(number)[None])
+        fewest, most = CALLS
+        affordable = round(SECONDS / len(ways) / max(1e-9, time.perf_counter() - begun))
+        index = torch.randint(number, (min(most, max(fewest, affordable)), number), generator=generator)
         with without_bars():
             return torch.stack([metric.score_groups(way, references, index) for way in ways]).nan_to_num()
     statistics = [metric.statistics(way, references).cpu() for way in ways]
