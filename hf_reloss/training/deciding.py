@@ -38,9 +38,11 @@ def tuned_decision(trainer: Trainer, dataset: Any, metric: Metric) -> tuple[Tune
     assert trainer.model is not None
     model: nn.Module = unwrapped(trainer.model)
     offsets = found.rule.offsets()
-    if offsets is None or not fold(model, offsets):
+    if offsets is None or not hasattr(dataset, "__len__"):
         return found, found.rule
     few = [dataset[row] for row in range(min(FEW, len(dataset)))]
+    if not fold(model, offsets):
+        return found, found.rule
     folded, _ = _logits_and_labels(trainer, few)
     if torch.allclose(folded, logits[: len(few)] + offsets.to(logits), atol=1e-3):
         return found, None
