@@ -179,7 +179,7 @@ class Guard:
         trainer, args, control = self.trainer, self.trainer.args, self.trainer.control
         if self.state.switched is not None:
             return
-        self.state = GuardState(trainer.state.global_step, trainer.strategy.describe().name, reason=self._hindrance())
+        self.state = GuardState(trainer.state.global_step, trainer.strategy.loss_name, reason=self._hindrance())
         if self.state.reason:
             return
         try:

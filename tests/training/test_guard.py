@@ -63,7 +63,9 @@ def test_a_loss_that_harms_is_given_up_and_the_model_is_that_of_the_usual_loss(t
     assert report.over == "before"
     assert report.gain.high < 0
     assert report.cost == pytest.approx(1.07, abs=0.02)
-    assert report.verdict.startswith("VERDICT: kept the model's own loss (the first steps on the surrogate for acc")
+    assert report.verdict.startswith(
+        "VERDICT: kept the model's own loss (the first steps on the learned surrogate for acc"
+    )
     assert torch.equal(weights(trainer.model), weights(usual.model))
     assert output.global_step == trainer.state.global_step == trainer.state.max_steps
     assert not (tmp_path / "auto" / "_own_loss").exists()  # what was kept to go back to is gone

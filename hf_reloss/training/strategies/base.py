@@ -200,6 +200,11 @@ class LossStrategy(ABC):
         """The metric's name or, as long as that is not known, what was asked for."""
         return str(self.wanted_metric) if self.metric is None else self.metric.name
 
+    @property
+    def loss_name(self) -> str:
+        """Its loss, as a report has it."""
+        return self.describe().name
+
     @abstractmethod
     def describe(self) -> LossDescription:
         """What there is to say of its loss."""
@@ -347,6 +352,11 @@ class SurrogateStrategy(LossStrategy):
     def placed(self, surrogate: Surrogate) -> Surrogate:
         """A surrogate on the device of the run, frozen."""
         return surrogate.to(self.trainer.args.device).freeze()
+
+    @property
+    def loss_name(self) -> str:
+        is_learned = bool(self._in_place().config.record.get("steps"))
+        return f"the {'learned surrogate' if is_learned else 'soft metric'} for {self.metric_name}"
 
     def describe(self) -> LossDescription:
         if self.surrogate is None:
