@@ -349,7 +349,9 @@ def promise(name: str) -> str:
             for way in ways
         ]
         costs = [
-            statistics.fmean(run["cost"] for key, run in result["runs"].items() if key.startswith(f"{pair}, {way}, "))
+            statistics.fmean(
+                run["cost"] for key, run in result["runs"].items() if key.rpartition(", ")[0] == f"{pair}, {way}"
+            )
             for way in ("auto", "auto, strict")
             if way in gains
         ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
@@ -207,6 +207,9 @@ class Guard:
         elif trainer.args.should_save:
             shutil.copytree(output_folder(trainer.args) / name, self._kept, dirs_exist_ok=True)
         trainer.accelerator.wait_for_everyone()
+        if not all(gather_object([self._kept.is_dir()])):  # as of machines that share no disk
+            self.state.waits, self._before = False, None
+            self.state.reason = "not all processes see the checkpoint that the run could be set back to"
 
     def end_step(self, control: TrainerControl) -> None:
         """A step has been made; a loss that has harmed ends the run here, which `settle` goes on with."""
