@@ -21,15 +21,15 @@ def calibrate(logits: torch.Tensor, labels: torch.Tensor, width: float) -> tuple
     """A temperature T and biases b for which softmax(logits / T + b) are likely probabilities of the labels.
 
     Biases correct for classes that are more, or less, frequent than where the model was trained. They have a normal
-    prior around 0.
+    prior around 0. Of several labels for each example, it is the sigmoid that is likely.
 
     Args:
         logits: [n, C] float, of examples that the model has not been trained on.
-        labels: [n] int64.
+        labels: [n] int64, or several for each example: [n, C], 0 or 1.
         width: the prior's standard deviation, see `best_width`; 0 for no biases.
 
     Returns:
-        The temperature and the biases [C] float64, of mean 0.
+        The temperature and the biases [C] float64; of softmax their mean is 0.
     """
     logits = logits.double()
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -39,7 +39,7 @@ def calibrate(logits: torch.Tensor, labels: torch.Tensor, width: float) -> tuple
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        found = F.cross_entropy(logits / log_temperature.clamp(-LARGEST, LARGEST).exp() + biases, labels)
+        found = _loss(logits / log_temperature.clamp(-LARGEST, LARGEST).exp() + biases, labels)
         if width > 0:
             found = found + biases.square().sum() / (2 * width**2 * len(labels))
         found.backward()
@@ -47,7 +47,15 @@ def calibrate(logits: torch.Tensor, labels: torch.Tensor, width: float) -> tuple
 
     optimizer.step(loss)
     found = biases.detach()
-    return float(log_temperature.detach().clamp(-LARGEST, LARGEST).exp()), found - found.mean()
+    found = found - found.mean() if labels.dim() == 1 else found
+    return float(log_temperature.detach().clamp(-LARGEST, LARGEST).exp()), found
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean over examples of the negative log-likelihood."""
+    if labels.dim() == 1:
+        return F.cross_entropy(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels.double(), reduction="sum") / len(labels)
 
 
 def best_width(logits: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> float:
@@ -64,7 +72,7 @@ def best_width(logits: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> flo
         for each in range(PARTS):
             temperature, biases = calibrate(logits[part != each], labels[part != each], width)
             held_out = logits[part == each] / temperature + biases
-            total += float(F.cross_entropy(held_out, labels[part == each], reduction="sum"))
+            total += len(held_out) * float(_loss(held_out, labels[part == each]))
         return total
 
     return min(WIDTHS, key=loss)

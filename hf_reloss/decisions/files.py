@@ -16,7 +16,7 @@ from .tuning import TunedDecision, tune_decision
 
 
 def read_predictions(path: str | Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [n, C] and labels [n] from the arrays `logits` and `labels` of an .npz file.
+    """Logits [n, C] and labels, [n] or [n, C], from the arrays `logits` and `labels` of an .npz file.
 
     Raises:
         ValueError: for another file, or other arrays.

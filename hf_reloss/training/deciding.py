@@ -59,9 +59,10 @@ def _logits_and_labels(trainer: Trainer, dataset: Any) -> tuple[torch.Tensor, to
         trainer.preprocess_logits_for_metrics, trainer.compute_metrics = kept
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     logits, labels = np.asarray(logits), np.asarray(output.label_ids)
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[-1] < 2:
+    several = logits.ndim == 2 and labels.shape == logits.shape
+    if not several and (logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[-1] < 2):
         raise ValueError(
-            f"A decision is tuned for classifiers, logits [n, C] and labels [n], but this model and data have "
-            f"{list(logits.shape)} and {list(labels.shape)}."
+            "A decision is tuned for classifiers, logits [n, C] and labels [n] or, several for each example, [n, C], "
+            f"but this model and data have {list(logits.shape)} and {list(labels.shape)}."
         )
     return torch.from_numpy(logits).float(), torch.from_numpy(labels).long()
