@@ -9,7 +9,10 @@ from accelerate.utils import broadcast
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 SHARE, LEAST_SECONDS = 0.05, 10.0
-"""Learning takes this share of the run or this many seconds, whichever is more."""
+"""Learning and judging take this share of the run or this many seconds together, whichever is more."""
+
+JUDGING = 0.25
+"""The part of that for judging what was learned, which are two evaluations on some of the development data."""
 
 MOST_ELEMENTS = 2**27
 """Numbers in the evidence of all held-out groups together, at most: those of heatmaps are large."""
@@ -42,15 +45,29 @@ class RunClock:
 
     Attributes:
         spent: seconds that were spent on learning the next surrogate already.
+        per_step: seconds that a step has taken, when it was asked last how long may be learned.
     """
 
     def __init__(self, step: int):
-        self.began, self.step, self.spent = time.monotonic(), step, 0.0
+        self.began, self.step, self.spent, self.per_step = time.monotonic(), step, 0.0, 0.0
 
     def seconds_to_learn(self, step: int, max_steps: int) -> float:
         """How long a surrogate may be learned at a step of a run."""
-        per_step = (time.monotonic() - self.began) / max(1, step - self.step)
-        return max(LEAST_SECONDS, SHARE * per_step * max_steps) - self.spent
+        self.per_step = (time.monotonic() - self.began) / max(1, step - self.step)
+        return (1 - JUDGING) * self._seconds(max_steps) - self.spent
+
+    def affordable_examples(self, examples_per_step: int, max_steps: int) -> int:
+        """How many examples the model may be judged on twice, for which it does a third of what training on them takes.
+
+        Args:
+            examples_per_step: that a step of training has.
+            max_steps: of the run.
+        """
+        per_example = self.per_step / examples_per_step / 3
+        return int(JUDGING * self._seconds(max_steps) / 2 / max(per_example, 1e-9))
+
+    def _seconds(self, max_steps: int) -> float:
+        return max(LEAST_SECONDS, SHARE * self.per_step * max_steps)
 
 
 class TimeLimit(TrainerCallback):

@@ -36,7 +36,7 @@ PROBATION = 0.07
 """After how much of a run on another loss the model is compared with what it was before."""
 
 MOST_EXAMPLES = 5_000
-"""Of development data, so many judge at most."""
+"""Of development data, so many judge at most, and no more than what takes 1.25 % of the run; 80 at least."""
 
 FOLDER, STATE = "_own_loss", "guard_state.json"
 """Where the run is kept as it was, in the trainer's folder, and what a checkpoint remembers of the guard."""
@@ -63,6 +63,7 @@ class GuardState:
         declined: whether it has harmed, and was given up.
         reason: why it is not judged.
         waits: whether it is still to be judged.
+        examples: of the development data, how many judge it.
     """
 
     switched: int | None = None
@@ -71,6 +72,7 @@ class GuardState:
     declined: bool = False
     reason: str = ""
     waits: bool = False
+    examples: int = MOST_EXAMPLES
 
 
 class Guard:
@@ -141,23 +143,22 @@ class Guard:
         folder = Path(self._usual.get("output_dir") or output_folder(self.trainer.args)) / FOLDER
         return folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.switched}"
 
-    @property
-    def data(self) -> tuple[Any, str]:
-        """The development data, and its name; None and why, if there is none."""
+    def data(self, most: int) -> tuple[Any, str]:
+        """Development data, so many examples at most, and its name; None and why, if there is none."""
         dataset, name = self.given, "guard_dataset"
         if dataset is None:
             dataset, name = self.trainer.eval_dataset, "eval_dataset"
         if dataset is None or isinstance(dataset, dict) or not hasattr(dataset, "__len__"):
             return None, "there is no eval_dataset or guard_dataset to judge it on"
-        if len(dataset) > MOST_EXAMPLES:
-            chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:MOST_EXAMPLES]
+        if len(dataset) > most:
+            chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:most]
             dataset = part_of(dataset, sorted(chosen.tolist()))
-        return dataset, f"{name}, {len(dataset):,} examples"
+        return dataset, name
 
     def _hindrance(self) -> str:
         """Why a loss cannot be judged here; empty if it can."""
         trainer = self.trainer
-        dataset, why = self.data
+        dataset, why = self.data(MOST_EXAMPLES)
         if not self.wanted:
             return "guard=False"
         if not self.is_on:
@@ -182,6 +183,10 @@ class Guard:
         self.state = GuardState(trainer.state.global_step, trainer.strategy.loss_name, reason=self._hindrance())
         if self.state.reason:
             return
+        examples_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        affordable = trainer.strategy.clock.affordable_examples(examples_per_step, trainer.state.max_steps)
+        (affordable,) = broadcast_object_list([min(MOST_EXAMPLES, max(FEWEST_TO_RANK, affordable))])
+        self.state.examples = MOST_EXAMPLES if self.strict else affordable
         try:
             self._before = self._recorded_now()
             self._judged(self._before)  # what fails should fail now
@@ -250,9 +255,11 @@ class Guard:
         finally:
             self._remove()
         reason = state.reason if state.loss else self.trainer.strategy.own_loss_because
+        if state.waits and not reason:
+            reason = "too few steps were left for that"
         self.report = LossReport(
             self.trainer.strategy.metric_name,
-            data=self.data[1] if state.gain is not None else "",
+            data=self.data(0)[1] if state.gain is not None else "",
             loss=state.loss,
             kept=bool(state.loss) and not state.declined,
             over="before" if state.gain is not None else "",
@@ -280,7 +287,7 @@ class Guard:
             trainer.state, trainer.has_best_model, trainer.strategy.learned = kept
         self.report = LossReport(
             trainer.strategy.metric_name,
-            data=self.data[1],
+            data=self.data(0)[1],
             loss=state.loss,
             kept=is_better,
             over="own loss",
@@ -292,12 +299,14 @@ class Guard:
     def note(self, decision: TunedDecision) -> None:
         """The decision has been tuned, on the same data."""
         assert self.report is not None
-        self.report = dataclasses.replace(self.report, decision=decision, data=self.data[1])
+        self.report = dataclasses.replace(self.report, decision=decision, data=self.data(0)[1])
 
     def _recorded_now(self) -> PredictionRecorder:
         """What the model predicts for the development data now, as this process has it."""
         with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
-            recorder: PredictionRecorder = self.trainer.recorded_evaluation(self.data[0], 2 * MOST_EXAMPLES)
+            recorder: PredictionRecorder = self.trainer.recorded_evaluation(
+                self.data(self.state.examples)[0], 2 * MOST_EXAMPLES
+            )
         return recorder
 
     def _judged(self, recorder: PredictionRecorder) -> Judged:
@@ -334,7 +343,7 @@ class Guard:
             differences = scores[0] - scores[1]
             ahead = differences if metric.higher_is_better else -differences
             better = float((ahead > 0).double().mean() + (ahead == 0).double().mean() / 2)
-            gain = Gain(means[0] - means[1], *interval(differences), better)
+            gain = Gain(means[0] - means[1], *interval(differences), better, one.number)
         except Exception as error:  # of somebody's own metric, too
             logger.warning(f"The loss could not be judged: {error!r}")
             self.state.reason = f"{type(error).__name__} on the development data: {error}"

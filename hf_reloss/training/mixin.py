@@ -24,7 +24,7 @@ from .arguments import check, option, output_folder
 from .batch import Batch, StepBatches
 from .callback import StrategyCallback
 from .deciding import DECISION, tuned_decision
-from .guard import Guard
+from .guard import MOST_EXAMPLES, Guard
 from .monitor import RunMonitor
 from .report import LossReport
 from .strategies.base import LossDescription, LossStrategy
@@ -169,9 +169,9 @@ class ReLossMixin(_Base):
 
     def _tune_at_the_end(self) -> None:
         """Tunes the decision of a classifier on what the guard judges by, if there is such data and a decision."""
-        dataset = self.guard.given if self.guard.given is not None else self.eval_dataset
+        dataset, _ = self.guard.data(MOST_EXAMPLES)
         kind, metric = self.strategy.kind, self.metric
-        if dataset is None or isinstance(dataset, dict) or metric is None or kind is None or not kind.scores_logits:
+        if dataset is None or metric is None or kind is None or not kind.scores_logits:
             return
         if not option(self.args, "tune_decision"):
             return

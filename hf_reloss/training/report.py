@@ -13,15 +13,17 @@ class Gain(NamedTuple):
         mean: the metric of the one less that of the other.
         low, high: the 95 % interval of that, by a paired bootstrap over the examples.
         better: the share of bootstrap samples in which the one is better.
+        examples: how many there are.
     """
 
     mean: float
     low: float
     high: float
     better: float
+    examples: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}], {self.examples:,} examples"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class LossReport:
 
     Attributes:
         metric: what was judged by.
-        data: the examples that judged, in words; empty if there were none.
+        data: the name of the data that judged; empty if there was none.
         loss: what the run turned to from the model's own loss, in words; empty if it never did.
         kept: whether the model that is left was trained on that.
         over: what was compared with: `"own loss"`, of a run that was trained on that to its end, or `"before"`, the
@@ -57,8 +59,10 @@ class LossReport:
         parts = [self._of_loss()]
         if self.decision is not None:
             found = self.decision
-            gain = f"{found.after - found.before:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-            did = "gained" if found.rule is not None else "was left at argmax (a tuned one would have changed it by"
+            gain = (
+                f"{found.after - found.before:+.4f} [{found.low:+.4f}, {found.high:+.4f}], {found.examples:,} examples"
+            )
+            did = "gained:" if found.rule is not None else "was left at argmax (a tuned one would have changed it:"
             parts.append(f"the decision {did} {gain}{'' if found.rule is not None else ')'}")
         judged = f" ({self.metric} on {self.data})" if self.data else ""
         return f"VERDICT: {'; '.join(parts)}{judged}"
@@ -70,8 +74,8 @@ class LossReport:
             return f"trained on {self.loss}{', unjudged: ' if self.reason else ''}{self.reason}"
         if self.over == "own loss":
             if self.kept:
-                return f"{self.loss} gained {self.gain} over the model's own loss"
-            return f"kept the model's own loss ({self.loss} would have changed it by {self.gain})"
+                return f"{self.loss} gained over the model's own loss: {self.gain}"
+            return f"kept the model's own loss ({self.loss} would have changed it: {self.gain})"
         if self.kept:
-            return f"trained on {self.loss}, whose first steps changed it by {self.gain}"
-        return f"kept the model's own loss (the first steps on {self.loss} changed it by {self.gain})"
+            return f"trained on {self.loss} (its first steps changed it: {self.gain})"
+        return f"kept the model's own loss (the first steps on {self.loss} changed it: {self.gain})"

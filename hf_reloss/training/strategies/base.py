@@ -355,7 +355,7 @@ class SurrogateStrategy(LossStrategy):
 
     @property
     def loss_name(self) -> str:
-        is_learned = bool(self._in_place().config.record.get("steps"))
+        is_learned = bool((self._in_place().config.record or {}).get("steps"))
         return f"the {'learned surrogate' if is_learned else 'soft metric'} for {self.metric_name}"
 
     def describe(self) -> LossDescription:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_reloss import SurrogateForClassification, load_metric
-from hf_reloss.learning.time_limit import LEAST_SECONDS, affordable_groups
+from hf_reloss.learning.time_limit import JUDGING, LEAST_SECONDS, affordable_groups
 from hf_reloss.predictions.dataset import predictions_dataset
 from hf_reloss.predictions.groups import draw_groups
 from hf_reloss.training.callback import StrategyCallback
@@ -243,10 +243,12 @@ def test_learning_takes_no_longer_than_its_share_of_the_run(tmp_path):
     switch.on_train_begin(trainer.args, trainer.state, trainer.control)
     clock = trainer.strategy.clock
     clock.began -= 500
-    assert clock.seconds_to_learn(100, 1000) == pytest.approx(0.05 * 5000, rel=0.01)
-    assert clock.seconds_to_learn(100, 101) == pytest.approx(0.05 * 505, rel=0.01)
+    assert clock.seconds_to_learn(100, 1000) == pytest.approx((1 - JUDGING) * 0.05 * 5000, rel=0.01)
+    # The rest of the 5 % is for two evaluations: at 5 seconds a step of 8 examples, a third of that each.
+    assert clock.affordable_examples(8, 1000) == pytest.approx(JUDGING * 0.05 * 5000 / 2 / (5 / 8 / 3), rel=0.02)
+    assert clock.seconds_to_learn(100, 101) == pytest.approx((1 - JUDGING) * 0.05 * 505, rel=0.01)
     clock.began += 499
-    assert clock.seconds_to_learn(100, 200) == LEAST_SECONDS
+    assert clock.seconds_to_learn(100, 200) == (1 - JUDGING) * LEAST_SECONDS
 
 
 def test_few_predictions_large_evidence_and_slow_metrics_make_fewer_groups():
