@@ -21,7 +21,7 @@ from pairs import PAIRS
 from quality import RESULTS
 from rich.console import Console
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, set_seed
 from transformers.utils import logging
 
 from hf_reloss.compare.runs import environment, make_runs
@@ -45,11 +45,7 @@ def run(name: str, seed: int) -> dict[str, float]:
     logging.disable_progress_bar()
     pair = PAIRS[name]()
     with tempfile.TemporaryDirectory() as folder:
-        quiet = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "report_to": "none"}
-        device = {"use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": False}
-        args = TrainingArguments(
-            folder, seed=seed, **{"per_device_eval_batch_size": 500} | quiet | device | pair.recipe
-        )
+        args = pair.arguments(folder, seed)
         set_seed(seed)
         trainer = Trainer(pair.make_model(), args, train_dataset=pair.train)
         trainer.pop_callback(PrinterCallback)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from images import CNN_RECIPE, RESNET_RECIPE, Images, SmallCNN, read_cifar10, read_fashion_mnist, small_resnet, thinned
 from intents import Head, Rows, embedded, read_lines
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, TrainingArguments
 
 from hf_reloss.compare.task import DigitClassifier, digits
 from hf_reloss.metrics import Metric, load_metric
@@ -32,7 +32,6 @@ class Pair:
         recipe: arguments of `TrainingArguments`.
         metric: what the model is judged by, of logits [n, C] and labels [n].
         field_loss: the loss that people use for this, beside the usual one.
-        is_opaque: whether the metric is a plain function, which nothing can be known of but by calling it.
     """
 
     train: Any
@@ -42,7 +41,15 @@ class Pair:
     recipe: dict[str, Any]
     metric: Metric = field(default_factory=lambda: load_metric("accuracy"))
     field_loss: str = "label_smoothing"
-    is_opaque: bool = False
+
+    def arguments(
+        self, folder: str, seed: int, kind: type[TrainingArguments] = TrainingArguments, **changed: Any
+    ) -> TrainingArguments:
+        """The arguments of a run that writes nothing, with some changed."""
+        quiet = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "report_to": "none"}
+        device = {"use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": False}
+        recipe = {"per_device_eval_batch_size": 500} | self.recipe
+        return kind(folder, seed=seed, **quiet | device | recipe | changed)
 
 
 def digits_slowly() -> Pair:
@@ -177,18 +184,18 @@ def _costs(*shape: int) -> torch.Tensor:
 def hwu64_class_costs() -> Pair:
     """HWU64 where missing an intent costs 1 to 100, and a plain function says the mean of 1 - cost / 100."""
     credit = 1 - _costs(64, 1).expand(64, 64) * (1 - torch.eye(64))
-    return _intents("hwu64", _of_matrix(credit, "class_credit"), is_opaque=True)
+    return _intents("hwu64", _of_matrix(credit, "class_credit"))
 
 
 def hwu64_pair_costs() -> Pair:
     """HWU64 where each confusion of two intents has a cost of its own."""
-    return _intents("hwu64", _of_matrix(1 - _costs(64, 64) * (1 - torch.eye(64)), "pair_credit"), is_opaque=True)
+    return _intents("hwu64", _of_matrix(1 - _costs(64, 64) * (1 - torch.eye(64)), "pair_credit"))
 
 
 def hwu64_hand_over() -> Pair:
     """HWU64 with a 65th decision, to hand over to a person, which costs a tenth of a wrong answer."""
     credit = torch.cat([torch.eye(64), torch.full((64, 1), 0.9)], dim=1)
-    return _intents("hwu64", _of_matrix(credit, "credit_with_hand_over"), more_classes=1, is_opaque=True)
+    return _intents("hwu64", _of_matrix(credit, "credit_with_hand_over"), more_classes=1)
 
 
 def sick_kappa() -> Pair:

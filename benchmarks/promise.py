@@ -61,7 +61,7 @@ def run(name: str, way: str, seed: int) -> dict[str, Any]:
 def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
     kind: type[Trainer] = Trainer
     options: dict[str, Any] = {}
-    recipe = {"per_device_eval_batch_size": 500} | pair.recipe
+    recipe: dict[str, Any] = {}
     if way == "soft metric":
         kind, surrogate = ReLossTrainer, SurrogateForClassification.for_metric(pair.metric)
         options, recipe["surrogate_warmup"] = {"surrogate": surrogate}, 0.5 if surrogate.network.is_of_groups() else 0.1
@@ -72,9 +72,7 @@ def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
     elif way.startswith("auto"):
         kind, options = ReLossTrainer, {"metric": pair.metric, "guard": "strict" if "strict" in way else True}
     arguments = ReLossTrainingArguments if kind is ReLossTrainer else TrainingArguments
-    quiet = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "report_to": "none"}
-    device = {"use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": False}
-    args = arguments(folder, seed=seed, **quiet | device | recipe)
+    args = pair.arguments(folder, seed, arguments, **recipe)
     set_seed(seed)
     model = pair.make_model()
     return kind(model, args, train_dataset=pair.train, eval_dataset=pair.development, **options)

@@ -21,6 +21,7 @@ _MODULES = {
     "predictions.recorder": ["PredictionRecorder"],
     "training.loss_monitor": ["LossMetricMonitor"],
     "training.mixin": ["ReLossMixin"],
+    "training.report": ["LossReport"],
     "training.strategies.base": ["LossDescription", "LossStrategy", "StrategyLoss", "SurrogateStrategy"],
     "training.trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
     "learning.trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from .training.arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
     from .training.loss_monitor import LossMetricMonitor
     from .training.mixin import ReLossMixin
+    from .training.report import LossReport
     from .training.strategies.base import LossDescription, LossStrategy, StrategyLoss, SurrogateStrategy
     from .training.trainer import ReLossSeq2SeqTrainer, ReLossTrainer
 

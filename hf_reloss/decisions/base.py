@@ -31,7 +31,7 @@ class DecisionRule(ABC):
 
     @abstractmethod
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
-        """Scores [..., C] of logits [..., C]."""
+        """Scores [..., C] of logits [..., C], of their dtype: the higher, the better a class."""
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class DecisionRule(ABC):
         """Makes a model put out scores for `logits` in evaluation, so that a `pipeline` decides by the rule.
 
         Args:
-            model: whose outputs have `logits` [..., C], such as `pipeline(...).model`.
+            model: a module that puts out a mapping with `logits` [..., C], such as `pipeline(...).model`.
 
         Returns:
             A handle; its `remove()` takes the rule off again.

@@ -1,4 +1,4 @@
-"""Deciding for the class whose expected credit is highest: the best decision there is for a mean of credits.
+"""Deciding for the class of the highest expected credit: the best decision there is for a mean of credits.
 
 For a metric of the confusion matrix that is no mean, such as F1, the credits are its gradient at the confusion matrix
 that the decisions lead to: Narasimhan et al. 2015, Consistent Multiclass Algorithms for Complex Performance Measures,

@@ -7,7 +7,7 @@ from ..metrics import AdditiveMetric, Metric
 from ..metrics.counts import CountMetric
 
 MOST_CLASSES = 128
-"""Of so many, statistics of all pairs of a label and a decision are laid out."""
+"""Of this many at most, statistics of all pairs of a label and a decision are laid out."""
 
 MOST_CALLS = 10_000
 """How often a metric that is not additive is called at most; of more pairs, those that are confused most."""
@@ -17,7 +17,7 @@ SHARE = 0.1
 
 
 def is_differentiable(metric: Metric, classes: int) -> bool:
-    """Whether `gradient` can be taken of a metric of so many classes."""
+    """Whether `gradient` can be taken of a metric of this many classes."""
     return isinstance(metric, CountMetric) or (isinstance(metric, AdditiveMetric) and classes <= MOST_CLASSES)
 
 

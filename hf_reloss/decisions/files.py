@@ -75,10 +75,10 @@ def decide_for(
 
 
 def _copy_all_but_weights(where: str, output: str | Path) -> None:
-    """The tokenizer, the processor and so on, so that a pipeline finds them."""
+    """The tokenizer, the processor and so on, so that a pipeline finds them; no rule that was there before."""
     weights = ("*.safetensors", "*.bin", "*.index.json", "*.h5", "*.msgpack", "*.onnx")
     folder = where if Path(where).is_dir() else snapshot_download(where, ignore_patterns=list(weights))
-    shutil.copytree(folder, output, ignore=shutil.ignore_patterns(*weights, ".*"), dirs_exist_ok=True)
+    shutil.copytree(folder, output, ignore=shutil.ignore_patterns(*weights, FILE, ".*"), dirs_exist_ok=True)
 
 
 def _classifier(where: str) -> PreTrainedModel:

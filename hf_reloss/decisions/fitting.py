@@ -17,8 +17,12 @@ from .thresholds import LabelThresholds
 ROUNDS = 4
 """How often the gradient of a metric is taken, each time at the decisions that the last one led to."""
 
-SECONDS = 4.0
-"""How long a metric that can only be called is asked for credits, each time: twice for each part of the examples."""
+SECONDS, ASKED = 2.0, 2
+"""How long a metric that can only be called is asked for credits of all examples, and how often; of their parts as
+long again together."""
+
+FOLDS = 5
+"""Parts of the examples, each decided by rules that were fitted on the others."""
 
 EXTREMES = 1e-3, 1 - 1e-3
 """Between which probabilities the thresholds of labels are."""
@@ -28,7 +32,7 @@ Fit = Callable[[torch.Tensor, torch.Tensor], Sequence[DecisionRule]]
 
 
 def usual_decisions(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The class of the highest logit [n]; of several labels, [n, C], those whose logits are above 0."""
+    """The class of the highest logit [n]; of several labels, [n, C], those with logits above 0."""
     return (logits > 0).long() if labels.dim() == 2 else logits.argmax(-1)
 
 
@@ -50,7 +54,7 @@ def fitted_rules(
     fitted = _of_classes(logits, labels, metric, width)
     is_mean = _is_mean(metric, labels, logits.argmax(-1), fitted[-1].credit)
     known = fitted[-1].credit if is_mean else None
-    return fitted, functools.partial(_of_classes, metric=metric, width=width, credit=known)
+    return fitted, functools.partial(_of_classes, metric=metric, width=width, credit=known, seconds=SECONDS / FOLDS)
 
 
 def _of_labels(
@@ -80,30 +84,35 @@ def _of_labels(
 
 
 def _of_classes(
-    logits: torch.Tensor, labels: torch.Tensor, metric: Metric, width: float, credit: torch.Tensor | None = None
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    metric: Metric,
+    width: float,
+    credit: torch.Tensor | None = None,
+    seconds: float = SECONDS,
 ) -> tuple[ExpectedCredit, ExpectedCredit]:
     """The most likely class, and the class of the highest expected credit, which may be known already."""
     temperature, biases = calibrate(logits, labels, width)
     likeliest = ExpectedCredit(temperature, biases, torch.eye(logits.shape[-1], dtype=torch.float64))
     probabilities = (logits / temperature + biases).softmax(-1)
     if credit is None:
-        credit = _credit(probabilities, labels, metric)
+        credit = _credit(probabilities, labels, metric, seconds)
     return likeliest, ExpectedCredit(temperature, biases, credit)
 
 
-def _credit(probabilities: torch.Tensor, labels: torch.Tensor, metric: Metric) -> torch.Tensor:
-    """What decisions are worth [C, C], more being better."""
+def _credit(probabilities: torch.Tensor, labels: torch.Tensor, metric: Metric, seconds: float) -> torch.Tensor:
+    """What decisions are worth [C, C], more being better; a metric is asked for `seconds` each time."""
     classes, sign = probabilities.shape[-1], 1.0 if metric.higher_is_better else -1.0
     credit = best = torch.eye(classes, dtype=torch.float64)
     highest, is_known = -torch.inf, is_differentiable(metric, classes)
-    for _ in range(ROUNDS if is_known else 2):
+    for _ in range(ROUNDS if is_known else ASKED):
         decided = (probabilities @ credit).argmax(-1)
         if is_known:
             assert isinstance(metric, AdditiveMetric)
             # Probabilities stand for labels: they are less noisy, and as right, once they are calibrated.
             score, slopes = gradient(metric, confusion_matrix(probabilities, decided, classes))
         else:
-            score, slopes = _asked(metric, labels, decided, probabilities)
+            score, slopes = _asked(metric, labels, decided, probabilities, seconds)
         if sign * score > highest:
             highest, best = sign * score, credit
         if not is_known and _is_mean(metric, labels, decided, sign * slopes):
@@ -113,15 +122,15 @@ def _credit(probabilities: torch.Tensor, labels: torch.Tensor, metric: Metric) -
 
 
 def _asked(
-    metric: Metric, labels: torch.Tensor, decided: torch.Tensor, probabilities: torch.Tensor
+    metric: Metric, labels: torch.Tensor, decided: torch.Tensor, probabilities: torch.Tensor, seconds: float
 ) -> tuple[float, torch.Tensor]:
-    """The score of decisions, and what others were worth, for as long as there is time."""
-    predictions, seconds, score = metric.as_predictions(decided, probabilities.shape[-1]), [], 0.0
+    """The score of decisions, and what others are worth, as far as `seconds` go."""
+    predictions, taken, score = metric.as_predictions(decided, probabilities.shape[-1]), [], 0.0
     for _ in range(3):  # the first call may be slow
         begun = time.perf_counter()
         score = metric.compute(predictions, labels)
-        seconds.append(time.perf_counter() - begun)
-    calls = min(MOST_CALLS, max(probabilities.shape[-1], round(SECONDS / max(1e-9, min(seconds)))))
+        taken.append(time.perf_counter() - begun)
+    calls = min(MOST_CALLS, max(probabilities.shape[-1], round(seconds / max(1e-9, min(taken)))))
     return score, ask(metric, labels, decided, probabilities, calls)
 
 

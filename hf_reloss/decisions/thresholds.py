@@ -13,7 +13,7 @@ from .base import DecisionRule
 
 
 class LabelThresholds(DecisionRule):
-    """Decides for each label whose logit is above a threshold of its own.
+    """Decides for each label with a logit above its threshold.
 
     In the bias of a model's last layer they are there for every pipeline and server, see `fold`.
 

@@ -9,10 +9,10 @@ from ..metrics.base import IGNORED_LABEL
 from ..metrics.bootstrap import bootstrapped, interval
 from .base import DecisionRule
 from .calibration import best_width
-from .fitting import fitted_rules, usual_decisions
+from .fitting import FOLDS, fitted_rules, usual_decisions
 
-FOLDS, FEWEST = 5, 50
-"""Parts of the examples, each decided by rules that were fitted on the others; examples at least."""
+FEWEST = 50
+"""Examples at least."""
 
 SURE = 0.84
 """The share of bootstrap samples in which a rule has to gain: a gain of one standard error."""

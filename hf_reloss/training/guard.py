@@ -7,6 +7,7 @@ there; if it has become worse, the run goes on from there with its own loss. A s
 import copy
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
+from ..decisions.elicitation import is_differentiable
 from ..decisions.tuning import FEWEST, SURE, TunedDecision, judges_decisions, tune_decision
 from ..learning.alignment import FEWEST_TO_RANK, gathered_columns
 from ..metrics import Metric
@@ -36,7 +38,7 @@ PROBATION = 0.07
 """After how much of a run on another loss the model is compared with what it was before."""
 
 MOST_EXAMPLES = 5_000
-"""Of development data, so many judge at most, and no more than what takes 1.25 % of the run; 80 at least."""
+"""The most that are read of development data; the guard reads no more than what takes 1.25 % of the run, and 80."""
 
 FOLDER, STATE = "_own_loss", "guard_state.json"
 """Where the run is kept as it was, in the trainer's folder, and what a checkpoint remembers of the guard."""
@@ -79,7 +81,7 @@ class Guard:
     """Judges the loss of a run.
 
     Args:
-        trainer: whose run it is.
+        trainer: that runs.
         dataset: development data, on which the model is not trained; None for the trainer's `eval_dataset`.
         wanted: False for none; `"strict"` if the model's own loss is to be trained on to the end, too, and the better
             model to be kept.
@@ -143,28 +145,31 @@ class Guard:
         folder = Path(self._usual.get("output_dir") or output_folder(self.trainer.args)) / FOLDER
         return folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.switched}"
 
-    def data(self, most: int) -> tuple[Any, str]:
-        """Development data, so many examples at most, and its name; None and why, if there is none."""
-        dataset, name = self.given, "guard_dataset"
-        if dataset is None:
-            dataset, name = self.trainer.eval_dataset, "eval_dataset"
+    @property
+    def data(self) -> str:
+        """The name of the development data."""
+        return "eval_dataset" if self.given is None else "guard_dataset"
+
+    def development(self, most: int = MOST_EXAMPLES) -> Any:
+        """Development data, some of it if there is more than `most`; None if there is none that has a length."""
+        dataset = self.trainer.eval_dataset if self.given is None else self.given
         if dataset is None or isinstance(dataset, dict) or not hasattr(dataset, "__len__"):
-            return None, "there is no eval_dataset or guard_dataset to judge it on"
-        if len(dataset) > most:
-            chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:most]
-            dataset = part_of(dataset, sorted(chosen.tolist()))
-        return dataset, name
+            return None
+        if len(dataset) <= most:
+            return dataset
+        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:most]
+        return part_of(dataset, sorted(chosen.tolist()))
 
     def _hindrance(self) -> str:
         """Why a loss cannot be judged here; empty if it can."""
         trainer = self.trainer
-        dataset, why = self.data(MOST_EXAMPLES)
+        dataset = self.development()
         if not self.wanted:
             return "guard=False"
         if not self.is_on:
             return "each run of a search has a folder of its own"
         if dataset is None:
-            return why
+            return "there is no eval_dataset or guard_dataset to judge it on"
         if len(dataset) < FEWEST_TO_RANK:
             return f"{len(dataset)} examples are too few to judge it"
         if writes_text(trainer.model):
@@ -187,11 +192,14 @@ class Guard:
         affordable = trainer.strategy.clock.affordable_examples(examples_per_step, trainer.state.max_steps)
         (affordable,) = broadcast_object_list([min(MOST_EXAMPLES, max(FEWEST_TO_RANK, affordable))])
         self.state.examples = MOST_EXAMPLES if self.strict else affordable
+        failed = ""
         try:
             self._before = self._recorded_now()
-            self._judged(self._before)  # what fails should fail now
-        except Exception as error:  # of somebody's own metric, or data that the model does not take
-            self._before, self.state.reason = None, f"{type(error).__name__} on the development data: {error}"
+        except Exception as error:  # such as of data that the model does not take
+            failed = f"{type(error).__name__} on the development data: {error}"
+        self.state.reason = next(filter(None, gather_object([failed])), "")
+        if self.state.reason:
+            self._before = None
             return
         self.state.waits = True
         if not control.should_save:  # else it is copied from the user's own
@@ -254,12 +262,15 @@ class Guard:
                 return self._better_of_two(output, train_on_own_loss)
         finally:
             self._remove()
-        reason = state.reason if state.loss else self.trainer.strategy.own_loss_because
+        strategy = self.trainer.strategy
+        if state.switched is None and strategy.switched_at < math.inf:  # in a run that had no guard
+            state.loss, state.reason = strategy.loss_name, "the run was resumed after its loss had changed"
+        reason = state.reason if state.loss else strategy.own_loss_because
         if state.waits and not reason:
             reason = "too few steps were left for that"
         self.report = LossReport(
-            self.trainer.strategy.metric_name,
-            data=self.data(0)[1] if state.gain is not None else "",
+            strategy.metric_name,
+            data=self.data if state.gain is not None else "",
             loss=state.loss,
             kept=bool(state.loss) and not state.declined,
             over="before" if state.gain is not None else "",
@@ -277,8 +288,10 @@ class Guard:
         weights = {key: value.detach().to("cpu", copy=True) for key, value in model.state_dict().items()}
         kept = copy.copy(trainer.state), trainer.has_best_model, trainer.strategy.learned
         trainer.strategy.tell(f"From step {state.switched} again, on the model's own loss, to compare.")
-        state.waits = False
+        state.waits, state.declined = False, True  # as a checkpoint of this run should have it
+        state.reason = "the run was resumed without what it is to be compared with"
         usual = train_on_own_loss(self._kept)
+        state.reason = ""
         state.gain = self._gain(lambda: self._judged(ours), self._recorded_now())
         is_better = state.gain is not None and state.gain.better > 0.5
         state.declined = not is_better
@@ -287,11 +300,12 @@ class Guard:
             trainer.state, trainer.has_best_model, trainer.strategy.learned = kept
         self.report = LossReport(
             trainer.strategy.metric_name,
-            data=self.data(0)[1],
+            data=self.data,
             loss=state.loss,
             kept=is_better,
             over="own loss",
             gain=state.gain,
+            reason=state.reason,
             cost=2 - (state.switched or 0) / steps,
         )
         return output if is_better else usual
@@ -299,18 +313,17 @@ class Guard:
     def note(self, decision: TunedDecision) -> None:
         """The decision has been tuned, on the same data."""
         assert self.report is not None
-        self.report = dataclasses.replace(self.report, decision=decision, data=self.data(0)[1])
+        self.report = dataclasses.replace(self.report, decision=decision, data=self.data)
 
     def _recorded_now(self) -> PredictionRecorder:
         """What the model predicts for the development data now, as this process has it."""
         with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
-            recorder: PredictionRecorder = self.trainer.recorded_evaluation(
-                self.data(self.state.examples)[0], 2 * MOST_EXAMPLES
-            )
+            data = self.development(self.state.examples)
+            recorder: PredictionRecorder = self.trainer.recorded_evaluation(data, 2 * MOST_EXAMPLES)
         return recorder
 
     def _judged(self, recorder: PredictionRecorder) -> Judged:
-        """Predictions as the metric takes them; of classes, as the tuned decision has them.
+        """Predictions as the metric takes them; of classes, as the tuned decision has them, where that takes no time.
 
         Raises:
             ValueError: for too few.
@@ -325,8 +338,8 @@ class Guard:
             return Judged(*scored(kind, columns, trainer.strategy.decoder(kind, metric)), len(columns["labels"]))
         counts = columns["labels"] != IGNORED_LABEL
         logits, labels = columns["logits"][counts], columns["labels"][counts]
-        is_tuned = option(trainer.args, "tune_decision") and len(labels) >= FEWEST
-        if is_tuned and judges_decisions(metric, logits, labels):
+        is_quick = len(labels) >= FEWEST and is_differentiable(metric, logits.shape[-1])
+        if option(trainer.args, "tune_decision") and is_quick and judges_decisions(metric, logits, labels):
             decided = tune_decision(logits, labels, metric).decided
             return Judged(metric.as_predictions(decided, logits.shape[-1]), labels, len(labels))
         return Judged(logits, labels, len(labels))

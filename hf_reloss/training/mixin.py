@@ -24,7 +24,7 @@ from .arguments import check, option, output_folder
 from .batch import Batch, StepBatches
 from .callback import StrategyCallback
 from .deciding import DECISION, tuned_decision
-from .guard import MOST_EXAMPLES, Guard
+from .guard import Guard
 from .monitor import RunMonitor
 from .report import LossReport
 from .strategies.base import LossDescription, LossStrategy
@@ -96,7 +96,7 @@ class ReLossMixin(_Base):
         if guard not in (True, False, "strict"):
             raise ValueError(f"guard= is True, False or 'strict', but got {guard!r}.")
         if (guard == "strict" or guard_dataset is not None) and not self.strategy.is_guarded:
-            raise ValueError("guard='strict' and guard_dataset= are for surrogate='auto', whose loss the guard judges.")
+            raise ValueError("guard='strict' and guard_dataset= are for surrogate='auto': the guard judges its loss.")
         self.has_best_model = False
         self.decision: DecisionRule | None = None
         self.guard = Guard(self, guard_dataset, guard)
@@ -169,7 +169,7 @@ class ReLossMixin(_Base):
 
     def _tune_at_the_end(self) -> None:
         """Tunes the decision of a classifier on what the guard judges by, if there is such data and a decision."""
-        dataset, _ = self.guard.data(MOST_EXAMPLES)
+        dataset = self.guard.development()
         kind, metric = self.strategy.kind, self.metric
         if dataset is None or metric is None or kind is None or not kind.scores_logits:
             return
@@ -313,10 +313,12 @@ class ReLossMixin(_Base):
         return recorder
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
-        loss, logits, labels = super().prediction_step(*args, **kwargs)
-        if self.decision is not None and torch.is_tensor(logits):
-            logits = self.decision.scores(logits)
-        return loss, logits, labels
+        loss, outputs, labels = super().prediction_step(*args, **kwargs)
+        if self.decision is None or outputs is None:
+            return loss, outputs, labels
+        if isinstance(outputs, tuple):  # of a model that puts out more than logits, which come first
+            return loss, (self.decision.scores(outputs[0]), *outputs[1:]), labels
+        return loss, self.decision.scores(outputs), labels
 
     def tune_decision(self, dataset: Any = None, metric: Metric | Any = None) -> TunedDecision:
         """Tunes how the model's logits become decisions, by the metric; nothing is trained, and each model can have it.

@@ -68,10 +68,9 @@ class LossReport:
         return f"VERDICT: {'; '.join(parts)}{judged}"
 
     def _of_loss(self) -> str:
-        if not self.loss:
-            return f"kept the model's own loss{': ' if self.reason else ''}{self.reason}"
         if self.gain is None:
-            return f"trained on {self.loss}{', unjudged: ' if self.reason else ''}{self.reason}"
+            did = f"trained on {self.loss}, unjudged" if self.kept else "kept the model's own loss"
+            return f"{did}{': ' if self.reason else ''}{self.reason}"
         if self.over == "own loss":
             if self.kept:
                 return f"{self.loss} gained over the model's own loss: {self.gain}"

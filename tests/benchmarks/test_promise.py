@@ -1,4 +1,4 @@
-"""What is stored of benchmarks/promise.py keeps the promise, and its pairs are what they say."""
+"""The stored results of benchmarks/promise.py keep the promise, and its pairs are what they say."""
 
 import json
 from pathlib import Path

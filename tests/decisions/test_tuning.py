@@ -50,7 +50,7 @@ def test_where_classes_are_biased_offsets_gain_what_the_interval_says(name, opti
 
 @pytest.mark.parametrize("seed", range(4))
 def test_where_nothing_is_to_be_gained_argmax_is_kept(seed):
-    draw = world(seed)  # these are the true posteriors, whose argmax has the best accuracy there is
+    draw = world(seed)  # these are the true posteriors: their argmax has the best accuracy there is
     found = tune_decision(*draw(1_000), load_metric("accuracy"))
     assert found.rule is None
     assert "argmax is kept" in str(found)

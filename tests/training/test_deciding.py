@@ -77,6 +77,12 @@ def test_where_it_cannot_be_it_is_beside_the_model(tmp_path, kind):
     assert (predicted.predictions.argmax(-1) == trainer.decision.decide(logits).numpy()).all()
     assert (predicted.predictions.argmax(-1) != logits.argmax(-1).numpy()).any()
 
+    forward = trainer.model.forward
+    trainer.model.forward = lambda **inputs: {"logits": forward(**inputs).logits, "more": inputs["features"]}
+    with_more = trainer.predict(tiny_rows(300, seed=4)).predictions
+    assert (with_more[0] == predicted.predictions).all()
+    assert with_more[1].shape == (300, 6)
+
 
 def test_what_is_missing_is_told(tmp_path):
     trainer = made(tmp_path, TinyClassifier())

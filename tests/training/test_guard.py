@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
@@ -88,21 +89,36 @@ def test_strict_keeps_the_usual_loss_to_the_bit_where_that_is_better(tmp_path):
 
 
 def test_strict_keeps_the_surrogate_where_that_is_better(tmp_path):
-    plain = made(tmp_path / "plain", settings={"surrogate_warmup": 0.4}, guard=False)
-    plain.train()
-    trainer = made(tmp_path / "auto", guard="strict", settings={"learning_rate": 5e-3, "save_strategy": "epoch"})
+    """The usual loss unlearns from the step on from which the surrogate is the loss."""
+
+    def usual_loss(outputs, labels, num_items_in_batch=None):
+        loss = F.cross_entropy(outputs["logits"], labels)
+        return -3.0 * loss if trainer.state.global_step >= 31 and trainer.is_in_train else loss
+
+    trainer = made(tmp_path / "alone", guard=False, settings={"surrogate_warmup": 31}, compute_loss_func=usual_loss)
+    trainer.train()
+    alone = trainer
+    trainer = made(tmp_path / "auto", guard="strict", compute_loss_func=usual_loss, settings={"save_strategy": "epoch"})
     trainer.train()
     report = trainer.loss_report
-    assert report.gain is not None
-    kept = weights(trainer.model)
-    if report.kept:
-        assert torch.equal(kept, weights(plain.model))
-        trainer.save_model()
-        assert (tmp_path / "auto" / "surrogate").is_dir()
-        assert "gained" in report.verdict
-    else:
-        assert not torch.equal(kept, weights(plain.model))
-    assert report.kept == (report.gain.better > 0.5)
+    assert report.kept
+    assert report.gain.low > 0
+    assert "gained over the model's own loss: " in report.verdict
+    assert torch.equal(weights(trainer.model), weights(alone.model))
+    assert trainer.state.global_step == trainer.state.max_steps == 78
+    trainer.save_model()
+    assert (tmp_path / "auto" / "surrogate").is_dir()
+
+
+def test_a_run_that_is_resumed_after_its_loss_had_changed_says_so(tmp_path):
+    whole = made(tmp_path, guard=False, settings={"save_strategy": "steps", "save_steps": 60, "tune_decision": False})
+    whole.train()
+    assert whole.loss_report.verdict.endswith("unjudged: guard=False")
+    (tmp_path / "checkpoint-60" / "guard_state.json").unlink()  # as of a version that had no guard
+    resumed = made(tmp_path, settings={"tune_decision": False})
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-60"))
+    assert resumed.loss_report.kept
+    assert resumed.loss_report.verdict.endswith("unjudged: the run was resumed after its loss had changed")
 
 
 def test_without_development_data_it_says_so(tmp_path):

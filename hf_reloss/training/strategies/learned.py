@@ -248,8 +248,8 @@ class Learned(SurrogateStrategy):
     def learn(self) -> Surrogate:
         """Learns the surrogate from what has been recorded, on all processes together, and goes on with it.
 
-        It takes 5 % of the run or 10 seconds, whichever is more. Goes on with the soft metric if that, or the usual
-        loss, ranks held-out groups better than what was learned.
+        With judging it takes 5 % of the run or 10 seconds, whichever is more. Goes on with the soft metric if that, or
+        the usual loss, ranks held-out groups better than what was learned.
 
         Raises:
             ValueError, MisalignedSurrogateError: if nothing can be learned.
