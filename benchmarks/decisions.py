@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pairs import PAIRS
+from pairs import CLASS_PAIRS
 from quality import RESULTS
 from rich.console import Console
 from tqdm.auto import tqdm
@@ -43,7 +43,7 @@ def run(name: str, seed: int) -> dict[str, float]:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    pair = PAIRS[name]()
+    pair = CLASS_PAIRS[name]()
     with tempfile.TemporaryDirectory() as folder:
         args = pair.arguments(folder, seed)
         set_seed(seed)
@@ -69,7 +69,7 @@ def _labels(data: torch.utils.data.Dataset) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=PAIRS, default=list(TRIED))
+    parser.add_argument("--tasks", nargs="+", choices=CLASS_PAIRS, default=list(TRIED))
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
     parser.add_argument("--output", type=Path, default=RESULTS / "decisions.json")
@@ -98,7 +98,7 @@ def main() -> None:
     left = make_runs(jobs, run, done, store, workers=options.workers)
     collections.deque(tqdm(left, total=len(jobs.keys() - done.keys())), maxlen=0)
     for name in options.tasks:
-        Console().print(comparison_table(scores(name), "argmax", title=name, metric=PAIRS[name]().metric.name))
+        Console().print(comparison_table(scores(name), "argmax", title=name, metric=CLASS_PAIRS[name]().metric.name))
 
 
 if __name__ == "__main__":

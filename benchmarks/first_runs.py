@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -53,8 +54,8 @@ class _Pauses(TrainerCallback):
         self.seconds += self.watch.seconds() if self.watch else 0.0
 
 
-def train(run: FirstRun, auto: bool, seed: int) -> dict[str, float]:
-    """What comes out of a run: the metric, in points; eval_loss; the seconds of the run, and of its pauses."""
+def train(run: FirstRun, auto: bool, seed: int) -> dict[str, Any]:
+    """What comes out of a run: the metric, in points; eval_loss; its seconds, and those of its pauses; a verdict."""
     torch.set_num_threads(1)
     kinds = ((Trainer, ReLossTrainer), (Seq2SeqTrainer, ReLossSeq2SeqTrainer))[run.writes]
     arguments = Seq2SeqTrainingArguments if run.writes else TrainingArguments
@@ -79,7 +80,8 @@ def train(run: FirstRun, auto: bool, seed: int) -> dict[str, float]:
     if isinstance(predictions, tuple) and run.metric != "squad_f1":
         predictions = predictions[0]
     measured = {"metric": run.score(predictions, found.label_ids), "loss": loss}
-    return measured | {"seconds": seconds, "learning seconds": pauses.seconds}
+    measured |= {"seconds": seconds, "learning seconds": pauses.seconds}
+    return measured | ({"verdict": trainer.loss_report.verdict} if auto else {})
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Pairs of data and metric for benchmarks/promise.py: what is trained, what a run may choose on, what judges it.
+"""Pairs of data and a metric of classes for benchmarks/promise.py: what is trained, chosen on, and judged by.
 
 Every pair has development data, which training may look at, and test data, on which nothing is chosen.
 """
@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from images import CNN_RECIPE, RESNET_RECIPE, Images, SmallCNN, read_cifar10, read_fashion_mnist, small_resnet, thinned
 from intents import Head, Rows, embedded, read_lines
 from torch import nn
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
+from hf_reloss import Surrogate, SurrogateForClassification
 from hf_reloss.compare.task import DigitClassifier, digits
 from hf_reloss.metrics import Metric, load_metric
 
@@ -30,8 +31,12 @@ class Pair:
         train, development, test: data sets as Trainer takes them.
         make_model: the model that training starts from; fresh weights come from torch's random state.
         recipe: arguments of `TrainingArguments`.
-        metric: what the model is judged by, of logits [n, C] and labels [n].
-        field_loss: the loss that people use for this, beside the usual one.
+        metric: what the model is judged by.
+        field_loss: makes the loss that people use for this, beside the usual one, as Trainer's `compute_loss_func`;
+            None if there is none.
+        kind: of its surrogates.
+        options: further arguments of Trainer.
+        score: of a trainer that has trained, in points on test data; None for the metric of the most likely classes.
     """
 
     train: Any
@@ -40,7 +45,10 @@ class Pair:
     make_model: Callable[[], nn.Module]
     recipe: dict[str, Any]
     metric: Metric = field(default_factory=lambda: load_metric("accuracy"))
-    field_loss: str = "label_smoothing"
+    field_loss: "Callable[[Pair], Callable[..., torch.Tensor]] | None" = field(default=lambda pair: label_smoothing)
+    kind: type[Surrogate] = SurrogateForClassification
+    options: dict[str, Any] = field(default_factory=dict)
+    score: Callable[[Trainer], float] | None = None
 
     def arguments(
         self, folder: str, seed: int, kind: type[TrainingArguments] = TrainingArguments, **changed: Any
@@ -56,13 +64,7 @@ def digits_slowly() -> Pair:
     """scikit-learn's digits, 400 images, at a tenth of the learning rate that is best for cross-entropy."""
     train, others = digits()
     recipe = {"num_train_epochs": 10, "per_device_train_batch_size": 32, "learning_rate": 1e-3}
-    return Pair(train, others[:400], others[400:], _digit_classifier, recipe)
-
-
-def _digit_classifier() -> nn.Module:
-    model = DigitClassifier()
-    model.config = PreTrainedConfig()  # Trainer's label smoothing asks for one
-    return model
+    return Pair(train, others[:400], others[400:], DigitClassifier, recipe)
 
 
 def _image_splits(read: Callable[[str], tuple[Images, Images]]) -> tuple[Images, Images, Images]:
@@ -84,7 +86,7 @@ def fashion_macro_f1() -> Pair:
     chosen = thinned(train.labels, 1_700)
     return Pair(
         Images(train.images[chosen], train.labels[chosen]), development, test, SmallCNN, CNN_RECIPE,
-        metric=load_metric("f1", average="macro"), field_loss="logit_adjustment",
+        metric=load_metric("f1", average="macro"), field_loss=logit_adjustment,
     )  # fmt: skip
 
 
@@ -95,7 +97,7 @@ def fashion_rare() -> Pair:
     parts = [_few_shirts(train, range(12_000), 6_000), _few_shirts(train, range(12_000, 18_000), 3_000)]
     parts.append(_few_shirts(test, range(10_000), 9_200))
     model = functools.partial(SmallCNN, 2)
-    return Pair(*parts, model, CNN_RECIPE, metric=metric, field_loss="logit_adjustment")
+    return Pair(*parts, model, CNN_RECIPE, metric=metric, field_loss=logit_adjustment)
 
 
 def _few_shirts(images: Images, rows: range, number: int) -> Images:
@@ -118,7 +120,7 @@ def cifar10_macro_f1() -> Pair:
     chosen = thinned(train.labels, 3_000)
     return Pair(
         Images(train.images[chosen], train.labels[chosen], True), development, test, *_RESNET,
-        metric=load_metric("f1", average="macro"), field_loss="logit_adjustment",
+        metric=load_metric("f1", average="macro"), field_loss=logit_adjustment,
     )  # fmt: skip
 
 
@@ -158,12 +160,12 @@ def hwu64_accuracy() -> Pair:
 
 def hwu64_macro_f1() -> Pair:
     """HWU64 by macro-F1."""
-    return _intents("hwu64", load_metric("f1", average="macro"), field_loss="logit_adjustment")
+    return _intents("hwu64", load_metric("f1", average="macro"), field_loss=logit_adjustment)
 
 
 def clinc150_macro_f1() -> Pair:
     """CLINC150 with imbalanced classes: 151 intents, 25 to 100 sentences of each."""
-    return _intents("clinc150_imbalanced", load_metric("f1", average="macro"), field_loss="logit_adjustment")
+    return _intents("clinc150_imbalanced", load_metric("f1", average="macro"), field_loss=logit_adjustment)
 
 
 def _of_matrix(credit: torch.Tensor, name: str) -> Metric:
@@ -211,6 +213,11 @@ def sick_kappa() -> Pair:
     return Pair(*parts, functools.partial(Head, 5, width=768), _FROZEN_RECIPE | {"learning_rate": 1e-3}, metric=metric)
 
 
+def label_smoothing(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """Cross-entropy with 0.1 of the probability spread over all classes."""
+    return F.cross_entropy(outputs["logits"].flatten(0, -2), labels.flatten(), label_smoothing=0.1)
+
+
 def logit_adjustment(pair: Pair) -> Callable[..., torch.Tensor]:
     """Cross-entropy of logits plus the log frequencies of the training labels (Menon et al. 2021)."""
     labels = torch.stack([pair.train[i]["labels"] for i in range(len(pair.train))])
@@ -223,7 +230,7 @@ def logit_adjustment(pair: Pair) -> Callable[..., torch.Tensor]:
     return loss
 
 
-PAIRS: dict[str, Callable[[], Pair]] = {
+CLASS_PAIRS: dict[str, Callable[[], Pair]] = {
     made.__name__: made
     for made in (
         *(digits_slowly, fashion_accuracy, fashion_macro_f1, fashion_rare, cifar10_accuracy, cifar10_macro_f1),

@@ -2,9 +2,10 @@
 
     HF_RELOSS_DATA=... python benchmarks/promise.py
 
-Each pair of data and metric (benchmarks/pairs.py) is trained on the usual loss, on the soft metric (nothing learned),
-on the loss that people use in its place, with surrogate="auto" as it comes, and with guard="strict", on paired seeds.
-"auto" sees the development data as eval_dataset; what is reported is measured on test data, on which nothing is chosen.
+Each pair of data and metric (benchmarks/pairs.py, task_pairs.py) is trained on the usual loss, on the soft metric
+(nothing learned), on the loss that people use in its place, with surrogate="auto" as it comes, and with guard="strict",
+on paired seeds. "auto" sees the development data as eval_dataset; what is reported is measured on test data, on which
+nothing is chosen.
 "usual, decision tuned" is the model of the usual loss that decides as trainer.tune_decision has it. Results are stored
 after each run in benchmarks/results/promise.json, and runs found there are not repeated.
 """
@@ -18,15 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pairs import PAIRS, Pair, logit_adjustment
+from pairs import CLASS_PAIRS, Pair
 from quality import RESULTS
 from rich.console import Console
 from rich.table import Table
+from task_pairs import TASK_PAIRS
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
-from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateForClassification
+from hf_reloss import ReLossTrainer, ReLossTrainingArguments
 from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import paired_difference
 from hf_reloss.compare.stored_results import write_atomically
@@ -34,6 +36,7 @@ from hf_reloss.decisions.tuning import tune_decision
 
 WAYS = ("usual", "soft metric", "field's own", "auto", "auto, strict")
 DECIDED = "usual, decision tuned"
+PAIRS = CLASS_PAIRS | TASK_PAIRS
 
 
 def run(name: str, way: str, seed: int) -> dict[str, Any]:
@@ -42,16 +45,22 @@ def run(name: str, way: str, seed: int) -> dict[str, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     pair = PAIRS[name]()
+    if way == "field's own" and pair.field_loss is None:
+        return {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(pair, way, seed, folder)
         trainer.pop_callback(PrinterCallback)
         trainer.train()
-        logits, labels = _predicted(trainer, pair.test)
-        measured: dict[str, Any] = {way: 100 * pair.metric.compute(logits.argmax(-1), labels)}
-        if way == "usual":
-            rule = tune_decision(*_predicted(trainer, pair.development), pair.metric).rule
-            decided = logits.argmax(-1) if rule is None else rule.decide(logits)
-            measured[DECIDED] = 100 * pair.metric.compute(decided, labels)
+        measured: dict[str, Any] = {}
+        if pair.score is not None:
+            measured[way] = pair.score(trainer)
+        else:
+            logits, labels = _predicted(trainer, pair.test)
+            measured[way] = 100 * pair.metric.compute(logits.argmax(-1), labels)
+            if way == "usual":
+                rule = tune_decision(*_predicted(trainer, pair.development), pair.metric).rule
+                decided = logits.argmax(-1) if rule is None else rule.decide(logits)
+                measured[DECIDED] = 100 * pair.metric.compute(decided, labels)
         report = getattr(trainer, "loss_report", None)
         if report is not None:
             measured |= {"verdict": report.verdict, "cost": report.cost}
@@ -60,17 +69,19 @@ def run(name: str, way: str, seed: int) -> dict[str, Any]:
 
 def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
     kind: type[Trainer] = Trainer
-    options: dict[str, Any] = {}
+    options = dict(pair.options)
     recipe: dict[str, Any] = {}
     if way == "soft metric":
-        kind, surrogate = ReLossTrainer, SurrogateForClassification.for_metric(pair.metric)
-        options, recipe["surrogate_warmup"] = {"surrogate": surrogate}, 0.5 if surrogate.network.is_of_groups() else 0.1
-    elif way == "field's own" and pair.field_loss == "label_smoothing":
-        recipe["label_smoothing_factor"] = 0.1
+        kind, surrogate = ReLossTrainer, pair.kind.for_metric(pair.metric)
+        recipe["surrogate_warmup"] = 0.5 if surrogate.network.is_of_groups() else 0.1
+        recipe["model_loss_share"] = 0.5 if "label_smoothing_factor" in pair.recipe else 0.0  # as "auto" has it
+        options["surrogate"] = surrogate
     elif way == "field's own":
-        options = {"compute_loss_func": logit_adjustment(pair)}
+        assert pair.field_loss is not None
+        options["compute_loss_func"] = pair.field_loss(pair)
     elif way.startswith("auto"):
-        kind, options = ReLossTrainer, {"metric": pair.metric, "guard": "strict" if "strict" in way else True}
+        kind = ReLossTrainer
+        options |= {"metric": pair.metric, "guard": "strict" if "strict" in way else True}
     arguments = ReLossTrainingArguments if kind is ReLossTrainer else TrainingArguments
     args = pair.arguments(folder, seed, arguments, **recipe)
     set_seed(seed)

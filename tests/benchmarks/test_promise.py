@@ -39,7 +39,7 @@ def test_each_run_of_auto_has_a_verdict_and_costs_no_more_than_it_may():
 @pytest.mark.parametrize("name", ["digits_slowly", "fashion_rare"])
 def test_the_parts_of_a_pair_share_no_example(name, program):
     try:
-        pair = program("pairs").PAIRS[name]()
+        pair = program("pairs").CLASS_PAIRS[name]()
     except SystemExit:
         pytest.skip("HF_RELOSS_DATA is not set")
     parts = (pair.train, pair.development, pair.test)
@@ -48,3 +48,25 @@ def test_the_parts_of_a_pair_share_no_example(name, program):
         assert len(seen[one] & seen[other]) <= 0.001 * len(seen[other])  # the data hold few images twice
     labels = torch.stack([pair.test[i]["labels"] for i in range(len(pair.test))])
     assert len(labels.unique()) >= 2
+
+
+def test_slots_of_a_sentence_become_tags_of_its_words(program):
+    row = {"annotated": "set [time : six am] alarm for [person : ann's ] [date:today]"}
+    assert program("task_pairs")._slots(row) == (
+        ["set", "six", "am", "alarm", "for", "ann's", "today"],
+        ["O", "B-time", "I-time", "O", "O", "B-person", "B-date"],
+    )
+
+
+def test_tags_stand_at_the_first_token_of_each_word(program):
+    try:
+        pair = program("task_pairs").hwu64_slots()
+    except SystemExit:
+        pytest.skip("HF_RELOSS_DATA is not set")
+    tokenizer = pair.options["processing_class"]
+    for row in pair.train.select(range(50)):
+        tokens = tokenizer.convert_ids_to_tokens(row["input_ids"])
+        words = [i for i, token in enumerate(tokens) if token[:2] != "##" and token not in ("[CLS]", "[SEP]")]
+        tagged = [i for i, tag in enumerate(row["labels"]) if tag != -100]
+        assert set(tagged) <= set(words)  # punctuation is a token, and no word, of its own
+    assert pair.train[0]["labels"] != pair.development[0]["labels"]

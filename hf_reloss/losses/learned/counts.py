@@ -59,22 +59,29 @@ class CountNetwork(SurrogateNetwork):
         self.mixture = ScoreMixture(len(self.metrics))
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
+        number = evidence.counts.sum(-1).clamp(min=1)
+        pull = (logit_scale(evidence.outputs)[..., 0] * evidence.counts).sum(-1) / number
+        return self.score(self.sums(evidence)) + self.pull * pull
+
+    def sums(self, evidence: Evidence) -> torch.Tensor:
+        """Soft counts [..., 3 C] of each group: right ones, predicted ones, and those of the labels, of each class."""
         counts = evidence.counts[..., None]
         soft = torch.sigmoid(self.spline(class_margins(evidence.outputs))) * counts
-        due = F.one_hot(evidence.labels, soft.shape[-1]) * counts
-        # A class that is not due takes no part: it has no right ones that could become more.
+        right = F.one_hot(evidence.labels, soft.shape[-1]) * counts
+        # A class of no label takes no part: it has no right ones that could become more.
         # Of a ratio to next to nothing the second derivatives have no bound.
-        predicted = (soft.sum(-2) + 1e-9) * (due.sum(-2) > 0)
-        sums = torch.cat([(soft * due).sum(-2), predicted, due.sum(-2)], dim=-1)
+        predicted = (soft.sum(-2) + 1e-9) * (right.sum(-2) > 0)
+        return torch.cat([(soft * right).sum(-2), predicted, right.sum(-2)], dim=-1)
+
+    def score(self, sums: torch.Tensor) -> torch.Tensor:
+        """The loss [...] of soft counts, without what pulls the logits together."""
         scores = []
         for metric in self.metrics:
             parts, weights = metric.parts(sums)
             defined = parts.isfinite()  # of one class alone, there is no recall beyond guessing
             parts = ((parts - metric.zero_point) / (1 - metric.zero_point)).clamp(min=0)
             scores.append((parts.masked_fill(~defined, 0.0), weights * defined))
-        number = evidence.counts.sum(-1).clamp(min=1)
-        pull = (logit_scale(evidence.outputs)[..., 0] * evidence.counts).sum(-1) / number
-        return self.mixture(scores) + self.pull * pull
+        return self.mixture(scores)
 
     def curve(self, margin: torch.Tensor) -> torch.Tensor:
         return F.softplus(-self.spline(margin))
