@@ -113,10 +113,15 @@ def main() -> None:
     }
 
     def store() -> None:
+        enough = {name: of for name, of in scores(done).items() if len(of.get("usual", {})) > 1}
         stored["over_usual"] = {
             name: {way: paired_difference(of, of_ways["usual"])._asdict() for way, of in of_ways.items()}
-            for name, of_ways in scores(done).items()
-            if len(of_ways.get("usual", {})) > 1
+            for name, of_ways in enough.items()
+        }
+        stored["auto_over_soft_metric"] = {
+            name: paired_difference(of_ways["auto"], of_ways["soft metric"])._asdict()
+            for name, of_ways in enough.items()
+            if len(of_ways.get("auto", {}).keys() & of_ways.get("soft metric", {}).keys()) > 1
         }
         stored["command"], stored["environment"] = "python benchmarks/promise.py", environment()
         write_atomically(options.output, json.dumps(stored, indent=2) + "\n")

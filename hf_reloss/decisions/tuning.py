@@ -7,9 +7,10 @@ import torch
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.bootstrap import bootstrapped, interval
+from ..metrics.credits import judges_decisions, usual_decisions
 from .base import DecisionRule
 from .calibration import best_width
-from .fitting import FOLDS, fitted_rules, usual_decisions
+from .fitting import FOLDS, fitted_rules
 
 FEWEST = 50
 """Examples at least."""
@@ -120,18 +121,3 @@ def _checked(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, 
             f"{int(labels.max())}."
         )
     return logits, labels
-
-
-def judges_decisions(metric: Metric, logits: torch.Tensor, labels: torch.Tensor) -> bool:
-    """Whether a metric sees no more of logits [n, C] than which is the highest, as accuracy does and ROC AUC does not.
-
-    Args:
-        metric: of logits and labels.
-        logits, labels: some examples.
-    """
-    try:
-        decided = metric.as_predictions(usual_decisions(logits, labels), logits.shape[-1])
-        found = metric.compute(logits, labels), metric.compute(decided, labels)
-    except Exception:  # of somebody's own function, too
-        return False
-    return abs(found[0] - found[1]) < 1e-9

@@ -146,6 +146,7 @@ class SurrogateTrainer(Trainer):
             train_dataset, eval_dataset = parts["train"], parts["test"]
         else:
             eval_dataset = sampled(eval_dataset, args.seed)
+        model.begin(train_dataset, self.metric)
         self.num_predictions, self.models = len(train_dataset), recorded_models(train_dataset)
         if args.objective not in OBJECTIVES:
             raise ValueError(f"objective={args.objective!r} is not one of {', '.join(OBJECTIVES)}.")

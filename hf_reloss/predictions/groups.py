@@ -11,12 +11,16 @@ from accelerate.utils import gather_object
 
 from ..metrics.adapters import EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL, AdditiveMetric, Metric, add_up
+from ..metrics.credits import minds_confusions
 from ..surrogates.auto import AutoSurrogate
 from ..surrogates.base import Surrogate
 from .dataset import REFERENCE, STATISTICS, TEXTS, statistics_column
 
 MOST_SAMPLED = 2**18
 """How many predictions of a recording are read at most."""
+
+MAPPED = 0.5
+"""Of metrics that may mind one confusion more than another, in so many groups each label is taken for one other."""
 
 FEWEST_GROUPS = 16
 """With fewer groups for which the metric is defined there is no rank correlation to speak of."""
@@ -95,7 +99,8 @@ def draw_groups(
     """Draws groups whose scores are spread from bad to good; those for which the metric is undefined are left out.
 
     Each group comes from a stretch of the training of its own, from a narrow one to all of it. Where predictions have
-    one label each, it has a share of its labels of its own, between 0 and `corruption`, replaced by random classes.
+    one label each, it has a share of its labels of its own, between 0 and `corruption`, replaced by random classes; of
+    metrics that may mind one confusion more than another, in half of the groups by one class for each label.
     Otherwise the metric's statistics are added up if they were recorded; if not, it scores texts or, of class indices,
     arrays [N, T] in which -100 stands where nothing counts, as a Trainer's compute_metrics gets them.
 
@@ -162,7 +167,12 @@ def _corrupted(
         raise ValueError(f"Labels must be 0 to {classes - 1}, but the predictions hold some out of that range.")
     share = torch.rand(index.shape, generator=generator), torch.rand(len(index), 1, generator=generator)
     # A last class that is never a label, such as handing over to a person, is a decision alone.
-    random_labels = torch.randint(max(2, int(labels.max()) + 1), index.shape, generator=generator)
+    known = max(2, int(labels.max()) + 1)
+    random_labels = torch.randint(known, index.shape, generator=generator)
+    if minds_confusions(metric):
+        maps = torch.randint(known, (len(index), known), generator=generator)
+        is_mapped = torch.rand(len(index), 1, generator=generator) < MAPPED
+        random_labels = torch.where(is_mapped, maps.gather(1, labels[index]), random_labels)
     labels = torch.where(share[0] < share[1] * corruption, random_labels, labels[index])
     drawn = torch.arange(index.numel()).view_as(index)
     scores = metric.score_groups(metric.decide(logits)[index].flatten(0, 1), labels.flatten(), drawn)

@@ -134,6 +134,14 @@ class Surrogate(PreTrainedModel):
         """Whether `for_metric` gives the soft form of the very metric, which serves as a loss with nothing learned."""
         raise NotImplementedError
 
+    def begin(self, columns: Mapping[str, torch.Tensor], metric: Metric) -> None:
+        """Takes from predictions what is not learned by ranking, before learning begins; by default nothing.
+
+        Args:
+            columns: recorded predictions, [n, ...] each, as `recorded` gives them.
+            metric: that is to be learned.
+        """
+
     def example(self) -> tuple[str, str]:
         """Made-up outputs of a model and labels for them, as code with torch, to show how it is used."""
         raise NotImplementedError

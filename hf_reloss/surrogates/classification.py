@@ -1,20 +1,28 @@
 """Surrogates for one label per example: from logits [..., N, C] and class indices [..., N]."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import datasets
 import torch
 import torch.nn.functional as F
+from accelerate.utils import broadcast_object_list
 
 from ..losses.base import Evidence
 from ..losses.learned.counts import GENERAL_SCORES, CountNetwork
+from ..losses.learned.credit import CreditNetwork
 from ..losses.learned.margin import MarginNetwork
 from ..losses.learned.paper_classification import PaperClassificationNetwork
 from ..losses.learned.sets import SetNetwork
 from ..metrics import Metric, load_metric
 from ..metrics.counts import CountMetric
+from ..metrics.credits import confusion_costs, judges_decisions, minds_confusions
 from .base import Surrogate, class_indices, output_tensor
 from .config import SurrogateConfig
+
+ASKED_ABOUT, ASKED_FOR = 5_000, 1.0
+"""Of how many predictions a metric is asked, at most, what confusions cost, and for how many seconds at a time."""
 
 RULED_OUT = 20.0
 """By so much below all others is the logit of a class taken that a model has ruled out with -inf."""
@@ -23,7 +31,7 @@ RULED_OUT = 20.0
 class SurrogateForClassification(Surrogate):
     """A learned loss for classification.
 
-    Four architectures, beside the hand-made losses (`hf_reloss.losses`):
+    Five architectures, beside the hand-made losses (`hf_reloss.losses`):
 
     - `"margin"`, the soft form of accuracy: the mean over the group of softplus(-g(m)) + κ‖z - z̄‖, with g a strictly
       increasing spline and m the margin of the label's logit over the log-sum-exp of the others: a prediction further
@@ -34,11 +42,14 @@ class SurrogateForClassification(Surrogate):
       spline and a sigmoid, at the start softmax probabilities; these are added up over the group to soft counts of
       right, predicted and due; and of these the metrics in `scores` are taken, on whose logarithms a score is learned
       (`ScoreMixture`). To this comes the same pull. Its value is a group's: the batch that it is given.
+    - `"credit"`: `"margin"`, of logits that are raised, before, by what deciding for each class costs the metric; these
+      costs are asked of it where predictions are, when learning begins. For kappa, for functions that nobody else
+      knows, for what a business loses by each mistake.
     - `"paper"`: the network of Huang et al. 2022 (Relational Surrogate Loss Learning) from p(label) to |·|. It is not
       monotone: check its alignment.
     - `"set"`: a network of sets, for the objective `"approximation"` of Grabocka et al. 2019. Nor is it monotone.
 
-    The first two are learned on predictions of one scale, that at which a right prediction rests at the start of the
+    The first three are learned on predictions of one scale, that at which a right prediction rests at the start of the
     first.
 
     Example:
@@ -53,7 +64,7 @@ class SurrogateForClassification(Surrogate):
     scored = ("logits", "labels")
     original_loss = "cross_entropy"
     scores_logits = True
-    networks = (MarginNetwork, CountNetwork, PaperClassificationNetwork, SetNetwork)
+    networks = (MarginNetwork, CountNetwork, CreditNetwork, PaperClassificationNetwork, SetNetwork)
 
     @classmethod
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:
@@ -72,6 +83,17 @@ class SurrogateForClassification(Surrogate):
                 f"{list(labels.shape)}: a model that labels tokens needs a surrogate for its own task."
             )
         return super().forward(outputs, labels, reduction=reduction)
+
+    def begin(self, predictions: datasets.Dataset, metric: Metric) -> None:
+        if not isinstance(self.network, CreditNetwork):
+            return
+        some = range(0, len(predictions), math.ceil(len(predictions) / ASKED_ABOUT))
+        columns = predictions.select(some).with_format("torch")[:]
+        # How much is asked is a question of time, so that processes may come to different ones.
+        (costs,) = broadcast_object_list([_costs(metric, columns["logits"].double(), columns["labels"].long())])
+        if costs is not None:
+            self.network.costs = costs.to(self.network.costs)
+            self.config.loss_options = {"classes": len(costs)}
 
     def example(self) -> tuple[str, str]:
         return "torch.randn(32, 10)", "torch.randint(10, (32,))"
@@ -110,15 +132,27 @@ class SurrogateForClassification(Surrogate):
         """A fresh surrogate whose structure fits a metric, or what `load_metric` takes: if it can be, its soft form.
 
         For accuracy that is the architecture `"margin"`; for metrics of counts per class (F1, Matthews correlation)
-        `"counts"` of the metric itself; for any other one `"counts"` of a mixture, whose weights are to be learned.
+        `"counts"` of the metric itself; for other ones of decisions, and functions, `"credit"`; for those of scores
+        (ROC AUC) `"counts"` of a mixture, whose weights are to be learned.
         """
         metric = load_metric(metric)
         if metric.name in ("accuracy", "top_k_accuracy"):
             return cls(SurrogateConfig(**options))
-        known = isinstance(metric, CountMetric)
-        scores = {metric.name: metric.options} if known else GENERAL_SCORES
+        if minds_confusions(metric):
+            return cls(SurrogateConfig(**{"architecture": CreditNetwork.architecture} | options))
+        scores = {metric.name: metric.options} if isinstance(metric, CountMetric) else GENERAL_SCORES
         return cls(SurrogateConfig(**{"architecture": "counts", "scores": scores} | options))
 
     @classmethod
     def has_soft_metric(cls, metric: Metric) -> bool:
         return metric.name in ("accuracy", "top_k_accuracy") or isinstance(metric, CountMetric)
+
+
+def _costs(metric: Metric, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+    """What confusions cost, [C, C] in units of their mean; None for a metric that does not say so."""
+    if not judges_decisions(metric, logits, labels):
+        return None
+    try:
+        return confusion_costs(metric, labels, logits.softmax(-1), ASKED_FOR)
+    except Exception:  # of somebody's own function, of decisions that it does not expect
+        return None

@@ -19,13 +19,13 @@ from transformers import TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
-from ..decisions.elicitation import is_differentiable
-from ..decisions.tuning import FEWEST, SURE, TunedDecision, judges_decisions, tune_decision
+from ..decisions.tuning import FEWEST, SURE, TunedDecision, tune_decision
 from ..learning.alignment import FEWEST_TO_RANK, gathered_columns
 from ..metrics import Metric
 from ..metrics.adapters import EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.bootstrap import bootstrapped, interval
+from ..metrics.credits import is_differentiable, judges_decisions
 from ..predictions.dataset import part_of, scored
 from ..predictions.models import unwrapped, writes_text
 from ..predictions.recorder import PredictionRecorder

@@ -61,6 +61,7 @@ SCORES = {
 } | {"a mixture": GENERAL_SCORES}
 LEARNED = {
     "margin": {"architecture": "margin"},
+    "credit": {"architecture": "credit", "loss_options": {"classes": 2}},
     "paper": {"architecture": "paper", "hidden_size": 8},
     "set": {"architecture": "set", "hidden_size": 8},
 } | {f"counts of {name}": {"architecture": "counts", "scores": scores} for name, scores in SCORES.items()}

@@ -158,10 +158,11 @@ def test_the_structure_fits_the_metric():
     assert config_for(load_metric("accuracy")).architecture == "margin"
     f1 = load_metric("f1", average="weighted")
     assert config_for(f1).scores == {"f1": f1.options}
-    own = config_for(load_metric(lambda predictions, references: 0.0))
-    assert own.architecture == "counts"
-    assert "matthews_correlation" in own.scores
-    assert len(own.scores) > 3
+    for own in (load_metric(lambda predictions, references: 0.0), load_metric("cohen_kappa", weights="quadratic")):
+        assert config_for(own).architecture == "credit"
+    of_scores = config_for(load_metric("roc_auc"))
+    assert of_scores.architecture == "counts"
+    assert len(of_scores.scores) > 3
 
 
 def test_a_group_loss_has_no_losses_of_predictions():

@@ -21,6 +21,12 @@ def squared(predictions, references):
     return 0.5
 
 
+def with_costs() -> Surrogate:
+    surrogate = SurrogateForClassification(SurrogateConfig(architecture="credit", loss_options={"classes": 3}))
+    surrogate.network.costs.copy_(torch.tensor([[0.0, 1.0, 2.0], [0.5, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+    return surrogate
+
+
 LEARNED = {
     "accuracy": lambda: SurrogateForClassification.for_metric("accuracy"),
     "accuracy, trust region": lambda: SurrogateForClassification.for_metric("accuracy", trust_region=True),
@@ -32,6 +38,7 @@ LEARNED = {
     "function": lambda: SurrogateForClassification.for_metric(load_metric(squared)),
     "roc_auc": lambda: SurrogateForClassification.for_metric("roc_auc"),
     "cohen_kappa": lambda: SurrogateForClassification.for_metric("cohen_kappa"),
+    "costs": with_costs,
     "mixture, given the other way round": lambda: SurrogateForClassification(
         SurrogateConfig(architecture="counts", scores={"recall": {"average": "macro"}, "f1": {"average": "macro"}})
     ),

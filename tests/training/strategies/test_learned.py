@@ -7,7 +7,6 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForClassification, load_metric
-from hf_reloss.losses.learned.counts import GENERAL_SCORES
 
 from ...conftest import TinyClassifier, tiny_rows
 from ..test_trainer import assert_same, make_trainer, weights
@@ -50,22 +49,28 @@ def test_what_cannot_be_learned_again_stays_as_it_was(tmp_path, caplog):
     assert caplog.text.count("stays as it was") == 3
 
 
-@pytest.mark.parametrize(
-    ("metric", "scores"),
-    [
-        (load_metric("f1", average="macro"), ["f1"]),
-        ("matthews_correlation", ["matthews_correlation"]),
-        (load_metric(lambda predictions, references: np.mean(predictions == references) ** 2, name="own"), None),
-    ],
-    ids=["f1", "matthews_correlation", "function"],
-)
-def test_auto_learns_the_soft_twin_of_a_metric_of_groups(tmp_path, metric, scores):
+@pytest.mark.parametrize("metric", [load_metric("f1", average="macro"), "matthews_correlation"])
+def test_auto_learns_the_soft_form_of_a_metric_of_groups(tmp_path, metric):
     trainer = make_trainer(tmp_path, metric=metric, surrogate_warmup=0.5)
     trainer.train()
     assert trainer.surrogate.config.architecture == "counts"
-    assert list(trainer.surrogate.config.scores) == (scores or list(GENERAL_SCORES))
+    assert list(trainer.surrogate.config.scores) == [load_metric(metric).name]
     assert trainer.surrogate.config.record["alignment"] > 0.5
     assert trainer.evaluate()["eval_accuracy"] > 0.6
+
+
+def test_auto_asks_a_function_what_confusions_cost(tmp_path):
+    costs = torch.tensor([[0.0, 1.0, 1.0, 5.0], [1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]])
+
+    def cost(predictions, references):
+        return float(costs[torch.as_tensor(references), torch.as_tensor(predictions)].mean())
+
+    trainer = make_trainer(tmp_path, metric=load_metric(cost, higher_is_better=False), surrogate_warmup=0.3)
+    trainer.train()
+    surrogate = trainer.surrogate
+    assert surrogate.config.architecture == "credit"
+    torch.testing.assert_close(surrogate.network.costs / surrogate.network.costs[0, 1], costs)
+    assert surrogate.config.record["alignment"] > surrogate.config.record["alignment_cross_entropy"]
 
 
 def test_a_metric_that_cannot_score_these_labels_stops_at_the_first_batch(tmp_path):

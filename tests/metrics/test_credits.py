@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_reloss import load_metric
-from hf_reloss.decisions.elicitation import ask, confusion_matrix, gradient, is_differentiable
+from hf_reloss.metrics.credits import ask, confusion_matrix, gradient, is_differentiable
 
 CLASSES = 5
 

@@ -1,0 +1,58 @@
+"""The loss of a margin over what a metric minds: of decisions that are not all equally wrong."""
+
+import torch
+
+from ..base import Evidence
+from .margin import MarginNetwork
+
+MOST_CLASSES = 10_000
+
+
+class CreditNetwork(MarginNetwork):
+    """The loss of a margin of logits that are raised, before, by what deciding for each class would cost the label.
+
+    softplus(-g(m)) + κ‖z - z̄‖ with m = z_y - log Σ_{k≠y} exp(z_k + A[y, k]): a class whose decision costs more has to
+    be left further behind (softmax-margin: Gimpel and Smith 2010; its softplus is a bound of the expected cost). The
+    costs A are the metric's, in units of what a confusion costs on average. With none, at its start, this is the loss
+    of architecture `"margin"`, the soft form of accuracy.
+
+    Attributes:
+        costs: A [C, C] float32, by label and decision, 0 for right ones; [0, 0] as long as none are known.
+    """
+
+    architecture = "credit"
+    costs: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        classes: int = 0,
+        num_knots: int = 16,
+        knot_range: float = 4.0,
+        trust_region: bool = False,
+        scale_weight: float = 0.1,
+    ):
+        super().__init__(
+            num_knots=num_knots, knot_range=knot_range, trust_region=trust_region, scale_weight=scale_weight
+        )
+        if not (isinstance(classes, int) and 0 <= classes <= MOST_CLASSES):
+            raise ValueError(f"classes is a number up to {MOST_CLASSES:,}, but got {classes!r}.")
+        self.register_buffer("costs", torch.zeros(classes, classes))
+
+    def raised(self, evidence: Evidence) -> torch.Tensor:
+        known, classes = len(self.costs), evidence.outputs.shape[-1]
+        if not known:
+            return evidence.outputs
+        if known != classes:
+            raise ValueError(
+                f"The surrogate has learned what confusions of {known} classes cost, but the model puts out {classes} "
+                "logits: learn one for it."
+            )
+        return evidence.outputs + self.costs[evidence.labels]
+
+    def learned(self) -> dict[str, str]:
+        if not len(self.costs):
+            return {}
+        others = self.costs[~torch.eye(len(self.costs), dtype=torch.bool)]
+        low, high = (float(others.quantile(share)) for share in (0.1, 0.9))
+        return {"costs": f"of a confusion, from {low:.2f} (a tenth is below) to {high:.2f} (a tenth is above)"}
