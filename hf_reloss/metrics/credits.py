@@ -48,7 +48,7 @@ def judges_decisions(metric: Metric, logits: torch.Tensor, labels: torch.Tensor)
 
 
 def minds_confusions(metric: Metric) -> bool:
-    """Whether one confusion may be worse to a metric than another, as far as one knows: not to accuracy, F1 or ROC AUC."""
+    """Whether one confusion may be worse to a metric than another: it is not to accuracy, F1 or ROC AUC."""
     return not isinstance(metric, CountMetric | Accuracy | CurveMetric)
 
 

@@ -53,12 +53,33 @@ def test_without_corruption_labels_are_the_predictions_own(predictions):
 
 
 def test_an_error_rate_is_turned_round(predictions):
+    def share(decisions, references):
+        return (decisions == references).mean()
+
     def error(decisions, references):
         return (decisions != references).mean()
 
-    error_rate = load_metric(error, higher_is_better=False, class_indices=True)
-    groups = draw_groups(predictions, error_rate, num_groups=20, group_size=32, seed=3)
-    torch.testing.assert_close(groups.scores + 1, draw(predictions, num_groups=20).scores)
+    right, wrong = (
+        draw_groups(predictions, load_metric(function, higher_is_better=function is share, class_indices=True),
+                    num_groups=20, group_size=32, seed=3)
+        for function in (share, error)
+    )  # fmt: skip
+    torch.testing.assert_close(wrong.scores + 1, right.scores)
+
+
+@pytest.mark.parametrize(("metric", "mapped"), [("accuracy", 0.0), ("cohen_kappa", 0.5)])
+def test_of_metrics_that_mind_which_confusion_it_is_half_of_the_groups_confuse_each_label_with_one(
+    predictions, metric, mapped
+):
+    groups = draw_groups(predictions, load_metric(metric), num_groups=200, group_size=128, seed=0)
+    own = torch.as_tensor(predictions.with_format("torch")[:]["labels"])[groups.index]
+    alone = [
+        all(len(given[(before == label) & (given != before)].unique()) <= 1 for label in before.unique())
+        for given, before in zip(groups.labels, own, strict=True)
+        if (given != before).sum() > 40
+    ]
+    assert len(alone) > 50
+    assert sum(alone) / len(alone) == pytest.approx(mapped, abs=0.1)
 
 
 @pytest.mark.parametrize(
