@@ -4,7 +4,8 @@
 
 Macro-F1: batches in which all classes are as frequent; sums of soft counts that run over batches; offsets of classes
 that the metric fits on development data at each epoch, fed back into cross-entropy (of logits less the offsets).
-Hidden credits: a loss of the expected credit, which development data tells, in half of the sum.
+Costs and kappa: margins over what confusions cost, which the metric is asked; and a loss of the expected credit, which
+development data tells, in half of the sum.
 Accuracy: how long the first stretch on the usual loss lasts, with the soft metric and with what is learned; learning
 from predictions for development data in place of those that the run records.
 
@@ -191,6 +192,7 @@ FOR_F1: dict[str, Make] = {
 FOR_CREDIT: dict[str, Make] = {
     "usual": _usual,
     "soft metric": functools.partial(_soft, warmup=0.1),
+    "learned: margins over costs": functools.partial(_learned, warmup=0.1),
     "half expected credit": lambda pair, *trainer, **data: CreditTrainer(*trainer, **data, pair=pair),
 }
 
@@ -206,6 +208,7 @@ TRIED: dict[str, dict[str, Make]] = {
     "clinc150_macro_f1": FOR_F1,
     "hwu64_hand_over": FOR_CREDIT,
     "hwu64_pair_costs": FOR_CREDIT,
+    "sick_kappa": FOR_CREDIT,
     "digits_slowly": FOR_ACCURACY,
     "hwu64_accuracy": FOR_ACCURACY,
 }
@@ -259,7 +262,8 @@ def main() -> None:
     def scores(name: str) -> dict[str, dict[int, float]]:
         found: dict[str, dict[int, float]] = {}
         for key, measured in done.items():
-            pair, way, seed = key.split(": ")
+            pair, _, rest = key.partition(": ")
+            way, _, seed = rest.rpartition(": ")
             for decision, value in measured.items() if pair == name else ():
                 found.setdefault(way if decision == "argmax" else f"{way}, decided", {})[int(seed)] = value
         return found

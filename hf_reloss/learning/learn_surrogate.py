@@ -1,6 +1,7 @@
 """Learning a surrogate quietly, within something else: a run, a comparison, a benchmark."""
 
 import contextlib
+import copy
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def learn_surrogate(
     wants_alignment_at_start: bool = False,
     progress: bool = False,
     **settings: Any,
-) -> dict[str, float]:
+) -> Surrogate:
     """Learns a surrogate, in place, and leaves nothing else behind: random states, logs and folders are as before.
 
     Args:
@@ -44,8 +45,8 @@ def learn_surrogate(
         settings: of `SurrogateTrainingArguments`.
 
     Returns:
-        What was measured on held-out groups before: `alignment` and so on. What was measured afterwards is in the
-        surrogate's `config.record`.
+        A copy of the surrogate as it was before it was learned, in place. Both have in their `config.record` what was
+        measured of them on the same held-out groups.
 
     Raises:
         ValueError, MisalignedSurrogateError: if nothing can be learned.
@@ -64,6 +65,7 @@ def learn_surrogate(
             learner.pop_callback(chatty)
         if progress:
             learner.add_callback(_LearningBar)
+        at_start = copy.deepcopy(surrogate)
         began = 0.0 if limit is None else limit.watch.seconds()
         start = learner.evaluate()
         if limit is not None:  # two evaluations come in the end, and what is read
@@ -75,7 +77,11 @@ def learn_surrogate(
                 f"{alignment:.3f}, below {least}."
             )
         learner.train()
-    return {name.removeprefix("eval_"): value for name, value in start.items() if "alignment" in name}
+    alignments = {name.removeprefix("eval_"): value for name, value in start.items() if "alignment" in name}
+    kept = ("models", "eval_groups", "train_groups", "group_size", "predictions", "seed")
+    at_start.config.metric = surrogate.config.metric
+    at_start.config.record = alignments | {name: surrogate.config.record[name] for name in kept} | {"steps": 0}
+    return at_start
 
 
 @contextlib.contextmanager

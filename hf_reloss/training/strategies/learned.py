@@ -3,7 +3,6 @@
 Huang et al. 2022, Relational Surrogate Loss Learning, arXiv:2202.13197.
 """
 
-import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -268,9 +267,8 @@ class Learned(SurrogateStrategy):
         sizes = self.recording.sizes(metric, predictions, limit)
         with undisturbed():
             learned, settings = self.to_learn(self.recording.known_kind, metric)
-        soft_metric = copy.deepcopy(learned) if self.starts_at_soft_metric else None
         is_first_try = self.surrogate is None and self.state.next_try is None
-        start = learn_surrogate(
+        at_start = learn_surrogate(
             learned,
             predictions,
             metric,
@@ -285,20 +283,19 @@ class Learned(SurrogateStrategy):
             **settings,
             **sizes,
         )
-        self.go_on_with(learned, soft_metric, start)
+        self.go_on_with(learned, at_start if self.starts_at_soft_metric else None)
         if self.refresh_steps is not None:
             self.recording.begin_anew()
         return self._in_place()
 
-    def go_on_with(self, learned: Surrogate, soft_metric: Surrogate | None, start: Mapping[str, float]) -> None:
-        """Makes the loss what was learned or, if that does not rank better, the soft metric, which `start` measures."""
+    def go_on_with(self, learned: Surrogate, soft_metric: Surrogate | None) -> None:
+        """Makes the loss what was learned or, where that does not rank better, the soft metric, by their records."""
         record, usual = learned.config.record, f"alignment_{learned.original_loss}"
         chosen, others = learned, {learned.original_loss.replace("_", " "): record[usual]}
-        if soft_metric is not None and not record["alignment"] >= max(start["alignment"], record[usual]):
-            others = {"the learned surrogate": record["alignment"]} | others
-            chosen, chosen.config.metric = soft_metric, learned.config.metric
-            names = ("models", "eval_groups", "train_groups", "group_size", "predictions", "seed")
-            chosen.config.record = dict(start) | {name: record[name] for name in names} | {"steps": 0}
+        if soft_metric is not None:
+            start = soft_metric.config.record["alignment"]
+            if not record["alignment"] >= max(start, record[usual]):
+                chosen, others = soft_metric, {"the learned surrogate": record["alignment"]} | others
         alignment, step = chosen.config.record["alignment"], self.trainer.state.global_step
         self._switch_to(chosen)
         self.log({"surrogate_alignment": alignment, f"surrogate_{usual}": record[usual]})

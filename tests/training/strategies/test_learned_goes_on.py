@@ -178,7 +178,8 @@ def test_what_ranks_worse_than_the_soft_metric_or_the_usual_loss_is_not_used(tmp
         record = trainer.surrogate.config.record | {"alignment": own, "alignment_cross_entropy": usual}
         learned.config.record, learned.config.metric = record, "accuracy"
         soft_metric = SurrogateForClassification.for_metric("accuracy")
-        trainer.strategy.go_on_with(learned, soft_metric, {"alignment": soft, "alignment_cross_entropy": usual})
+        soft_metric.config.record = record | {"alignment": soft}
+        trainer.strategy.go_on_with(learned, soft_metric)
         assert trainer.surrogate.config.record["alignment"] == chosen
         assert (trainer.surrogate is learned) == (chosen == 0.9 == own)
 
