@@ -24,6 +24,9 @@ from .config import SurrogateConfig
 ASKED_ABOUT, ASKED_FOR = 5_000, 1.0
 """Of how many predictions a metric is asked, at most, what confusions cost, and for how many seconds at a time."""
 
+PULL_WITH_COSTS = 0.01
+"""The pull on the scale of logits: with one of 0.1 more is lost of kappa than of costs is gained (development data)."""
+
 RULED_OUT = 20.0
 """By so much below all others is the logit of a class taken that a model has ruled out with -inf."""
 
@@ -139,7 +142,7 @@ class SurrogateForClassification(Surrogate):
         if metric.name in ("accuracy", "top_k_accuracy"):
             return cls(SurrogateConfig(**options))
         if minds_confusions(metric):
-            return cls(SurrogateConfig(**{"architecture": CreditNetwork.architecture} | options))
+            return cls(SurrogateConfig(**{"architecture": "credit", "scale_weight": PULL_WITH_COSTS} | options))
         scores = {metric.name: metric.options} if isinstance(metric, CountMetric) else GENERAL_SCORES
         return cls(SurrogateConfig(**{"architecture": "counts", "scores": scores} | options))
 

@@ -11,9 +11,8 @@ MOST_CLASSES = 10_000
 class CreditNetwork(MarginNetwork):
     """The loss of a margin of logits that are raised, before, by what deciding for each class would cost the label.
 
-    softplus(-g(m)) + κ‖z - z̄‖ with m = z_y - log Σ_{k≠y} exp(z_k + A[y, k]): a class whose decision costs more has to
-    be left further behind (softmax-margin: Gimpel and Smith 2010; its softplus is a bound of the expected cost). The
-    costs A are the metric's, in units of what a confusion costs on average. With none, at its start, this is the loss
+    That of `MarginNetwork`, of z + A[y] in place of the logits z: a class whose decision costs more has to be left
+    further behind (softmax-margin: Gimpel and Smith 2010). The costs A are the metric's, in units of what a confusion costs on average. With none, at its start, this is the loss
     of architecture `"margin"`, the soft form of accuracy.
 
     Attributes:
@@ -39,16 +38,22 @@ class CreditNetwork(MarginNetwork):
             raise ValueError(f"classes is a number up to {MOST_CLASSES:,}, but got {classes!r}.")
         self.register_buffer("costs", torch.zeros(classes, classes))
 
-    def raised(self, evidence: Evidence) -> torch.Tensor:
+    def losses(self, evidence: Evidence) -> torch.Tensor:
+        return super().losses(self._raised(evidence))
+
+    def gradient_norms(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().gradient_norms(self._raised(evidence))
+
+    def _raised(self, evidence: Evidence) -> Evidence:
         known, classes = len(self.costs), evidence.outputs.shape[-1]
         if not known:
-            return evidence.outputs
+            return evidence
         if known != classes:
             raise ValueError(
                 f"The surrogate has learned what confusions of {known} classes cost, but the model puts out {classes} "
                 "logits: learn one for it."
             )
-        return evidence.outputs + self.costs[evidence.labels]
+        return evidence._replace(outputs=evidence.outputs + self.costs[evidence.labels])
 
     def learned(self) -> dict[str, str]:
         if not len(self.costs):

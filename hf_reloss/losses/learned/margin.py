@@ -23,12 +23,8 @@ class MarginNetwork(SurrogateNetwork):
         self.spline = MonotoneSpline(num_knots, knot_range, trust_region=trust_region)
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
-        of_margin = self.curve(label_margin(self.raised(evidence), evidence.labels))
+        of_margin = self.curve(label_margin(evidence.outputs, evidence.labels))
         return of_margin + self.pull * logit_scale(evidence.outputs)[..., 0]
-
-    def raised(self, evidence: Evidence) -> torch.Tensor:
-        """The logits [..., N, C] of which margins are taken."""
-        return evidence.outputs
 
     def curve(self, margin: torch.Tensor) -> torch.Tensor:
         return F.softplus(-self.spline(margin))
@@ -40,10 +36,10 @@ class MarginNetwork(SurrogateNetwork):
         φ'(m) ∇m + κ u, of which only φ' depends on the weights: nothing has to be differentiated twice.
         """
         with torch.no_grad():
-            index, raised = evidence.labels[..., None], self.raised(evidence)
-            margin = label_margin(raised, evidence.labels)
-            others = raised.gather(-1, index) - margin[..., None]  # their log-sum-exp
-            gradient = (raised - others).clamp(max=0).exp().neg_().scatter_(-1, index, 1.0)  # ∇m
+            index = evidence.labels[..., None]
+            margin = label_margin(evidence.outputs, evidence.labels)
+            others = evidence.outputs.gather(-1, index) - margin[..., None]  # their log-sum-exp
+            gradient = (evidence.outputs - others).clamp(max=0).exp().neg_().scatter_(-1, index, 1.0)  # ∇m
             centred = evidence.outputs - evidence.outputs.mean(-1, keepdim=True)
             along = (gradient * centred).sum(-1) / logit_scale(centred)[..., 0]
             across = (gradient.square_().sum(-1) - along.square()).clamp(min=0.0)
