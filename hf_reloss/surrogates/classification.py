@@ -142,7 +142,8 @@ class SurrogateForClassification(Surrogate):
         if metric.name in ("accuracy", "top_k_accuracy"):
             return cls(SurrogateConfig(**options))
         if minds_confusions(metric):
-            return cls(SurrogateConfig(**{"architecture": "credit", "scale_weight": PULL_WITH_COSTS} | options))
+            of_costs: dict[str, Any] = {"architecture": "credit", "scale_weight": PULL_WITH_COSTS}
+            return cls(SurrogateConfig(**of_costs | options))
         scores = {metric.name: metric.options} if isinstance(metric, CountMetric) else GENERAL_SCORES
         return cls(SurrogateConfig(**{"architecture": "counts", "scores": scores} | options))
 

@@ -12,8 +12,8 @@ class CreditNetwork(MarginNetwork):
     """The loss of a margin of logits that are raised, before, by what deciding for each class would cost the label.
 
     That of `MarginNetwork`, of z + A[y] in place of the logits z: a class whose decision costs more has to be left
-    further behind (softmax-margin: Gimpel and Smith 2010). The costs A are the metric's, in units of what a confusion costs on average. With none, at its start, this is the loss
-    of architecture `"margin"`, the soft form of accuracy.
+    further behind (softmax-margin: Gimpel and Smith 2010). The costs A are the metric's, in units of what a confusion
+    costs on average. With none, at its start, this is the loss of architecture `"margin"`, the soft form of accuracy.
 
     Attributes:
         costs: A [C, C] float32, by label and decision, 0 for right ones; [0, 0] as long as none are known.
