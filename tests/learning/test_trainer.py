@@ -4,6 +4,7 @@ import pytest
 import scipy.stats
 import torch
 from huggingface_hub import ModelCard
+from sklearn.metrics import cohen_kappa_score
 
 from hf_reloss import (
     AutoSurrogate,
@@ -106,9 +107,12 @@ def test_metrics_that_are_functions_are_learned_too(tmp_path, predictions):
     assert learned.model.config.metric == "accuracy"
     assert learned.model.config.record["alignment"] > 0.5
 
-    named = make_trainer(tmp_path / "a", predictions, num_train_epochs=1)
+    def kappa(decisions, references):
+        return cohen_kappa_score(references, decisions)
+
+    named = make_trainer(tmp_path / "a", predictions, metric="cohen_kappa", num_train_epochs=1)
     called = make_trainer(
-        tmp_path / "b", predictions, metric=load_metric(accuracy, class_indices=True), num_train_epochs=1
+        tmp_path / "b", predictions, metric=load_metric(kappa, class_indices=True), num_train_epochs=1
     )
     torch.testing.assert_close(named.train_dataset.scores, called.train_dataset.scores)
 

@@ -28,10 +28,10 @@ class HarmfulStrategy(Learned):
 
     word = "harmful"
 
-    def go_on_with(self, learned, soft_metric, start):
+    def go_on_with(self, learned, soft_metric):
         harmful = Harmful(learned.config)
         harmful.load_state_dict(learned.state_dict())
-        super().go_on_with(harmful, None, start)
+        super().go_on_with(harmful, None)
 
 
 TRAIN, OTHERS = digits()
