@@ -9,24 +9,18 @@ data. Pairs of data and metric are those of benchmarks/pairs.py. Results are sto
 benchmarks/results/decisions.json, and runs found there are not repeated.
 """
 
-import argparse
-import collections
-import json
 import tempfile
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from paired import Scores, arguments, stored_runs
 from pairs import CLASS_PAIRS
-from quality import RESULTS
 from rich.console import Console
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, set_seed
 from transformers.utils import logging
 
-from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import comparison_table, paired_difference
-from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.decisions.tuning import tune_decision
 
 TRIED = (
@@ -68,37 +62,32 @@ def _labels(data: torch.utils.data.Dataset) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=CLASS_PAIRS, default=list(TRIED))
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
-    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
-    parser.add_argument("--output", type=Path, default=RESULTS / "decisions.json")
-    options = parser.parse_args()
-    stored = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
-    done: dict[str, dict[str, float]] = stored["runs"]
-    jobs = {f"{name} {seed}": (name, seed) for name in options.tasks for seed in range(options.seeds)}
+    options = arguments(__doc__, TRIED, "decisions.json").parse_args()
+    jobs = {f"{name} {seed}": (name, seed) for name in options.pairs for seed in range(options.seeds)}
+    found = scores(stored_runs("decisions.py", jobs, run, options, summary))
+    for name in options.pairs:
+        Console().print(comparison_table(found[name], "argmax", title=name, metric=CLASS_PAIRS[name]().metric.name))
 
-    def scores(name: str) -> dict[str, dict[int, float]]:
-        found: dict[str, dict[int, float]] = {}
-        for key, measured in done.items():
-            task, _, seed = key.rpartition(" ")
-            for way, value in measured.items() if task == name else ():
-                found.setdefault(way, {})[int(seed)] = value
-        return found
 
-    def store() -> None:
-        stored["command"], stored["environment"] = "python benchmarks/decisions.py", environment()
-        stored["over_argmax"] = {
-            name: {way: paired_difference(of, scores(name)["argmax"])._asdict() for way, of in scores(name).items()}
-            for name in TRIED
-            if len(scores(name).get("argmax", {})) > 1
+def scores(done: dict[str, dict[str, float]]) -> Scores:
+    """What is stored, by way to decide."""
+    found: Scores = {name: {} for name in TRIED}
+    for key, measured in done.items():
+        name, _, seed = key.rpartition(" ")
+        for way, value in measured.items():
+            found[name].setdefault(way, {})[int(seed)] = value
+    return found
+
+
+def summary(done: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The paired differences to argmax."""
+    return {
+        "over_argmax": {
+            name: {way: paired_difference(of, of_ways["argmax"])._asdict() for way, of in of_ways.items()}
+            for name, of_ways in scores(done).items()
+            if len(of_ways.get("argmax", {})) > 1
         }
-        write_atomically(options.output, json.dumps(stored, indent=2) + "\n")
-
-    left = make_runs(jobs, run, done, store, workers=options.workers)
-    collections.deque(tqdm(left, total=len(jobs.keys() - done.keys())), maxlen=0)
-    for name in options.tasks:
-        Console().print(comparison_table(scores(name), "argmax", title=name, metric=CLASS_PAIRS[name]().metric.name))
+    }
 
 
 if __name__ == "__main__":

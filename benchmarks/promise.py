@@ -10,28 +10,21 @@ nothing is chosen.
 after each run in benchmarks/results/promise.json, and runs found there are not repeated.
 """
 
-import argparse
-import collections
-import json
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from paired import Scores, arguments, stored_runs
 from pairs import CLASS_PAIRS, Pair
-from quality import RESULTS
 from rich.console import Console
 from rich.table import Table
 from task_pairs import TASK_PAIRS
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments
-from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import paired_difference
-from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.decisions.tuning import tune_decision
 
 WAYS = ("usual", "soft metric", "field's own", "auto", "auto, strict")
@@ -96,44 +89,37 @@ def _predicted(trainer: Trainer, data: Any) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser = arguments(__doc__, PAIRS, "promise.json")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
-    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
-    parser.add_argument("--output", type=Path, default=RESULTS / "promise.json")
     options = parser.parse_args()
-    stored = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
-    done: dict[str, dict[str, Any]] = stored["runs"]
     jobs = {
         f"{name}, {way}, {seed}": (name, way, seed)
         for name in options.pairs
         for seed in range(options.seeds)
         for way in options.ways
     }
+    Console().print(table(stored_runs("promise.py", jobs, run, options, summary)))
 
-    def store() -> None:
-        enough = {name: of for name, of in scores(done).items() if len(of.get("usual", {})) > 1}
-        stored["over_usual"] = {
+
+def summary(done: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The paired differences to the usual loss, and of "auto" to the soft metric."""
+    enough = {name: of for name, of in scores(done).items() if len(of.get("usual", {})) > 1}
+    return {
+        "over_usual": {
             name: {way: paired_difference(of, of_ways["usual"])._asdict() for way, of in of_ways.items()}
             for name, of_ways in enough.items()
-        }
-        stored["auto_over_soft_metric"] = {
+        },
+        "auto_over_soft_metric": {
             name: paired_difference(of_ways["auto"], of_ways["soft metric"])._asdict()
             for name, of_ways in enough.items()
             if len(of_ways.get("auto", {}).keys() & of_ways.get("soft metric", {}).keys()) > 1
-        }
-        stored["command"], stored["environment"] = "python benchmarks/promise.py", environment()
-        write_atomically(options.output, json.dumps(stored, indent=2) + "\n")
-
-    left = make_runs(jobs, run, done, store, workers=options.workers)
-    collections.deque(tqdm(left, total=len(jobs.keys() - done.keys())), maxlen=0)
-    Console().print(table(done))
+        },
+    }
 
 
-def scores(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
+def scores(done: dict[str, dict[str, Any]]) -> Scores:
     """Pair to way to seed to score, of what is stored."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
+    found: Scores = {}
     for key, measured in done.items():
         name, _, rest = key.partition(", ")
         seed = int(rest.rpartition(", ")[2])

@@ -14,29 +14,22 @@ development data. Results are stored after each run in benchmarks/results/tried.
 repeated.
 """
 
-import argparse
-import collections
 import functools
-import json
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from paired import Scores, arguments, stored_runs
 from pairs import CLASS_PAIRS, Pair, logit_adjustment
-from quality import RESULTS
 from rich.console import Console
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateForClassification
-from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import comparison_table, paired_difference
-from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.decisions.tuning import tune_decision
 from hf_reloss.losses.learned.counts import CountNetwork
 from hf_reloss.training.strategies.learned import Learned
@@ -73,7 +66,7 @@ class RunningCounts(CountNetwork):
 
     def sums(self, evidence: Any) -> torch.Tensor:
         found = super().sums(evidence)
-        if not self.training and not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
             return found
         total = (found + self.before).detach()
         self.before = KEPT * total
@@ -156,6 +149,17 @@ class HeldOut(Learned):
         return super().learn()
 
 
+class StrongPull(Learned):
+    """Learns with a pull on the logits of 0.1, as of other losses, in place of 0.01."""
+
+    word = "strong_pull"
+
+    def to_learn(self, kind: Any, metric: Any) -> Any:
+        surrogate, settings = super().to_learn(kind, metric)
+        surrogate.config.scale_weight = surrogate.network.pull = 0.1
+        return surrogate, settings
+
+
 def _usual(pair: Pair, *trainer: Any, **data: Any) -> Trainer:
     return Trainer(*trainer, **data)
 
@@ -192,7 +196,8 @@ FOR_F1: dict[str, Make] = {
 FOR_CREDIT: dict[str, Make] = {
     "usual": _usual,
     "soft metric": functools.partial(_soft, warmup=0.1),
-    "learned: margins over costs": functools.partial(_learned, warmup=0.1),
+    "learned: margins over costs": _learned,
+    "learned: margins over costs, a pull of 0.1": functools.partial(_learned, surrogate="strong_pull"),
     "half expected credit": lambda pair, *trainer, **data: CreditTrainer(*trainer, **data, pair=pair),
 }
 
@@ -222,7 +227,7 @@ def run(name: str, way: str, seed: int) -> dict[str, float]:
     logging.disable_progress_bar()
     pair, make = CLASS_PAIRS[name](), TRIED[name][way]
     with tempfile.TemporaryDirectory() as folder:
-        is_learned = make.func in (_soft, _learned) if isinstance(make, functools.partial) else make is _soft
+        is_learned = getattr(make, "func", make) in (_soft, _learned)
         args = pair.arguments(folder, seed, ReLossTrainingArguments if is_learned else TrainingArguments)
         set_seed(seed)
         trainer = make(pair, pair.make_model(), args, train_dataset=pair.train, eval_dataset=pair.development)
@@ -244,43 +249,38 @@ def predicted(trainer: Trainer, data: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", nargs="+", choices=TRIED, default=list(TRIED))
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
-    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
-    parser.add_argument("--output", type=Path, default=RESULTS / "tried.json")
-    options = parser.parse_args()
-    stored = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
-    done: dict[str, dict[str, float]] = stored["runs"]
+    options = arguments(__doc__, TRIED, "tried.json").parse_args()
     jobs = {
         f"{name}: {way}: {seed}": (name, way, seed)
         for name in options.pairs
         for seed in range(options.seeds)
         for way in TRIED[name]
     }
-
-    def scores(name: str) -> dict[str, dict[int, float]]:
-        found: dict[str, dict[int, float]] = {}
-        for key, measured in done.items():
-            pair, _, rest = key.partition(": ")
-            way, _, seed = rest.rpartition(": ")
-            for decision, value in measured.items() if pair == name else ():
-                found.setdefault(way if decision == "argmax" else f"{way}, decided", {})[int(seed)] = value
-        return found
-
-    def store() -> None:
-        stored["command"], stored["environment"] = "python benchmarks/tried.py", environment()
-        stored["over_usual"] = {
-            name: {way: paired_difference(of, scores(name)["usual"])._asdict() for way, of in scores(name).items()}
-            for name in TRIED
-            if len(scores(name).get("usual", {})) > 1
-        }
-        write_atomically(options.output, json.dumps(stored, indent=2) + "\n")
-
-    left = make_runs(jobs, run, done, store, workers=options.workers)
-    collections.deque(tqdm(left, total=len(jobs.keys() - done.keys())), maxlen=0)
+    found = scores(stored_runs("tried.py", jobs, run, options, summary))
     for name in options.pairs:
-        Console().print(comparison_table(scores(name), "usual", title=name, metric=CLASS_PAIRS[name]().metric.name))
+        Console().print(comparison_table(found[name], "usual", title=name, metric=CLASS_PAIRS[name]().metric.name))
+
+
+def scores(done: dict[str, dict[str, float]]) -> Scores:
+    """What is stored; with tuned decisions a way has "decided" after its name."""
+    found: Scores = {name: {} for name in TRIED}
+    for key, measured in done.items():
+        name, _, rest = key.partition(": ")
+        way, _, seed = rest.rpartition(": ")
+        for decision, value in measured.items():
+            found[name].setdefault(way if decision == "argmax" else f"{way}, decided", {})[int(seed)] = value
+    return found
+
+
+def summary(done: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The paired differences to the usual loss."""
+    return {
+        "over_usual": {
+            name: {way: paired_difference(of, of_ways["usual"])._asdict() for way, of in of_ways.items()}
+            for name, of_ways in scores(done).items()
+            if len(of_ways.get("usual", {})) > 1
+        }
+    }
 
 
 if __name__ == "__main__":

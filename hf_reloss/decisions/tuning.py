@@ -7,7 +7,7 @@ import torch
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.bootstrap import bootstrapped, interval
-from ..metrics.credits import judges_decisions, usual_decisions
+from ..metrics.credits import MOST_CLASSES, judges_decisions, usual_decisions
 from .base import DecisionRule
 from .calibration import best_width
 from .fitting import FOLDS, fitted_rules
@@ -65,8 +65,8 @@ def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | A
         seed: of the parts and the bootstrap.
 
     Raises:
-        ValueError: for logits or labels of another shape, labels out of range, fewer than 50 examples, or a metric of
-            something else than class decisions.
+        ValueError: for logits or labels of another shape, labels out of range, fewer than 50 examples, more than 2,000
+            classes of which one is decided for, or a metric of something else than class decisions.
     """
     metric = load_metric(metric)
     logits, labels = _checked(logits, labels)
@@ -108,6 +108,11 @@ def _checked(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, 
         raise ValueError(
             "A decision is tuned on logits [n, C] and labels [n], or several labels for each example, [n, C], but got "
             f"{list(logits.shape)} and {list(labels.shape)}."
+        )
+    if logits.shape[-1] > MOST_CLASSES and not several:
+        raise ValueError(
+            f"A decision is tuned among {MOST_CLASSES:,} classes at most, but the model has {logits.shape[-1]:,}: "
+            "leave it at argmax (tune_decision=False), or train for fewer classes."
         )
     counts = labels != IGNORED_LABEL
     counts = counts.all(-1) if several else counts

@@ -11,7 +11,10 @@ from .classification import Accuracy
 from .counts import CountMetric
 from .curves import CurveMetric
 
-MOST_CLASSES = 128
+MOST_CLASSES = 2_000
+"""The most of which pairs are told apart: of more there is hardly an example of each, and a matrix fills the memory."""
+
+MOST_LAID_OUT = 128
 """Of this many at most, statistics of all pairs of a label and a decision are laid out."""
 
 MOST_CALLS = 10_000
@@ -54,7 +57,8 @@ def minds_confusions(metric: Metric) -> bool:
 
 def is_differentiable(metric: Metric, classes: int) -> bool:
     """Whether `gradient` can be taken of a metric of this many classes."""
-    return isinstance(metric, CountMetric) or (isinstance(metric, AdditiveMetric) and classes <= MOST_CLASSES)
+    most = MOST_CLASSES if isinstance(metric, CountMetric) else MOST_LAID_OUT
+    return isinstance(metric, AdditiveMetric) and classes <= most
 
 
 def gradient(metric: AdditiveMetric, confusion: torch.Tensor) -> tuple[float, torch.Tensor]:

@@ -20,7 +20,7 @@ MOST_SAMPLED = 2**18
 """How many predictions of a recording are read at most."""
 
 MAPPED = 0.5
-"""Of metrics that may mind one confusion more than another, in so many groups each label is taken for one other."""
+"""The share of groups in which each label is replaced by one class only, of metrics that may mind which one it is."""
 
 FEWEST_GROUPS = 16
 """With fewer groups for which the metric is defined there is no rank correlation to speak of."""

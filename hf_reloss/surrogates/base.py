@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import datasets
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
@@ -134,11 +135,11 @@ class Surrogate(PreTrainedModel):
         """Whether `for_metric` gives the soft form of the very metric, which serves as a loss with nothing learned."""
         raise NotImplementedError
 
-    def begin(self, columns: Mapping[str, torch.Tensor], metric: Metric) -> None:
+    def begin(self, predictions: datasets.Dataset, metric: Metric) -> None:
         """Takes from predictions what is not learned by ranking, before learning begins; by default nothing.
 
         Args:
-            columns: recorded predictions, [n, ...] each, as `recorded` gives them.
+            predictions: as `record_predictions` gives them; all processes have the same, and call it.
             metric: that is to be learned.
         """
 

@@ -17,7 +17,7 @@ from ..losses.learned.paper_classification import PaperClassificationNetwork
 from ..losses.learned.sets import SetNetwork
 from ..metrics import Metric, load_metric
 from ..metrics.counts import CountMetric
-from ..metrics.credits import confusion_costs, judges_decisions, minds_confusions
+from ..metrics.credits import MOST_CLASSES, confusion_costs, judges_decisions, minds_confusions
 from .base import Surrogate, class_indices, output_tensor
 from .config import SurrogateConfig
 
@@ -25,7 +25,7 @@ ASKED_ABOUT, ASKED_FOR = 5_000, 1.0
 """Of how many predictions a metric is asked, at most, what confusions cost, and for how many seconds at a time."""
 
 PULL_WITH_COSTS = 0.01
-"""The pull on the scale of logits: with one of 0.1 more is lost of kappa than of costs is gained (development data)."""
+"""The pull on the scale of logits where confusions have costs: one of 0.1 takes from kappa (docs/promise.md)."""
 
 RULED_OUT = 20.0
 """By so much below all others is the logit of a class taken that a model has ruled out with -inf."""
@@ -154,7 +154,7 @@ class SurrogateForClassification(Surrogate):
 
 def _costs(metric: Metric, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
     """What confusions cost, [C, C] in units of their mean; None for a metric that does not say so."""
-    if not judges_decisions(metric, logits, labels):
+    if logits.shape[-1] > MOST_CLASSES or not judges_decisions(metric, logits, labels):
         return None
     try:
         return confusion_costs(metric, labels, logits.softmax(-1), ASKED_FOR)

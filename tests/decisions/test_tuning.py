@@ -178,3 +178,10 @@ def test_kept_rules_gain_on_other_examples_too(number):
     assert len(gains) >= 4
     assert np.mean(gains) > 0.005
     assert min(gains) > -0.01
+
+
+@pytest.mark.parametrize("metric", ["accuracy", load_metric("f1", average="macro"), load_metric(lambda d, r: 0.0)])
+def test_of_a_vocabulary_of_classes_no_decision_is_tuned(metric):
+    logits, labels = torch.randn(60, 2_001), torch.arange(60)
+    with pytest.raises(ValueError, match=r"2,000 classes at most, but the model has 2,001.*tune_decision=False"):
+        tune_decision(logits, labels, metric)

@@ -23,7 +23,7 @@ def evidence(number: int = 64, seed: int = 0) -> Evidence:
 
 
 def predictions(number: int = 1_000):
-    """Of grades, whose neighbours are confused."""
+    """Of grades that are taken for their neighbours."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(CLASSES, (number,), generator=generator)
     logits = torch.randn(number, CLASSES, generator=generator) - (torch.arange(CLASSES) - labels[:, None]) ** 2
@@ -113,5 +113,14 @@ def test_it_is_saved_with_its_costs_and_refuses_other_classes(tmp_path):
     )
     with pytest.raises(ValueError, match="confusions of 5 classes cost, but the model puts out 3 logits"):
         loaded(torch.eye(3), torch.arange(3))
-    with pytest.raises(ValueError, match="classes is a number up to 10,000, but got -1"):
+    with pytest.raises(ValueError, match="classes is a number up to 2,000, but got -1"):
         CreditNetwork(classes=-1)
+
+
+def test_of_a_vocabulary_of_classes_no_costs_are_asked_for():
+    labels = torch.randint(2_001, (200,))
+    columns = {"logits": torch.randn(200, 2_001), "labels": labels, "stage": torch.rand(200)}
+    metric = load_metric(lambda decided, right: float((decided == right).mean()), higher_is_better=True)
+    surrogate = SurrogateForClassification.for_metric(metric)
+    surrogate.begin(recorded_dataset(SurrogateForClassification, columns), metric)
+    assert surrogate.network.costs.shape == (0, 0)

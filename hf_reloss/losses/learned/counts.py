@@ -68,13 +68,14 @@ class CountNetwork(SurrogateNetwork):
         counts = evidence.counts[..., None]
         soft = torch.sigmoid(self.spline(class_margins(evidence.outputs))) * counts
         right = F.one_hot(evidence.labels, soft.shape[-1]) * counts
-        # A class of no label takes no part: it has no right ones that could become more.
-        # Of a ratio to next to nothing the second derivatives have no bound.
-        predicted = (soft.sum(-2) + 1e-9) * (right.sum(-2) > 0)
-        return torch.cat([(soft * right).sum(-2), predicted, right.sum(-2)], dim=-1)
+        return torch.cat([(soft * right).sum(-2), soft.sum(-2), right.sum(-2)], dim=-1)
 
     def score(self, sums: torch.Tensor) -> torch.Tensor:
         """The loss [...] of soft counts, without what pulls the logits together."""
+        hits, predicted, labels = sums.chunk(3, dim=-1)
+        # A class of no label takes no part: it has no right ones that could become more.
+        # Of a ratio to next to nothing the second derivatives have no bound.
+        sums = torch.cat([hits, (predicted + 1e-9) * (labels > 0), labels], dim=-1)
         scores = []
         for metric in self.metrics:
             parts, weights = metric.parts(sums)

@@ -2,10 +2,9 @@
 
 import torch
 
+from ...metrics.credits import MOST_CLASSES
 from ..base import Evidence
 from .margin import MarginNetwork
-
-MOST_CLASSES = 10_000
 
 
 class CreditNetwork(MarginNetwork):
@@ -15,8 +14,15 @@ class CreditNetwork(MarginNetwork):
     further behind (softmax-margin: Gimpel and Smith 2010). The costs A are the metric's, in units of what a confusion
     costs on average. With none, at its start, this is the loss of architecture `"margin"`, the soft form of accuracy.
 
+    Args:
+        classes: C, up to 2,000; 0 where no costs are known yet.
+        num_knots, knot_range, trust_region, scale_weight: as of `MarginNetwork`.
+
     Attributes:
         costs: A [C, C] float32, by label and decision, 0 for right ones; [0, 0] as long as none are known.
+
+    Raises:
+        ValueError: for a number of classes out of bounds, or logits of another number than there are costs for.
     """
 
     architecture = "credit"
@@ -59,5 +65,5 @@ class CreditNetwork(MarginNetwork):
         if not len(self.costs):
             return {}
         others = self.costs[~torch.eye(len(self.costs), dtype=torch.bool)]
-        low, high = (float(others.quantile(share)) for share in (0.1, 0.9))
+        low, high = (float(others.quantile(share)) for share in (0.1, 0.9))  # of 16 million at most
         return {"costs": f"of a confusion, from {low:.2f} (a tenth is below) to {high:.2f} (a tenth is above)"}
