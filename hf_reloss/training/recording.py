@@ -83,16 +83,24 @@ class RunRecording:
         )
 
     def right_share(self) -> float:
-        """The share of predictions with p(label) > 1/2, of the later half."""
-        right, number = 0, 0
+        """The share of predictions with p(label) > 1/2, of the later half.
+
+        Where predictions have parts, those with the commonest label are left out if they are most of all: a tagger that
+        calls every word "O" is mostly right, and has found nothing.
+        """
+        right, labels = torch.empty(0, dtype=torch.bool), torch.empty(0, dtype=torch.long)
         if len(self.recorder):
             latest = {name: column[len(self.recorder) // 2 :] for name, column in self.recorder.rows().items()}
             reader = self.known_kind(SurrogateConfig(task=self.known_kind.task))
             evidence = reader.evidence(latest, latest["labels"])
-            right = int((reader.original_losses(evidence) < math.log(2))[evidence.counts].sum())
-            number = int(evidence.counts.sum())
-        found = gather_object([(right, number)])
-        return sum(right for right, _ in found) / max(1, sum(number for _, number in found))
+            right = (reader.original_losses(evidence) < math.log(2))[evidence.counts]
+            labels = evidence.labels[evidence.counts]
+        found = gather_object([(right, labels)])
+        right, labels = (torch.cat([each[part] for each in found]) for part in range(2))
+        if self.known_kind.has_parts and len(labels):
+            rare = labels != labels.mode().values
+            right = right[rare] if 2 * rare.sum() < len(labels) and rare.any() else right
+        return float(right.float().mean()) if len(right) else 0.0
 
     def sizes(self, metric: Metric, predictions: datasets.Dataset, limit: TimeLimit) -> dict[str, int]:
         """How many groups of which size learning can afford, as settings of it."""
