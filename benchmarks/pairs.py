@@ -126,7 +126,7 @@ def cifar10_macro_f1() -> Pair:
 
 _RESNET = (small_resnet, RESNET_RECIPE)
 
-_FROZEN_RECIPE = {
+FROZEN_RECIPE = {
     "num_train_epochs": 10,
     "per_device_train_batch_size": 64,
     "learning_rate": 8e-3,  # chosen for cross-entropy on validation sentences of HWU64
@@ -150,7 +150,7 @@ def _intents(data: str, metric: Metric, more_classes: int = 0, **options: Any) -
         )
         for name, rows in (("train_part", train), ("development", development), ("test_part", test))
     ]
-    return Pair(*parts, functools.partial(Head, len(names) + more_classes), _FROZEN_RECIPE, metric=metric, **options)
+    return Pair(*parts, functools.partial(Head, len(names) + more_classes), FROZEN_RECIPE, metric=metric, **options)
 
 
 def hwu64_accuracy() -> Pair:
@@ -210,7 +210,7 @@ def sick_kappa() -> Pair:
         grades = torch.tensor([round(row["score"]) - 1 for row in rows])
         parts.append(Rows(features, grades))
     metric = load_metric("cohen_kappa", weights="quadratic")
-    return Pair(*parts, functools.partial(Head, 5, width=768), _FROZEN_RECIPE | {"learning_rate": 1e-3}, metric=metric)
+    return Pair(*parts, functools.partial(Head, 5, width=768), FROZEN_RECIPE | {"learning_rate": 1e-3}, metric=metric)
 
 
 def label_smoothing(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:

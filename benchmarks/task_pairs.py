@@ -82,6 +82,7 @@ def hwu64_slots() -> Pair:
             "weight_decay": 0.01,
         },
         metric=metric,
+        kind=SurrogateForTokens,
         options={"processing_class": tokenizer, "data_collator": DataCollatorForTokenClassification(tokenizer)},
         score=score,
     )

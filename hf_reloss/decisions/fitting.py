@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..metrics import Metric
-from ..metrics.counts import CountMetric
+from ..metrics.counts import F1, CountMetric
 from ..metrics.credits import ROUNDS, SECONDS, credit_matrix, is_mean
 from .base import DecisionRule
 from .calibration import calibrate
@@ -18,6 +18,9 @@ FOLDS = 5
 
 EXTREMES = 1e-3, 1 - 1e-3
 """Between which probabilities the thresholds of labels are."""
+
+USUAL = [F1(average=average, threshold=0.5) for average in ("micro", "macro")]
+"""What thresholds of labels are fitted by where the metric is not one of counts."""
 
 Fit = Callable[[torch.Tensor, torch.Tensor], Sequence[DecisionRule]]
 """From logits and labels to rules."""
@@ -32,11 +35,13 @@ def fitted_rules(
         logits, labels, metric: as for `tune_decision`.
         width: of the prior of biases, see `calibrate`.
 
-    Raises:
-        ValueError: for several labels and a metric that is none of their counts.
+    Of several labels for each example and a metric that is none of their counts, such as a function, thresholds are
+    those that are best for micro-F1 and for macro-F1.
     """
     if labels.dim() == 2:
-        of_labels = functools.partial(_of_labels, metric=metric, width=width)
+        of_examples = getattr(metric, "average", "") == "samples"
+        metrics = [metric] if isinstance(metric, CountMetric) and not of_examples else USUAL
+        of_labels = functools.partial(_of_labels, metrics=metrics, width=width)
         return of_labels(logits, labels), of_labels
     fitted = _of_classes(logits, labels, metric, width)
     known = fitted[-1].credit if is_mean(metric, labels, logits.argmax(-1), fitted[-1].credit) else None
@@ -45,17 +50,19 @@ def fitted_rules(
 
 
 def _of_labels(
-    logits: torch.Tensor, labels: torch.Tensor, metric: Metric, width: float
-) -> tuple[LabelThresholds, LabelThresholds]:
-    """Each label that is more likely than not, and each that the metric gains by."""
-    if not isinstance(metric, CountMetric):
-        raise ValueError(
-            f"Thresholds of several labels are tuned by metrics of their counts, such as load_metric('f1', "
-            f"average='macro', threshold=0.5), but got {metric.name}."
-        )
+    logits: torch.Tensor, labels: torch.Tensor, metrics: Sequence[CountMetric], width: float
+) -> Sequence[LabelThresholds]:
+    """Each label that is more likely than not, and each that one of some metrics gains by."""
     temperature, biases = calibrate(logits, labels, width)
     probabilities = (logits / temperature + biases).sigmoid()
-    threshold = best = torch.full((logits.shape[-1],), 0.5, dtype=torch.float64)
+    likely = torch.full((logits.shape[-1],), 0.5, dtype=torch.float64)
+    found = [likely, *(_best_thresholds(probabilities, metric, likely) for metric in metrics)]
+    return [LabelThresholds(temperature * (threshold.logit() - biases)) for threshold in found]
+
+
+def _best_thresholds(probabilities: torch.Tensor, metric: CountMetric, start: torch.Tensor) -> torch.Tensor:
+    """The thresholds [L] of probabilities [n, L] by which a metric is expected to be best."""
+    threshold = best = start
     highest, sign = -torch.inf, 1.0 if metric.higher_is_better else -1.0
     for _ in range(ROUNDS):
         decided = (probabilities > threshold).double()
@@ -66,8 +73,7 @@ def _of_labels(
             highest, best = float(score.detach()), threshold
         # A label is worth p · slope of right + slope of predicted.
         threshold = (-slopes[1] / slopes[0].clamp(min=1e-12)).clamp(*EXTREMES)
-    likely = LabelThresholds(-temperature * biases)
-    return likely, LabelThresholds(temperature * (best.logit() - biases))
+    return best
 
 
 def _of_classes(

@@ -7,6 +7,7 @@ import torch
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.bootstrap import bootstrapped, interval
+from ..metrics.counts import SEVERAL_LABELS
 from ..metrics.credits import MOST_CLASSES, judges_decisions, usual_decisions
 from .base import DecisionRule
 from .calibration import best_width
@@ -70,6 +71,7 @@ def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | A
     """
     metric = load_metric(metric)
     logits, labels = _checked(logits, labels)
+    metric = metric.informed(SEVERAL_LABELS) if labels.dim() == 2 else metric
     if not judges_decisions(metric, logits, labels):
         raise ValueError(
             f"{metric.name} scores logits, or something else than which class is decided for, so there is no decision "

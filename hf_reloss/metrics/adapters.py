@@ -59,7 +59,7 @@ class CallableMetric(GroupwiseMetric):
         return outputs.argmax(-1) if self.class_indices and logits else outputs
 
     def as_predictions(self, decided: torch.Tensor, classes: int) -> torch.Tensor:
-        return decided if self.class_indices else F.one_hot(decided, classes).float()
+        return decided if self.class_indices and decided.dim() == 1 else _logits(decided, classes)
 
     def score_one(self, predictions: Any, references: Any) -> float:
         both = (references, predictions) if self._truth_first else (predictions, references)
@@ -133,7 +133,7 @@ class ComputeMetrics(GroupwiseMetric):
         return f"{self.name}|compute_metrics:{getattr(self.compute_metrics, '__name__', 'callable')}"
 
     def as_predictions(self, decided: torch.Tensor, classes: int) -> torch.Tensor:
-        return F.one_hot(decided, classes).float()
+        return _logits(decided, classes)
 
     def score_one(self, predictions: Any, references: Any) -> float:
         return _entry(self.results(predictions, references), self.key, self.name)
@@ -193,6 +193,11 @@ class EvaluationMetrics(ComputeMetrics):
         handed: list[Any] = [arrays[0] if len(arrays) == 1 else tuple(arrays) for arrays in (predictions, labels)]
         results = self.compute_metrics(EvalPrediction(*handed))
         return {key.removeprefix("eval_"): value for key, value in results.items()}
+
+
+def _logits(decided: torch.Tensor, classes: int) -> torch.Tensor:
+    """Logits [n, C] that lead to classes [n], or to several labels [n, L], 0 or 1."""
+    return F.one_hot(decided, classes).float() if decided.dim() == 1 else 20.0 * decided - 10.0
 
 
 def _entry(result: Any, key: str | None, name: str) -> float:

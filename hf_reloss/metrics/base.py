@@ -98,7 +98,12 @@ class Metric(abc.ABC):
         return float(self.score_groups(predictions, references, torch.arange(len(predictions))[None])[0])
 
     def as_predictions(self, decided: torch.Tensor, classes: int) -> torch.Tensor:
-        """Class decisions [n] as predictions that the metric takes: themselves, or logits [n, C] that lead to them."""
+        """Decisions as predictions that the metric takes: themselves, or logits [n, C] that lead to them.
+
+        Args:
+            decided: class indices [n] int64, or several labels for each example, [n, C], 0 or 1.
+            classes: C.
+        """
         return decided
 
     def read(self, predictions: Any, references: Any) -> tuple[Any, Any]:

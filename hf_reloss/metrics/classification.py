@@ -75,6 +75,38 @@ class Accuracy(ClassMetric):
 
 
 @dataclass(frozen=True)
+class SubsetAccuracy(Accuracy):
+    """Share of the examples of which all labels are right, of several for each; nan where nothing counts.
+
+    Predictions are logits [N, L], or 0 and 1, and references 0 and 1, [N, L]; a reference of -100 does not count.
+    Statistics: [N, 2], examples that are right and those that count. Equal to `sklearn.metrics.accuracy_score` of such
+    references.
+
+    Args:
+        threshold: a label is predicted where its sigmoid is above.
+    """
+
+    name: ClassVar[str] = "subset_accuracy"
+    evaluate_module: ClassVar[str] = "accuracy"
+    evaluate_key: ClassVar[str] = "accuracy"
+    threshold: float = 0.5
+
+    def decide(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.sigmoid() > self.threshold if outputs.is_floating_point() else outputs
+
+    def read(self, predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        predictions, references = super().read(predictions, references)
+        if references.dim() < 2:
+            raise ValueError(f"{self.name} wants references [N, L], 0 and 1, but got {list(references.shape)}.")
+        return predictions, references
+
+    def _statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        counts = references != IGNORED_LABEL
+        right = ((predictions > 0) == (references > 0)) | ~counts
+        return torch.stack([right.all(-1) & counts.any(-1), counts.any(-1)], dim=-1).double()
+
+
+@dataclass(frozen=True)
 class TopKAccuracy(Accuracy):
     """Share of the labels that are among the k highest logits, in [0, 1]; nan where nothing counts.
 

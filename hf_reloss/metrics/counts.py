@@ -70,6 +70,10 @@ class CountMetric(ClassMetric):
         """`parts` of counts [..., C] each."""
 
 
+SEVERAL_LABELS = {"threshold": 0.5}
+"""The options of metrics by which they take several labels for each example, [N, L], 0 or 1."""
+
+
 @dataclass(frozen=True)
 class RatioMetric(CountMetric):
     """A ratio of counts of each class, averaged over classes; in [0, 1].
@@ -80,7 +84,8 @@ class RatioMetric(CountMetric):
         labels: the classes that are averaged; by default all that are predicted or due in the group.
         pos_label: of average "binary": the class that is scored.
         average: "binary" (that class alone, of two), "micro" (counts added up over the classes), "macro" (mean over the
-            classes), "weighted" (mean weighted by how often each is due).
+            classes), "weighted" (mean weighted by how often each is due), "samples" (multi-label only: the mean over
+            examples of the ratio of each; statistics: [N, 2], that and 1).
         zero_division: the value where a class has a denominator of 0; nan leaves it out, "warn" is 0.
         threshold: multi-label: a label is predicted where its sigmoid is above.
     """
@@ -92,7 +97,7 @@ class RatioMetric(CountMetric):
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        averages = ("binary", "micro", "macro", "weighted")
+        averages = ("binary", "micro", "macro", "weighted", "samples")
         if self.average not in averages:
             raise ValueError(f"{self.name}: average is one of {', '.join(averages)}, but got {self.average!r}.")
 
@@ -105,6 +110,11 @@ class RatioMetric(CountMetric):
         predictions, references = super().read(predictions, references)
         if self.threshold is not None and references.dim() < 2:
             raise ValueError(f"{self.name} with a threshold wants references [N, L], but got {list(references.shape)}.")
+        if self.threshold is None and self.average == "samples":
+            raise ValueError(
+                f"{self.name}: average='samples' is of several labels per example: pass threshold=0.5, with references "
+                f"[N, L] of 0 and 1, or choose another average; these references are {list(references.shape)}."
+            )
         return predictions, references
 
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor, classes: int = 0) -> torch.Tensor:
@@ -113,7 +123,15 @@ class RatioMetric(CountMetric):
         counts = references != IGNORED_LABEL
         predicted, due = (predictions > 0) & counts, (references > 0) & counts
         kinds = torch.stack([predicted & due, predicted, due], dim=-2)
-        return kinds.view(len(kinds), -1, *kinds.shape[-2:]).sum(1).flatten(1).double()
+        kinds = kinds.view(len(kinds), -1, *kinds.shape[-2:]).sum(1).flatten(1).double()
+        if self.average == "samples":
+            parts, weights = self.parts(kinds)
+            weights = weights * counts.flatten(1).any(1, keepdim=True)
+            return torch.cat([parts * weights, weights], dim=-1)
+        return kinds
+
+    def _score(self, sums: torch.Tensor) -> torch.Tensor:
+        return sums[..., 0] / sums[..., 1] if self.average == "samples" else super()._score(sums)
 
     def _parts(
         self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
@@ -133,7 +151,7 @@ class RatioMetric(CountMetric):
                 F.pad(counts, (0, lacking))[..., list(chosen)] for counts in (right, predicted, due)
             )
             weights = torch.ones_like(due)
-        if self.average == "micro":
+        if self.average in ("micro", "samples"):
             right, predicted, due = (counts.sum(-1, keepdim=True) for counts in (right, predicted, due))
             weights = torch.ones_like(due)
         ratio = self._ratio(right, predicted, due)

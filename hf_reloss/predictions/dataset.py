@@ -6,6 +6,7 @@ evidence that a surrogate of the model's task reads, with what a metric scores:
 | task | evidence | labels | what a metric scores |
 |---|---|---|---|
 | classification | `logits`, float32 [C] | int64 | `logits` |
+| multilabel | `label_logits`, float32 [L] | int64 [L] | `label_logits` |
 | embeddings | `embeddings`, float32 [D] | int64 | `embeddings` |
 | tokens, T of them count | `margins`, float32 [T, 9] | int64 [T] | texts, or `decided`, int64 [T] |
 | spans | `start_logits`, `end_logits`, float32 [10], of `start_places`, `end_places`, int64 [10] | int64 [2] | texts |
@@ -33,6 +34,7 @@ from ..metrics.adapters import EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.classification import ClassMetric
 from ..surrogates.base import Surrogate
+from ..surrogates.classification import SurrogateForClassification
 from .models import DESCRIPTION, tokenizer_of, writes_text
 
 GENERATED, TEACHER_FORCED, ANSWERED, REFERENCE = "generated", "teacher_forced", "answered", "reference"
@@ -115,8 +117,6 @@ def recorded_dataset(
     labels = columns["labels"]
     rows = (labels != IGNORED_LABEL).flatten(1).any(1) if labels.dim() > 1 else labels != IGNORED_LABEL
     columns = {name: column[rows] for name, column in columns.items()}
-    if kind.scores_logits:
-        return predictions_dataset(columns["logits"], columns["labels"], columns["stage"], description)
     # What ids stand for is stored as text.
     left_out = {name for name in kind.scored if name != "labels"} if tokenizer is not None else set()
     counts = columns["labels"] != IGNORED_LABEL if kind.has_parts else None
@@ -130,7 +130,7 @@ def recorded_dataset(
         texts = dict(zip((ANSWERED if kind.answers else written, REFERENCE), compared, strict=True))
         stored |= texts
         features |= dict.fromkeys(texts, datasets.Value("string"))
-    if isinstance(metric, AdditiveMetric):
+    if isinstance(metric, AdditiveMetric) and not kind.scores_logits:  # groups of which get other labels
         name, statistics = statistics_column(metric), metric.statistics(*compared).cpu().numpy()
         stored[name], features[name] = statistics, datasets.List(datasets.Value("float64"), statistics.shape[-1])
     info = datasets.DatasetInfo(description=description, features=datasets.Features(features))
@@ -167,18 +167,9 @@ def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 def predictions_dataset(
     logits: torch.Tensor, labels: torch.Tensor, stage: torch.Tensor, description: str = ""
 ) -> datasets.Dataset:
-    """A data set of predictions from logits [n, C], labels [n] and stages [n]; labels of -100 are left out."""
-    counts = labels != IGNORED_LABEL
-    features = datasets.Features(
-        logits=datasets.List(datasets.Value("float32"), length=logits.shape[-1]),
-        labels=datasets.Value("int64"),
-        stage=datasets.Value("float32"),
-    )
-    columns = {"logits": logits.float(), "labels": labels, "stage": stage}
-    return datasets.Dataset.from_dict(
-        {name: column[counts].numpy() for name, column in columns.items()},
-        info=datasets.DatasetInfo(description=description, features=features),
-    )
+    """A data set of a classifier's predictions: logits [n, C], labels [n], -100 to be left out, and stages [n]."""
+    columns = {"logits": logits.float(), "labels": labels, "stage": stage.float()}
+    return recorded_dataset(SurrogateForClassification, columns, description=description)
 
 
 def part_of(dataset: Any, rows: list[int]) -> Any:

@@ -22,6 +22,9 @@ MOST_SAMPLED = 2**18
 MAPPED = 0.5
 """The share of groups in which each label is replaced by one class only, of metrics that may mind which one it is."""
 
+MOST_LAID_OUT = 2**22
+"""Of how many labels, of several for each prediction, statistics are laid out at a time."""
+
 FEWEST_GROUPS = 16
 """With fewer groups for which the metric is defined there is no rank correlation to speak of."""
 
@@ -100,7 +103,8 @@ def draw_groups(
 
     Each group comes from a stretch of the training of its own, from a narrow one to all of it. Where predictions have
     one label each, it has a share of its labels of its own, between 0 and `corruption`, replaced by random classes; of
-    metrics that may mind one confusion more than another, in half of the groups by one class for each label.
+    metrics that may mind one confusion more than another, in half of the groups by one class for each label. Where
+    they have a row of labels each, a share of these is replaced by those of other predictions.
     Otherwise the metric's statistics are added up if they were recorded; if not, it scores texts or, of class indices,
     arrays [N, T] in which -100 stands where nothing counts, as a Trainer's compute_metrics gets them.
 
@@ -135,7 +139,8 @@ def draw_groups(
     index = stage.argsort(stable=True)[position.long().clamp(max=len(stage) - 1)]
     kind = AutoSurrogate.reading_columns(predictions.column_names)
     if kind is not None and kind.scores_logits:
-        groups = _corrupted(predictions, metric, index, corruption, generator)
+        metric = metric.informed(kind.metric_options)
+        groups = _corrupted(predictions, metric, index, corruption, generator, kind)
     else:
         groups = _as_recorded(predictions, metric, index, kind)
     groups = groups.where(groups.scores.isfinite())
@@ -157,15 +162,25 @@ def draw_groups(
 
 
 def _corrupted(
-    predictions: datasets.Dataset, metric: Metric, index: torch.Tensor, corruption: float, generator: torch.Generator
+    predictions: datasets.Dataset,
+    metric: Metric,
+    index: torch.Tensor,
+    corruption: float,
+    generator: torch.Generator,
+    kind: type[Surrogate],
 ) -> PredictionGroups:
-    """Groups of predictions with one label each, some of which are replaced."""
+    """Groups of predictions with a label each, or a row of labels, some of which are replaced."""
     columns = predictions.with_format("torch")[:]
-    logits, labels = columns["logits"], columns["labels"]
+    logits, labels = (columns[name] for name in kind.scored)
+    share = torch.rand(index.shape, generator=generator), torch.rand(len(index), 1, generator=generator)
+    is_replaced = share[0] < share[1] * corruption
+    if labels.dim() > 1:
+        others = torch.randint(len(labels), index.shape, generator=generator)
+        labels = labels[torch.where(is_replaced, others, index)]
+        return PredictionGroups({kind.scored[0]: logits}, index, _scores(metric, logits, labels, index), labels)
     classes = logits.shape[-1]
     if ((labels < 0) | (labels >= classes)).any():
         raise ValueError(f"Labels must be 0 to {classes - 1}, but the predictions hold some out of that range.")
-    share = torch.rand(index.shape, generator=generator), torch.rand(len(index), 1, generator=generator)
     # A last class that is never a label, such as handing over to a person, is a decision alone.
     known = max(2, int(labels.max()) + 1)
     random_labels = torch.randint(known, index.shape, generator=generator)
@@ -173,10 +188,19 @@ def _corrupted(
         maps = torch.randint(known, (len(index), known), generator=generator)
         is_mapped = torch.rand(len(index), 1, generator=generator) < MAPPED
         random_labels = torch.where(is_mapped, maps.gather(1, labels[index]), random_labels)
-    labels = torch.where(share[0] < share[1] * corruption, random_labels, labels[index])
-    drawn = torch.arange(index.numel()).view_as(index)
-    scores = metric.score_groups(metric.decide(logits)[index].flatten(0, 1), labels.flatten(), drawn)
-    return PredictionGroups({"logits": logits}, index, scores, labels)
+    labels = torch.where(is_replaced, random_labels, labels[index])
+    return PredictionGroups({kind.scored[0]: logits}, index, _scores(metric, logits, labels, index), labels)
+
+
+def _scores(metric: Metric, logits: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Scores [m] of groups index [m, N] of logits [n, ...], with labels of their own, [m, N] or [m, N, L]."""
+    decided = metric.decide(logits)
+    at_once = len(index) if labels.dim() == 2 else max(1, MOST_LAID_OUT // labels[0].numel())
+    parts = []
+    for rows, own in zip(index.split(at_once), labels.split(at_once), strict=True):
+        drawn = torch.arange(rows.numel()).view_as(rows)
+        parts.append(metric.score_groups(decided[rows].flatten(0, 1), own.flatten(0, 1), drawn))
+    return torch.cat(parts)
 
 
 def _as_recorded(

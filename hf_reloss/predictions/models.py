@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
+from ..metrics.counts import SEVERAL_LABELS
 from ..surrogates.tokens import next_token_labels
 
 logger = logging.get_logger(__name__)
@@ -46,14 +47,16 @@ def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:
 
     Args:
         model: the model, which may be wrapped.
-        metric: what `load_metric` takes. Its options `label_names` and `ignore_index`, where they are left at their
-            defaults, become those of the model.
+        metric: what `load_metric` takes. Its options `label_names`, `ignore_index` and, of several labels for each
+            example, `threshold`, where they are left at their defaults, become those of the model.
     """
     config = getattr(unwrapped(model), "config", None)
     facts: dict[str, Any] = {}
     names = [name for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
     if names and names != [f"LABEL_{place}" for place in range(len(names))]:  # as it is where nobody has said
         facts["label_names"] = names
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        facts |= SEVERAL_LABELS
     ignored = getattr(config, "semantic_loss_ignore_index", None)
     if isinstance(ignored, int):
         facts["ignore_index"] = ignored

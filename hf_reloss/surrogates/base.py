@@ -55,6 +55,8 @@ class Surrogate(PreTrainedModel):
     """Name of the loss that `original_losses` gives."""
     scores_logits: ClassVar[bool] = False
     """Whether metrics compare one row of logits with one label per example: as compute_metrics gets them."""
+    metric_options: ClassVar[Mapping[str, Any]] = {}
+    """Options of metrics that hold for its predictions, where they were left at their defaults."""
     has_parts: ClassVar[bool] = False
     """Whether a prediction is a sequence of parts of which some do not count: only those that do are stored."""
     answers: ClassVar[bool] = False

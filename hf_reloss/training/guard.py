@@ -336,8 +336,9 @@ class Guard:
             return Judged(*metric.columns(columns), len(columns["labels"]))
         if not kind.scores_logits:
             return Judged(*scored(kind, columns, trainer.strategy.decoder(kind, metric)), len(columns["labels"]))
-        counts = columns["labels"] != IGNORED_LABEL
-        logits, labels = columns["logits"][counts], columns["labels"][counts]
+        logits, labels = scored(kind, columns)
+        rows = (labels != IGNORED_LABEL).view(len(labels), -1).any(-1)
+        logits, labels = logits[rows], labels[rows]
         is_quick = len(labels) >= FEWEST and is_differentiable(metric, logits.shape[-1])
         if option(trainer.args, "tune_decision") and is_quick and judges_decisions(metric, logits, labels):
             decided = tune_decision(logits, labels, metric).decided

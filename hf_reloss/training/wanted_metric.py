@@ -57,7 +57,7 @@ class WantedMetric:
         reader.to(labels.device)  # type: ignore[arg-type]  # transformers' decorator hides `self`
         reader.evidence(outputs, labels)
         if not isinstance(self.wanted, str):
-            return self.wanted
+            return self.wanted.informed(kind.metric_options)
         columns = kind.recorded(outputs, labels, inputs)
         on_host = {name: x.detach().cpu() for name, x in columns.items()}
         return self._metric_of_key(self.wanted, kind, outputs, on_host, inputs)
@@ -102,7 +102,7 @@ class WantedMetric:
             self.records_evaluation = isinstance(own, EvaluationMetrics)
             return own
         try:
-            metric = metric_for(self.trainer.model, own.key)
+            metric = metric_for(self.trainer.model, own.key).informed(kind.metric_options)
         except ValueError as unknown:
             why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
             if failed is not None:
@@ -131,9 +131,9 @@ class WantedMetric:
             higher_is_better=better,
             in_tuple=isinstance(outputs, Mapping) and len(outputs.keys() - passed_over) > 1,
         )
-        logits, labels = columns["logits"], columns["labels"]
-        counts = labels != IGNORED_LABEL
-        return own, lambda: own.results(logits[counts].numpy(), labels[counts].numpy())
+        logits, labels = (columns[name] for name in kind.scored)
+        rows = (labels != IGNORED_LABEL).view(len(labels), -1).any(-1)
+        return own, lambda: own.results(logits[rows].numpy(), labels[rows].numpy())
 
     def _evaluated_batch(self, outputs: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """What `compute_metrics` would get of a batch, on the host.

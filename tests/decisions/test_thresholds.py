@@ -8,6 +8,7 @@ from hf_reloss import load_metric
 from hf_reloss.decisions.base import DecisionRule
 from hf_reloss.decisions.thresholds import LabelThresholds
 from hf_reloss.decisions.tuning import tune_decision
+from hf_reloss.metrics import ComputeMetrics
 
 LABELS = 5
 
@@ -40,6 +41,18 @@ def test_f1_gains_and_thresholds_are_about_half_of_it(average, biased):
     probabilities = (found.rule.thresholds - bias).sigmoid()  # the thresholds, of true probabilities
     best = f1_score(labels, decided, average=None) if average == "macro" else torch.full((LABELS,), after)
     assert (probabilities - torch.as_tensor(best) / 2).abs().max() < 0.1
+
+
+def test_of_a_function_thresholds_are_tuned_by_what_it_says():
+    def compute_metrics(prediction):
+        decided = prediction.predictions > 0  # whether the logits are those of the model or decisions
+        return {"f1": f1_score(prediction.label_ids, decided, average="macro", zero_division=0)}
+
+    metric, draw = ComputeMetrics(compute_metrics, "f1"), world(0)
+    found = tune_decision(*draw(1_000), metric)
+    logits, labels = draw(5_000)
+    before, after = (f1_score(labels, chosen, average="macro") for chosen in (logits > 0, found.rule.decide(logits)))
+    assert after > before + 0.01
 
 
 def test_where_nothing_is_to_be_gained_half_is_kept():

@@ -190,6 +190,38 @@ def test_labels_of_a_short_type_are_read_as_they_are(name, dtype):
     assert metric.compute(logits, labels.to(dtype)) == metric.compute(logits, labels)
 
 
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+@pytest.mark.parametrize("zero_division", [0.0, 1.0])
+def test_averages_over_examples_equal_scikit_learn(name, zero_division):
+    generator = np.random.default_rng(0)
+    logits, references = generator.normal(size=(60, 4)), (generator.random((60, 4)) < 0.2).astype(int)
+    decided = (logits > 0).astype(int)
+    metric = load_metric(name, average="samples", threshold=0.5, zero_division=zero_division)
+    theirs = getattr(sklearn.metrics, f"{name}_score")
+    expected = theirs(references, decided, average="samples", zero_division=zero_division)
+    assert metric.compute(logits, references) == pytest.approx(expected, abs=1e-13)
+    index = torch.arange(60).view(3, 20)
+    parts = [theirs(references[rows], decided[rows], average="samples", zero_division=zero_division) for rows in index]
+    assert metric.score_groups(logits, references, index).tolist() == pytest.approx(parts, abs=1e-13)
+
+
+def test_averages_over_examples_are_of_several_labels():
+    with pytest.raises(ValueError, match="is of several labels per example: pass threshold="):
+        load_metric("f1", average="samples").compute([0, 1], [1, 1])
+
+
+def test_examples_of_which_all_labels_are_right_equal_scikit_learn():
+    generator = np.random.default_rng(0)
+    logits, references = generator.normal(size=(80, 3)) + 0.5, (generator.random((80, 3)) < 0.6).astype(int)
+    metric = load_metric("subset_accuracy")
+    expected = sklearn.metrics.accuracy_score(references, (logits > 0).astype(int))
+    assert metric.compute(logits, references) == pytest.approx(expected, abs=1e-13)
+    references[:40] = -100
+    assert metric.compute(logits, references) == metric.compute(logits[40:], references[40:])
+    with pytest.raises(ValueError, match=r"wants references \[N, L\], 0 and 1, but got \[2\]"):
+        metric.compute([0, 1], [1, 1])
+
+
 def test_labels_that_are_floating_point_are_read_with_a_threshold():
     metric = load_metric("f1", average="macro", threshold=0.9)  # logits above 2.2
     assert metric.compute([[3.0, -1.0], [4.0, 3.0]], [[1.0, 0.0], [0.0, 1.0]]) == pytest.approx((2 / 3 + 1) / 2)

@@ -1,7 +1,7 @@
 """Metrics of counts per class, such as F1, of soft counts."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,10 @@ class CountNetwork(SurrogateNetwork):
     """A `ScoreMixture` of metrics of soft counts, plus κ‖z - z̄‖. The soft counts have a learned spline in them."""
 
     architecture = "counts"
-    tasks = ("classification",)
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
     gradient_penalty = 0.03
+    counts_absent: ClassVar[bool] = False
+    """Whether predictions of classes of no label in the group take part."""
 
     def __init__(
         self,
@@ -75,7 +77,8 @@ class CountNetwork(SurrogateNetwork):
         hits, predicted, labels = sums.chunk(3, dim=-1)
         # A class of no label takes no part: it has no right ones that could become more.
         # Of a ratio to next to nothing the second derivatives have no bound.
-        sums = torch.cat([hits, (predicted + 1e-9) * (labels > 0), labels], dim=-1)
+        takes_part = torch.ones_like(labels, dtype=torch.bool) if self.counts_absent else labels > 0
+        sums = torch.cat([hits, (predicted + 1e-9) * takes_part, labels], dim=-1)
         scores = []
         for metric in self.metrics:
             parts, weights = metric.parts(sums)
