@@ -1,7 +1,7 @@
 """Candidates of a model of connectionist temporal classification (CTC), which puts out a token or a blank a frame."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class Aligned(CandidateSource):
     calls_model = False
     default_alpha = 1.0
     default_own_share = 0.1
-    decoding = {"group_tokens": False}
+    decoding: ClassVar[Mapping[str, Any]] = {"group_tokens": False}
     paper = "https://arxiv.org/abs/1706.02776"
 
     def __init__(self, trainer: Any):
@@ -46,7 +46,7 @@ class Aligned(CandidateSource):
         share = self.default_own_share if share is None else share
         if getattr(config, "ctc_loss_reduction", "mean") == "sum" and share > 0:
             raise ValueError(
-                f"model.config.ctc_loss_reduction='sum' adds the CTC loss of all tokens of a batch up, beside a risk of "
+                "model.config.ctc_loss_reduction='sum' adds the CTC loss of all tokens of a batch up, beside a risk of "
                 f"about 0 to 1 (model_loss_share={share}): set it to 'mean', or pass model_loss_share=0."
             )
 

@@ -1,10 +1,10 @@
 """Minimum risk training: the loss is the expected risk of texts that the model itself writes.
 
 Shen et al. 2016, Minimum Risk Training for Neural Machine Translation, arXiv:1512.02433; mixed with cross-entropy:
-Edunov et al. 2018, Classical Structured Prediction Losses for Sequence to Sequence Learning, arXiv:1711.04956. Of speech
-recognition, with the word error rate: Prabhavalkar et al. 2018, Minimum Word Error Rate Training for Attention-based
-Sequence-to-Sequence Models, arXiv:1712.01818; of samples: Shannon 2017, Optimizing Expected Word Error Rate via
-Sampling for Speech Recognition, arXiv:1706.02776.
+Edunov et al. 2018, Classical Structured Prediction Losses for Sequence to Sequence Learning, arXiv:1711.04956. For the
+word error rate: Prabhavalkar et al. 2018, Minimum Word Error Rate Training for Attention-based Sequence-to-Sequence
+Models, arXiv:1712.01818; with samples: Shannon 2017, Optimizing Expected Word Error Rate via Sampling for Speech
+Recognition, arXiv:1706.02776.
 """
 
 import dataclasses

@@ -121,9 +121,7 @@ def test_frames_are_counted_as_the_model_counts_them():
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
 @pytest.mark.parametrize("with_reference", [True, False])
-def test_loss_and_gradient_are_those_of_candidates_taken_one_by_one(
-    letters, tmp_path, trained, monkeypatch, share, with_reference  # noqa: F811
-):  # fmt: skip
+def test_the_loss_by_hand(letters, tmp_path, trained, monkeypatch, share, with_reference):  # noqa: F811
     monkeypatch.setattr(aligned, "drawn_paths", likeliest_paths)
     model, rows = copy_of(trained), recordings(5, seed=4)
     trainer = recognizing(
@@ -143,9 +141,11 @@ def test_loss_and_gradient_are_those_of_candidates_taken_one_by_one(
         weights, risks = [], []
         for text in texts:
             target = torch.tensor([text], dtype=torch.long)
-            loss = nn.functional.ctc_loss(log_p, target[0], torch.tensor(len(log_p)), torch.tensor(len(text)), reduction="sum")
+            lengths = torch.tensor(len(log_p)), torch.tensor(len(text))
+            loss = nn.functional.ctc_loss(log_p, target[0], *lengths, reduction="sum")
             weights.append((-loss * 0.05).exp())
-            said = ["".join(LETTERS[token] for token in ids).replace("|", " ") for ids in (text, row["labels"].tolist())]
+            both = text, row["labels"].tolist()
+            said = ["".join(LETTERS[token] for token in ids).replace("|", " ") for ids in both]
             risks.append(metric.compute([said[0]], [said[1]]))
         losses.append(sum(w * r for w, r in zip(weights, risks, strict=True)) / sum(weights))
     expected = (1 - share) * sum(losses) / len(rows) + share * model(**collate(rows)).loss
@@ -192,7 +192,8 @@ def test_a_model_hears_better_for_it_and_is_resumed_to_the_bit(letters, tmp_path
 
 
 def test_examples_without_words_and_texts_that_frames_are_too_few_for_do_no_harm(letters, tmp_path):  # noqa: F811
-    rows = recordings(4) + [
+    rows = [
+        *recordings(4),
         {"input_values": torch.randn(300), "labels": torch.full((0,), 3)},
         {"input_values": torch.randn(40), "labels": torch.full((9,), 3)},
     ]
@@ -207,7 +208,7 @@ def test_examples_without_words_and_texts_that_frames_are_too_few_for_do_no_harm
 @pytest.mark.parametrize(
     ("changed", "options", "message"),
     [
-        ({"ctc_loss_reduction": "sum"}, {}, r"ctc_loss_reduction='sum' adds .* \(model_loss_share=0.1\): set it to 'mean'"),
+        ({"ctc_loss_reduction": "sum"}, {}, r"'sum' adds .* \(model_loss_share=0.1\): set it to 'mean'"),
         ({"pad_token_id": None}, {}, "config.pad_token_id for the blank"),
         ({}, {"metric": "accuracy"}, "the metric 'accuracy' cannot"),
         ({}, {"metric": None}, "wants the metric that is the risk"),
@@ -220,8 +221,7 @@ def test_what_does_not_fit_is_refused(letters, tmp_path, changed, options, messa
 
 
 def test_a_sum_is_no_hindrance_where_it_has_no_share(letters, tmp_path):  # noqa: F811
-    trainer = recognizing(
-        tmp_path, letters, recognizer(ctc_loss_reduction="sum"), surrogate="minimum_risk", model_loss_share=0, max_steps=2
-    )
+    model, options = recognizer(ctc_loss_reduction="sum"), {"model_loss_share": 0, "max_steps": 2}
+    trainer = recognizing(tmp_path, letters, model, surrogate="minimum_risk", **options)
     trainer.train()
     assert trainer.state.global_step == 2
