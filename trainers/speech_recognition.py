@@ -7,8 +7,8 @@ With a data set from the Hub, the recordings of which `datasets` decodes:
         --dataset_name openslr/librispeech_asr --dataset_config_name clean --text_column text \
         --loss ctc --do_train --do_eval --num_train_epochs 3 --learning_rate 1e-4 --output_dir librispeech-ctc
 
-With files of your own, csv, json or jsonl (also compressed: .jsonl.gz), that name recordings (.wav, 16 bits, one channel)
-and say what is spoken in them; from a model that was trained on CTC:
+With files of your own, csv, json or jsonl (also compressed: .jsonl.gz), that name recordings (.wav, 16 bits, one
+channel) and say what is spoken in them; from a model that was trained on CTC:
 
     python trainers/speech_recognition.py \
         --model_name_or_path librispeech-ctc --train_file train.jsonl --validation_file dev.jsonl \
