@@ -70,8 +70,12 @@ class ReLossTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "With 'auto': after how many steps it is learned again, from what was recorded since."},
     )
-    risk_candidates: int = field(
-        default=4, metadata={"help": "With 'minimum_risk': texts that are drawn from the model for each example."}
+    risk_candidates: int | None = field(
+        default=None,
+        metadata={
+            "help": "With 'minimum_risk': texts that are drawn from the model for each example. By default 4, or 8 for "
+            "CTC."
+        },
     )
     risk_alpha: float | None = field(
         default=None,
@@ -80,8 +84,12 @@ class ReLossTrainingArguments(TrainingArguments):
             "1 for CTC."
         },
     )
-    risk_reference: bool = field(
-        default=True, metadata={"help": "With 'minimum_risk': whether the reference is one more candidate."}
+    risk_reference: bool | None = field(
+        default=None,
+        metadata={
+            "help": "With 'minimum_risk': whether the reference is one more candidate. By default true, or false for "
+            "CTC."
+        },
     )
 
     def __post_init__(self) -> None:

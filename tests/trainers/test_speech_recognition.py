@@ -79,7 +79,8 @@ def test_a_model_from_scratch_learns_letters_and_is_saved_with_its_processor(ctc
 
 
 def test_minimum_risk_goes_on_from_it(ctc, folder, tmp_path):
-    flags = f"{TRAIN} --model_name_or_path ctc --loss minimum_risk --max_steps 30 --learning_rate 2e-3"
+    loss = "--loss minimum_risk --model_loss_share 0.1"
+    flags = f"{TRAIN} --model_name_or_path ctc {loss} --max_steps 30 --learning_rate 2e-3"
     results = run_program(folder, "speech_recognition.py", flags, tmp_path)
     assert results["eval_wer"] < ctc["eval_wer"]
     assert any("loss/surrogate" in entry and "loss/model" in entry for entry in results["state"]["log_history"])

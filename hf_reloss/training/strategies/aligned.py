@@ -10,6 +10,7 @@ from torch import nn
 from ...metrics.base import IGNORED_LABEL
 from ...predictions.models import unwrapped
 from ...surrogates.base import output_tensor
+from ..arguments import option
 from ..batch import Batch
 from .candidates import Candidates, CandidateSource, distinct_of, with_references
 
@@ -26,8 +27,7 @@ class Aligned(CandidateSource):
     """
 
     calls_model = False
-    default_alpha = 1.0
-    default_own_share = 0.1
+    defaults: ClassVar[Mapping[str, Any]] = {"candidates": 8, "alpha": 1.0, "reference": False}
     decoding: ClassVar[Mapping[str, Any]] = {"group_tokens": False}
     paper = "https://arxiv.org/abs/1706.02776"
 
@@ -42,8 +42,7 @@ class Aligned(CandidateSource):
                 f"{type(model).__name__} has none: set it."
             )
         self.blank: int = blank
-        share = getattr(trainer.args, "model_loss_share", None)
-        share = self.default_own_share if share is None else share
+        share = option(trainer.args, "model_loss_share") or 0.0
         if getattr(config, "ctc_loss_reduction", "mean") == "sum" and share > 0:
             raise ValueError(
                 "model.config.ctc_loss_reduction='sum' adds the CTC loss of all tokens of a batch up, beside a risk of "

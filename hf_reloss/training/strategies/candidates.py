@@ -48,10 +48,8 @@ class CandidateSource(ABC):
 
     calls_model: ClassVar[bool]
     """Whether `candidates` calls the model itself; if not, it is given the outputs of the batch."""
-    default_alpha: ClassVar[float]
-    """What `risk_alpha` is by default."""
-    default_own_share: ClassVar[float] = 0.0
-    """What `model_loss_share` is by default."""
+    defaults: ClassVar[Mapping[str, Any]]
+    """What `risk_candidates`, `risk_alpha` and `risk_reference` are by default, by what follows `risk_`."""
     decoding: ClassVar[Mapping[str, Any]] = {}
     """Options of the tokenizer to decode tokens with."""
     paper: ClassVar[str]
@@ -96,7 +94,7 @@ class Written(CandidateSource):
     """
 
     calls_model = True
-    default_alpha = 5e-3
+    defaults: ClassVar[Mapping[str, Any]] = {"candidates": 4, "alpha": 5e-3, "reference": True}
     paper = "https://arxiv.org/abs/1512.02433"
 
     def __init__(self, trainer: Any):

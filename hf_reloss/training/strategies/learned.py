@@ -203,12 +203,11 @@ class Learned(SurrogateStrategy):
         self.metric = metric
 
     def _stay_on_ctc(self) -> None:
-        """Gives up learning, for the model is one of CTC: the loss is its own to the end of the run."""
+        """Gives up learning, for the model is one of CTC."""
         wanted, self.state.gave_up = self.wanted.wanted, True
         name = wanted if isinstance(wanted, str) else wanted.name
-        why = f"nothing is learned for CTC; surrogate='minimum_risk' trains on the expected {name}"
-        logger.warning(f"The loss is the model's own, of CTC, to the end of the run: {why}.")
-        self.own_loss_because = why
+        self.own_loss_because = f"nothing is learned for CTC; surrogate='minimum_risk' trains on the expected {name}"
+        logger.warning(f"The loss is the model's own, of CTC, to the end of the run: {self.own_loss_because}.")
 
     def to_learn(self, kind: type[Surrogate], metric: Metric) -> tuple[Surrogate, dict[str, Any]]:
         """The surrogate that is to be learned, and the settings of its learning."""

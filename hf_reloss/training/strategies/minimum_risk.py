@@ -132,22 +132,16 @@ class MinimumRisk(LossStrategy):
             )
         if self.wanted_metric is None:
             raise ValueError("surrogate='minimum_risk' wants the metric that is the risk: metric='bleu', say.")
-        number, alpha, with_reference = (
-            option(trainer.args, f"risk_{name}") for name in ("candidates", "alpha", "reference")
-        )
-        self.number, self.with_reference = number, with_reference
-        self.alpha = self.source.default_alpha if alpha is None else alpha
-        if number + with_reference < 2 or number < 1 or self.alpha <= 0:
+        given = {name: option(trainer.args, f"risk_{name}") for name in self.source.defaults}
+        chosen = {name: self.source.defaults[name] if value is None else value for name, value in given.items()}
+        self.number, self.alpha, self.with_reference = (chosen[name] for name in ("candidates", "alpha", "reference"))
+        if self.number + self.with_reference < 2 or self.number < 1 or self.alpha <= 0:
             raise ValueError(
                 "Minimum risk training compares candidates: risk_candidates is 1 or more, 2 or more without the "
-                f"reference, and risk_alpha is above 0, but got {number} and {self.alpha}."
+                f"reference, and risk_alpha is above 0, but got {self.number} and {self.alpha}."
             )
         self.risk = Risk(self.wanted_metric)
         self._drawn = (-1, 0)
-
-    @property
-    def default_own_share(self) -> float:
-        return self.source.default_own_share
 
     def is_active(self, training: bool) -> bool:
         return training and super().is_active(training)

@@ -208,7 +208,11 @@ def test_examples_without_words_and_texts_that_frames_are_too_few_for_do_no_harm
 @pytest.mark.parametrize(
     ("changed", "options", "message"),
     [
-        ({"ctc_loss_reduction": "sum"}, {}, r"'sum' adds .* \(model_loss_share=0.1\): set it to 'mean'"),
+        (
+            {"ctc_loss_reduction": "sum"},
+            {"model_loss_share": 0.1},
+            r"'sum' adds .* \(model_loss_share=0.1\): set it to 'mean'",
+        ),
         ({"pad_token_id": None}, {}, "config.pad_token_id for the blank"),
         ({}, {"metric": "accuracy"}, "the metric 'accuracy' cannot"),
         ({}, {"metric": None}, "wants the metric that is the risk"),
