@@ -119,3 +119,12 @@ def test_the_table_of_tasks_is_what_there_is():
 
 def _source(name: str) -> str:
     return (DOCS.parent / "hf_reloss" / "surrogates" / f"{name}.py").read_text()
+
+
+def test_the_page_on_speech_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / "speech.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, names := {})
+    assert names["trainer"].strategy.word == "minimum_risk"
+    rates = dict(re.findall(r"^(auto|minimum_risk) ([\d.]+)$", capsys.readouterr().out, flags=re.MULTILINE))
+    assert float(rates["minimum_risk"]) < float(rates["auto"])

@@ -60,6 +60,12 @@ def metric_of(signature: str | None) -> Metric | None:
         return None
 
 
+def is_error_rate(name: str) -> bool:
+    """Whether a metric that is known by a name is one of which less is better, such as `"wer"`."""
+    known = _known().get(name)
+    return known is not None and not known.higher_is_better
+
+
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)

@@ -87,12 +87,12 @@ def text_decoder(
     return tokenizer_of(processing_class, data_collator)
 
 
-def decoded(ids: torch.Tensor, tokenizer: Any) -> list[str]:
-    """Texts of token ids [n, T], of which negative ones are padding."""
+def decoded(ids: torch.Tensor, tokenizer: Any, **options: Any) -> list[str]:
+    """Texts of token ids [n, T], of which negative ones are padding; options are the tokenizer's own for decoding."""
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if padding is None:  # there is nothing that could be left out in decoding
-        return [tokenizer.decode(row[row >= 0], skip_special_tokens=True) for row in ids]
-    return tokenizer.batch_decode(ids.masked_fill(ids < 0, padding), skip_special_tokens=True)
+        return [tokenizer.decode(row[row >= 0], skip_special_tokens=True, **options) for row in ids]
+    return tokenizer.batch_decode(ids.masked_fill(ids < 0, padding), skip_special_tokens=True, **options)
 
 
 def recorded_dataset(

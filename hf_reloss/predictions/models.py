@@ -37,9 +37,23 @@ def unwrapped(model: nn.Module) -> Any:
 
 
 def writes_text(model: nn.Module) -> bool:
-    """Whether a model writes text: an encoder-decoder or a causal language model, and not a classifier or tagger."""
+    """Whether a model writes text token by token: an encoder-decoder or a causal language model, and no other."""
     bare = unwrapped(model)
-    return hasattr(bare, "can_generate") and bool(bare.can_generate())
+    return hasattr(bare, "can_generate") and bool(bare.can_generate()) and not is_ctc(bare)
+
+
+def is_ctc(model: nn.Module) -> bool:
+    """Whether a model is trained by connectionist temporal classification: of its class or one above it, the name ends
+    in `ForCTC`, as in transformers."""
+    return any(kind.__name__.endswith("ForCTC") for kind in type(unwrapped(model)).__mro__)
+
+
+def looks_like_ctc(outputs: Any, labels: torch.Tensor) -> bool:
+    """Whether what a model puts out are logits [N, T, V] of frames, with labels [N, L] that are fewer, L < T."""
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if not torch.is_tensor(logits) or logits.dim() != 3 or labels.dim() != 2 or labels.is_floating_point():
+        return False
+    return len(logits) == len(labels) and logits.shape[1] > labels.shape[1]
 
 
 def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:

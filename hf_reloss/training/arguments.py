@@ -70,6 +70,27 @@ class ReLossTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "With 'auto': after how many steps it is learned again, from what was recorded since."},
     )
+    risk_candidates: int | None = field(
+        default=None,
+        metadata={
+            "help": "With 'minimum_risk': texts that are drawn from the model for each example. By default 4, or 8 for "
+            "CTC."
+        },
+    )
+    risk_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "With 'minimum_risk': the power of their probabilities, which sharpens them. By default 0.005, or "
+            "1 for CTC."
+        },
+    )
+    risk_reference: bool | None = field(
+        default=None,
+        metadata={
+            "help": "With 'minimum_risk': whether the reference is one more candidate. By default true, or false for "
+            "CTC."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.adapt_children:
@@ -92,16 +113,6 @@ class ReLossTrainingArguments(TrainingArguments):
 @dataclass
 class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArguments):
     """Seq2SeqTrainingArguments with the knobs of `ReLossSeq2SeqTrainer`."""
-
-    risk_candidates: int = field(
-        default=4, metadata={"help": "With 'minimum_risk': texts that are drawn from the model for each example."}
-    )
-    risk_alpha: float = field(
-        default=5e-3, metadata={"help": "With 'minimum_risk': the power of their probabilities, which sharpens them."}
-    )
-    risk_reference: bool = field(
-        default=True, metadata={"help": "With 'minimum_risk': whether the reference is one more candidate."}
-    )
 
 
 def check(args: TrainingArguments) -> None:

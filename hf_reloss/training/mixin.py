@@ -17,7 +17,7 @@ from ..hub.trained_models import write_loss
 from ..learning.checkpoints import last_whole_checkpoint
 from ..losses.base import Evidence
 from ..metrics import Metric
-from ..predictions.models import metric_for, takes_labels, unwrapped, without_labels, writes_text
+from ..predictions.models import is_ctc, metric_for, takes_labels, unwrapped, without_labels, writes_text
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.base import Surrogate, output_tensor
 from .arguments import check, option, output_folder
@@ -225,7 +225,8 @@ class ReLossMixin(_Base):
         own_loss: Any = 0.0  # a number where nobody asks for it
         if share > 0 or (not batch.training and self.evaluates_own_loss):
             own_loss, outputs = self._own_loss(batch)
-            own_loss = parts["model"] = batch.weights.of_parts * own_loss
+            weights = batch.weights  # of CTC the mean is one over examples, of their labels' means
+            own_loss = parts["model"] = (weights.of_examples if is_ctc(self.model) else weights.of_parts) * own_loss
         elif not self.strategy.calls_model:
             outputs = self._outputs_for_strategy(batch)
         if share == 1:

@@ -13,6 +13,7 @@ from ..learning.alignment import alignment, gathered_columns
 from ..losses.base import Evidence
 from ..losses.hand_made.base import HandMadeLoss
 from ..predictions.dataset import recorded_dataset
+from ..predictions.models import is_ctc
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.base import Surrogate
 from .arguments import SURROGATE_LOSS
@@ -94,6 +95,9 @@ class RunMonitor:
                 f"{config.metric or 'a metric that is not recorded'}), on evidence between {span[0].item():.4g} and "
                 f"{span[1].item():.4g}"
             )
+        if is_ctc(self.trainer.model):
+            told += " (of CTC it is infinite where labels are more than frames: leave such examples out, or set the "
+            told += "model's config.ctc_zero_infinity=True)"
         return (
             f"{told}: the model has diverged. Go on from the last checkpoint with a lower learning rate, a smaller "
             "max_grad_norm, a longer warm-up, or in bf16 or float32 instead of fp16."
@@ -150,10 +154,10 @@ class RunMonitor:
 
     def keep(self, batch: Batch, outputs: Any) -> None:
         """Keeps the predictions of a batch of an evaluation, to measure the alignment on."""
-        seen = self._seen
-        if seen is None:
+        seen, strategy = self._seen, self.trainer.strategy
+        if seen is None or not strategy.watches():  # which the first batch may have shown
             return
-        first, strategy = not len(seen), self.trainer.strategy
+        first = not len(seen)
         try:
             seen.add(outputs, batch.labels, *strategy.beside(batch, outputs))
         except ValueError as error:  # such as of answers without the text that they are of

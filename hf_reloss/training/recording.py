@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from ..distributed import undisturbed
 from ..learning.time_limit import HELD_OUT, TimeLimit, affordable_groups
-from ..learning.trainer import SurrogateTrainingArguments
+from ..learning.trainer import MisalignedSurrogateError, SurrogateTrainingArguments
 from ..metrics import GroupwiseMetric, Metric
 from ..metrics.adapters import EvaluationMetrics
 from ..predictions.dataset import joined, recorded_dataset, scored, text_decoder
@@ -145,3 +145,11 @@ class RunRecording:
 def too_few(number: int) -> str:
     """Why nothing can be learned from so few predictions."""
     return f"{number} predictions are recorded, and {FEWEST_TO_LEARN} are the fewest to learn from."
+
+
+def why_failed(error: Exception) -> str:
+    """Why nothing could be learned, as a sentence; of what a metric of somebody's own raised, with its type."""
+    if isinstance(error, MisalignedSurrogateError):
+        return error.summary
+    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return text if text.endswith((".", "!", "?")) else f"{text}."

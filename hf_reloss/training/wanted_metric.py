@@ -9,6 +9,7 @@ from transformers.utils import logging
 from ..metrics import AdditiveMetric, Metric
 from ..metrics.adapters import ComputeMetrics, EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
+from ..metrics.loading import is_error_rate
 from ..predictions.dataset import scored
 from ..predictions.models import metric_for
 from ..surrogates.base import Surrogate
@@ -175,4 +176,4 @@ class WantedMetric:
         chosen = (self.trainer.args.metric_for_best_model or "").removeprefix("eval_")
         if chosen == key and self.trainer.args.greater_is_better is not None:
             return self.trainer.args.greater_is_better
-        return not key.endswith("loss")
+        return not key.endswith("loss") and not is_error_rate(key)

@@ -93,7 +93,7 @@ class LossStrategy(ABC):
     """Of the training arguments, those that other strategies refuse."""
     is_guarded: ClassVar[bool] = False
     """Whether the guard judges its loss by the metric, and the decision is tuned at the end of a run."""
-    calls_model: ClassVar[bool] = False
+    calls_model: bool = False
     """Whether `loss` calls the model itself, and `outputs` are None where nothing else wanted them."""
     defined: ClassVar[dict[str, type["LossStrategy"]]] = {}
     """All strategies that there are by now, by their words."""

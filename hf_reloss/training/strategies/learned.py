@@ -17,9 +17,8 @@ from transformers.utils import logging
 from ...distributed import undisturbed
 from ...learning.learn_surrogate import learn_surrogate
 from ...learning.time_limit import RunClock, Stopwatch, TimeLimit
-from ...learning.trainer import MisalignedSurrogateError
 from ...metrics import Metric
-from ...predictions.models import metric_for, writes_text
+from ...predictions.models import is_ctc, looks_like_ctc, metric_for, writes_text
 from ...predictions.recorder import PredictionRecorder
 from ...surrogates.auto import AutoSurrogate
 from ...surrogates.base import Surrogate
@@ -27,7 +26,7 @@ from ..arguments import FEWEST_TO_LEARN, FIRST_STRETCH, check_learning, option
 from ..batch import Batch
 from ..learning_state import LearningState
 from ..monitor import DRIFTED
-from ..recording import RunRecording, too_few
+from ..recording import RunRecording, too_few, why_failed
 from ..wanted_metric import WantedMetric
 from .base import SURROGATE_FOLDER, SurrogateStrategy
 
@@ -87,6 +86,7 @@ class Learned(SurrogateStrategy):
 
     def start(self, checkpoint: Path | None) -> None:
         self.surrogate, self.metric, self._is_of_groups, self.own_loss_because = None, None, False, ""
+        self._is_ctc = is_ctc(self.trainer.model)
         self.wanted.records_evaluation = False
         self.state = LearningState(self.word, self.wanted.signature)
         self.recording = RunRecording(self.trainer)
@@ -117,7 +117,9 @@ class Learned(SurrogateStrategy):
         state = self.trainer.state
         self.clock = RunClock(state.global_step)
         super().begin()
-        if self.is_recording and self.surrogate is None and self.warmup_steps >= state.max_steps:
+        if self._is_ctc:
+            self._stay_on_ctc()
+        elif self.is_recording and self.surrogate is None and self.warmup_steps >= state.max_steps:
             self.own_loss_because = f"recording predictions takes {self.warmup_steps} steps of {state.max_steps}"
             logger.warning(
                 f"No surrogate will be learned: recording predictions takes {self.warmup_steps} steps, and the run has "
@@ -174,20 +176,23 @@ class Learned(SurrogateStrategy):
         return self.metric
 
     def watches(self) -> bool:
-        return True
+        return not self._is_ctc
 
     def beside(self, batch: Batch, outputs: Any) -> tuple[float, Mapping[str, Any], dict[str, Any] | None]:
         stage, inputs, _ = super().beside(batch, outputs)
         return stage, inputs, self.wanted.as_evaluated(outputs, inputs) if self.wanted.records_evaluation else None
 
     def after_batch(self, batch: Batch, outputs: Any) -> None:
-        if self.metric is None:
+        if self.metric is None and not self._is_ctc:
             self._find_metric(batch, outputs)
         if batch.training and self.is_recording and not batch.is_padding:
             self.recorder.add(outputs, batch.labels, *self.beside(batch, outputs))
 
     def _find_metric(self, batch: Batch, outputs: Any) -> None:
         """Finds out what is to be learned, and watched, from the first batch of a run."""
+        self._is_ctc = looks_like_ctc(outputs, batch.labels)
+        if self._is_ctc:
+            return self._stay_on_ctc()
         kind = self.recorder.kind = AutoSurrogate.reading(outputs, batch.labels)
         given = (outputs, batch.labels, batch.inputs)
         metric = self.wanted.find(kind, *given)
@@ -196,6 +201,13 @@ class Learned(SurrogateStrategy):
         self._is_of_groups = self.starts_at_soft_metric and surrogate.network.is_of_groups()
         self.wanted.try_on(metric, kind, self.decoder(kind, metric), *given)
         self.metric = metric
+
+    def _stay_on_ctc(self) -> None:
+        """Gives up learning, for the model is one of CTC."""
+        wanted, self.state.gave_up = self.wanted.wanted, True
+        name = wanted if isinstance(wanted, str) else wanted.name
+        self.own_loss_because = f"nothing is learned for CTC; surrogate='minimum_risk' trains on the expected {name}"
+        logger.warning(f"The loss is the model's own, of CTC, to the end of the run: {self.own_loss_because}.")
 
     def to_learn(self, kind: type[Surrogate], metric: Metric) -> tuple[Surrogate, dict[str, Any]]:
         """The surrogate that is to be learned, and the settings of its learning."""
@@ -238,11 +250,11 @@ class Learned(SurrogateStrategy):
             if self.state.next_try is None and again > step:
                 self.state.next_try = again
                 self.tell(
-                    f"At step {step} no surrogate of {self._known_metric.name} can be learned yet: {_reason(error)} "
+                    f"At step {step} no surrogate of {self._known_metric.name} can be learned yet: {why_failed(error)} "
                     f"Recording goes on until step {again}."
                 )
             else:
-                self._go_on_without(_reason(error))
+                self._go_on_without(why_failed(error))
 
     def learn(self) -> Surrogate:
         """Learns the surrogate from what has been recorded, on all processes together, and goes on with it.
@@ -333,7 +345,7 @@ class Learned(SurrogateStrategy):
             return self.learn()
         except Exception as error:  # a metric may be somebody's own, and raise anything
             step = self.trainer.state.global_step
-            logger.warning(f"At step {step} the surrogate stays as it was: {_reason(error)}")
+            logger.warning(f"At step {step} the surrogate stays as it was: {why_failed(error)}")
             return self._in_place()
 
     def _go_on_without(self, reason: str) -> None:
@@ -386,11 +398,3 @@ class Learned(SurrogateStrategy):
         if best_checkpoint is not None and self.surrogate is not None:
             self.surrogate = self.saved_surrogate(best_checkpoint) if self.has_trained_model() else None
         super().end(best_checkpoint)
-
-
-def _reason(error: Exception) -> str:
-    """Why nothing could be learned, as a sentence; of what a metric of somebody's own raised, with its type."""
-    if isinstance(error, MisalignedSurrogateError):
-        return error.summary
-    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    return text if text.endswith((".", "!", "?")) else f"{text}."

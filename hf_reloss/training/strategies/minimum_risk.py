@@ -1,29 +1,28 @@
 """Minimum risk training: the loss is the expected risk of texts that the model itself writes.
 
 Shen et al. 2016, Minimum Risk Training for Neural Machine Translation, arXiv:1512.02433; mixed with cross-entropy:
-Edunov et al. 2018, Classical Structured Prediction Losses for Sequence to Sequence Learning, arXiv:1711.04956.
+Edunov et al. 2018, Classical Structured Prediction Losses for Sequence to Sequence Learning, arXiv:1711.04956. For the
+word error rate: Prabhavalkar et al. 2018, Minimum Word Error Rate Training for Attention-based Sequence-to-Sequence
+Models, arXiv:1712.01818; with samples: Shannon 2017, Optimizing Expected Word Error Rate via Sampling for Speech
+Recognition, arXiv:1706.02776.
 """
 
 import dataclasses
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.modeling_outputs import BaseModelOutput
 
 from ...metrics import AdditiveMetric, Metric, load_metric
-from ...metrics.base import IGNORED_LABEL
 from ...metrics.translation import Bleu, SacreBleu
 from ...predictions.dataset import decoded
-from ...predictions.models import tokenizer_of, unwrapped, writes_text
+from ...predictions.models import is_ctc, tokenizer_of
 from ..arguments import option
 from ..batch import Batch
+from .aligned import Aligned
 from .base import LossDescription, LossStrategy, StrategyLoss
+from .candidates import CandidateSource, Written
 
 PROBE, ANOTHER = "a b c d e f g h", "i j k l m n o p"
 """What a metric's scale is read from: a text against itself and against one with nothing in common."""
@@ -97,45 +96,34 @@ class Risk:
 
 
 class MinimumRisk(LossStrategy):
-    """The expected risk of what an encoder-decoder writes: `ReLossSeq2SeqTrainer(..., surrogate="minimum_risk")`.
+    """The expected risk of what a model writes: `ReLossSeq2SeqTrainer(..., surrogate="minimum_risk")`.
 
-    Candidates are drawn in evaluation mode, from the model's whole distribution, as long as `generation_max_length` or
-    the `generation_config` allows. The random numbers for it are those of the seed, the step and the process: a run
-    that is resumed draws what it would have drawn, and the random state of the run stays as it is. In evaluation the
-    loss is the model's own.
+    Candidates are drawn from the model: by an encoder-decoder that writes token by token, see `Written`, or along the
+    frames of CTC, see `Aligned`. The random numbers for it are those of the seed, the step and the process: a run that
+    is resumed draws what it would have drawn, and the random state of the run stays as it is. In evaluation the loss is
+    the model's own.
 
     Args:
         metric: of which the risk is: what `Risk` takes.
 
     Attributes:
         risk: of texts.
+        source: of candidates.
     """
 
     word = "minimum_risk"
-    citation = "Shen et al. 2016, arXiv:1512.02433"
-    calls_model = True
+    citation = "Shen et al. 2016, arXiv:1512.02433; of CTC: Shannon 2017, arXiv:1706.02776"
 
     def prepare(self, trainer: Any) -> None:
         """As of any strategy.
 
         Raises:
-            ValueError: for a model that is no encoder-decoder from which samples can be drawn, or is divided over the
-                processes, without a tokenizer or a metric of texts, or for fewer than two candidates or an alpha of 0
-                or less.
+            ValueError: for a model from which no candidates can be drawn, without a tokenizer or a metric of texts, or
+                for fewer than two candidates or an alpha of 0 or less.
         """
         super().prepare(trainer)
-        model = unwrapped(trainer.model)
-        draws = writes_text(model) and "generation_config" in inspect.signature(model.generate).parameters
-        if not (draws and model.config.is_encoder_decoder):
-            raise ValueError(
-                "surrogate='minimum_risk' draws texts from an encoder-decoder that writes token by token, but this is "
-                f"{type(model).__name__}: take such a model, or another surrogate."
-            )
-        if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
-            raise ValueError(
-                "surrogate='minimum_risk' draws texts from a model that is whole in each process, but FSDP or "
-                "DeepSpeed's ZeRO-3 divides it: use data parallel processes, or another surrogate."
-            )
+        self.source: CandidateSource = (Aligned if is_ctc(trainer.model) else Written)(trainer)
+        self.calls_model = self.source.calls_model
         self.tokenizer = tokenizer_of(trainer.processing_class, trainer.data_collator)
         if self.tokenizer is None:
             raise ValueError(
@@ -144,19 +132,22 @@ class MinimumRisk(LossStrategy):
             )
         if self.wanted_metric is None:
             raise ValueError("surrogate='minimum_risk' wants the metric that is the risk: metric='bleu', say.")
-        self.candidates, self.alpha, self.with_reference = (
-            option(trainer.args, f"risk_{name}") for name in ("candidates", "alpha", "reference")
-        )
-        if self.candidates + self.with_reference < 2 or self.candidates < 1 or self.alpha <= 0:
+        given = {name: option(trainer.args, f"risk_{name}") for name in self.source.defaults}
+        chosen = {name: self.source.defaults[name] if value is None else value for name, value in given.items()}
+        self.number, self.alpha, self.with_reference = (chosen[name] for name in ("candidates", "alpha", "reference"))
+        if self.number + self.with_reference < 2 or self.number < 1 or self.alpha <= 0:
             raise ValueError(
                 "Minimum risk training compares candidates: risk_candidates is 1 or more, 2 or more without the "
-                f"reference, and risk_alpha is above 0, but got {self.candidates} and {self.alpha}."
+                f"reference, and risk_alpha is above 0, but got {self.number} and {self.alpha}."
             )
         self.risk = Risk(self.wanted_metric)
         self._drawn = (-1, 0)
 
     def is_active(self, training: bool) -> bool:
         return training and super().is_active(training)
+
+    def keeps_labels_from_model(self) -> bool:
+        return True
 
     def begin(self) -> None:
         self.announce_warmup()
@@ -168,83 +159,30 @@ class MinimumRisk(LossStrategy):
         return LossDescription(
             "minimum risk",
             sentence=f"for the least expected risk of what it writes, by the metric {self.risk.metric.signature}",
-            paper=("minimum risk training", "https://arxiv.org/abs/1512.02433"),
+            paper=("minimum risk training", self.source.paper),
         )
 
     def loss(self, batch: Batch, outputs: Any) -> StrategyLoss:
-        """The mean over the examples of a batch that have labels; the outputs are the model's for the candidates that
-        differ, [M, T, V] logits."""
-        model, inputs, labels = batch.model, batch.inputs, batch.labels
-        skipped = self.trainer.label_names
-        prompt = {name: x for name, x in inputs.items() if name not in skipped and not name.startswith("decoder_")}
-        starts, targets = self._draw(model, prompt)
-        if self.with_reference:
-            length = max(targets.shape[-1], labels.shape[-1])
-            targets = torch.cat([_longer(labels[:, None], length), _longer(targets, length)], dim=1)
-        distinct = ~(targets[:, :, None] == targets[:, None]).all(-1).tril(-1).any(-1)  # [N, K]
-        examples, targets = distinct.nonzero()[:, 0], targets[distinct]
-        log_probabilities, outputs = self._log_probabilities(model, prompt, starts[examples], targets, examples)
-        texts, references = decoded(targets, self.tokenizer), decoded(labels, self.tokenizer)
-        risks = self.risk(texts, [references[example] for example in examples.tolist()]).to(labels.device)
+        """The mean over the examples of a batch that have labels; the outputs are the model's, as its `source` has
+        them."""
+        found = self.source.candidates(batch, outputs, self.number, self.with_reference, self._seed())
+        options = self.source.decoding
+        texts, references = (decoded(ids, self.tokenizer, **options) for ids in (found.ids, found.references))
+        risks = self.risk(texts, [references[example] for example in found.examples.tolist()])
 
         def by_example(values: torch.Tensor, missing: float) -> torch.Tensor:
-            return values.new_full(distinct.shape, missing).masked_scatter(distinct, values)
+            return values.new_full(found.distinct.shape, missing).masked_scatter(found.distinct, values)
 
-        expected = expected_risk(by_example(log_probabilities, -torch.inf), by_example(risks, 0.0), self.alpha)
-        counts = (labels != IGNORED_LABEL).any(-1)
-        mean = (expected * counts).sum() / counts.sum().clamp(min=1)
-        return StrategyLoss(batch.weights.of_examples * mean, outputs)
+        log_probabilities = by_example(found.log_probabilities, -torch.inf)
+        risk = by_example(risks.to(log_probabilities.device), 0.0)
+        expected = expected_risk(log_probabilities, risk, self.alpha)
+        counts = batch.counts.any(-1)
+        mean = torch.where(counts, expected, 0.0).sum() / counts.sum().clamp(min=1)
+        return StrategyLoss(batch.weights.of_examples * mean, found.outputs)
 
-    @torch.no_grad()
-    def _draw(self, model: nn.Module, prompt: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tokens [N] that the model starts from, and what it goes on with, [N, K, T], -100 after its end."""
+    def _seed(self) -> int:
+        """Of the random numbers for a micro-batch."""
         args, step = self.trainer.args, self.trainer.state.global_step
         self._drawn = (step, self._drawn[1] + 1 if self._drawn[0] == step else 0)
         (seed,) = np.random.SeedSequence([args.seed, *self._drawn, args.process_index]).generate_state(1)
-        writer = self.trainer.accelerator.unwrap_model(model)
-        longest = getattr(args, "generation_max_length", None)
-        training = writer.training
-        writer.eval()
-        with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
-            torch.manual_seed(int(seed))
-            ids = writer.generate(
-                **prompt, do_sample=True, num_return_sequences=self.candidates, num_beams=1, top_k=0, top_p=1.0,
-                temperature=1.0, return_dict_in_generate=False, **({} if longest is None else {"max_length": longest}),
-            )  # fmt: skip
-        writer.train(training)
-        ends = unwrapped(model).generation_config.eos_token_id
-        written = ids[:, 1:]
-        if ends is not None:
-            last = torch.isin(written, torch.tensor(ends, device=ids.device))
-            written = written.masked_fill(last.cumsum(-1) > last.long(), IGNORED_LABEL)
-        return ids[:: self.candidates, 0], written.unflatten(0, (-1, self.candidates))
-
-    def _log_probabilities(
-        self,
-        model: nn.Module,
-        prompt: Mapping[str, Any],
-        starts: torch.Tensor,
-        targets: torch.Tensor,
-        examples: torch.Tensor,
-    ) -> tuple[torch.Tensor, Mapping[str, Any]]:
-        """log p(y|x) [M] float32 of targets [M, T], each of one of the N examples [M], which are encoded once."""
-        encoder = unwrapped(model).get_encoder()
-        known = inspect.signature(encoder.forward).parameters
-        with self.trainer.accelerator.autocast():
-            encoded = encoder(**{name: x for name, x in prompt.items() if name in known}, return_dict=True)
-        given = {name: prompt[name][examples] for name in ("attention_mask",) if name in prompt}
-        read = torch.cat([starts[:, None], targets[:, :-1].clamp(min=0)], dim=1)  # behind the end nothing counts
-        outputs = model(
-            **given,
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded[0][examples]),
-            decoder_input_ids=read,
-            use_cache=False,
-        )
-        each = F.cross_entropy(
-            outputs["logits"].float().flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED_LABEL
-        )
-        return -each.view(targets.shape).sum(-1), outputs
-
-
-def _longer(targets: torch.Tensor, length: int) -> torch.Tensor:
-    return F.pad(targets, (0, length - targets.shape[-1]), value=IGNORED_LABEL)
+        return int(seed)

@@ -1,0 +1,103 @@
+"""The program that recognizes speech, on words of tones."""
+
+import wave
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor, Wav2Vec2ForCTC
+
+from hf_reloss import load_metric
+
+from .test_programs import write_jsonl
+from .test_text_to_text import run_program
+
+TRAIN = (
+    "--do_train --do_eval --train_file train.jsonl --validation_file dev.jsonl --per_device_train_batch_size 16 "
+    "--save_strategy no --text_column said --logging_steps 10"
+)
+EVALUATE = "--do_eval --validation_file dev.jsonl --text_column said"
+MODEL = (
+    "--sampling_rate 4000 --config_overrides hidden_size=32,num_hidden_layers=1,num_attention_heads=2,"
+    "intermediate_size=32,conv_dim=[32,32],conv_kernel=[10,4],conv_stride=[5,2],num_feat_extract_layers=2,"
+    "num_conv_pos_embeddings=4,num_conv_pos_embedding_groups=2,mask_time_prob=0.0,layerdrop=0.0,hidden_dropout=0.0"
+    ",feat_extract_norm=layer"
+)
+
+
+def record(folder: Path, name: str, number: int, seed: int, rate: int = 4_000) -> list[dict[str, str]]:
+    """Recordings of letters that are tones, and spaces that are silent."""
+    random, rows, time = np.random.default_rng(seed), [], np.arange(60)
+    for place in range(number):
+        said = "".join(random.choice(list("abc "), random.integers(2, 6))).strip() or "a"
+        sound = [np.sin(time * (0.3 + 0.5 * "abc".index(x))) if x != " " else 0.0 * time for x in said]
+        sound = np.concatenate(sound) + 0.2 * random.standard_normal(60 * len(said))
+        path = folder / f"{name}{place}.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, rate, 0, "NONE", ""))
+            file.writeframes((8_000 * sound).astype("<i2").tobytes())
+        rows.append({"audio": path.name, "said": said})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("speech")
+    write_jsonl(folder / "train.jsonl", record(folder, "train", 120, seed=0))
+    write_jsonl(folder / "dev.jsonl", record(folder, "dev", 21, seed=1))
+    write_jsonl(folder / "slow.jsonl", record(folder, "slow", 3, seed=2, rate=2_000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ctc(folder):
+    flags = f"{TRAIN} {MODEL} --loss ctc --max_steps 80 --learning_rate 5e-3"
+    return run_program(folder, "speech_recognition.py", flags, folder / "ctc")
+
+
+def heard(output: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """What a saved model hears in the development data, a recording at a time, and what was said."""
+    model, processor = Wav2Vec2ForCTC.from_pretrained(output), AutoProcessor.from_pretrained(output)
+    letters = processor.tokenizer.convert_ids_to_tokens(range(len(processor.tokenizer)))
+    texts, rows = [], record(folder, "again", 21, seed=1)
+    for row in rows:
+        with wave.open(str(folder / row["audio"])) as file:
+            sound = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2") / 2**15
+        inputs = processor(sound, sampling_rate=4_000, return_tensors="pt")
+        with torch.no_grad():
+            path = model.eval()(**inputs).logits[0].argmax(-1).tolist()
+        texts.append("".join(letters[token] for token, _ in groupby(path) if token).replace("|", " ").strip())
+    return texts, [row["said"] for row in rows]
+
+
+def test_a_model_from_scratch_learns_letters_and_is_saved_with_its_processor(ctc, folder):
+    assert ctc["eval_wer"] < 0.9
+    assert ctc["eval_wer"] == pytest.approx(load_metric("wer").compute(*heard(folder / "ctc", folder)))
+    assert (ctc["train_samples"], ctc["eval_samples"]) == (120, 21)
+
+
+def test_minimum_risk_goes_on_from_it(ctc, folder, tmp_path):
+    loss = "--loss minimum_risk --model_loss_share 0.1"
+    flags = f"{TRAIN} --model_name_or_path ctc {loss} --max_steps 30 --learning_rate 2e-3"
+    results = run_program(folder, "speech_recognition.py", flags, tmp_path)
+    assert results["eval_wer"] < ctc["eval_wer"]
+    assert any("loss/surrogate" in entry and "loss/model" in entry for entry in results["state"]["log_history"])
+    again = run_program(
+        folder, "speech_recognition.py", f"{EVALUATE} --model_name_or_path {tmp_path}", tmp_path / "eval"
+    )
+    assert again["eval_wer"] == results["eval_wer"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (f"{TRAIN} --model_name_or_path ctc --train_file slow.jsonl", "2,000 samples a second, 1 channels and 16 bits"),
+        (f"{TRAIN} {MODEL} --text_column text", "no column 'text'"),
+        (f"{EVALUATE} --model_name_or_path ctc --make_tokenizer", "pass --do_train"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(ctc, folder, tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        run_program(folder, "speech_recognition.py", flags, tmp_path)
