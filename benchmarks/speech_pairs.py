@@ -36,6 +36,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
+from hf_reloss.compare.statistics import paired_difference
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -229,11 +230,22 @@ def run(name: str, way: str, seed: int) -> dict[str, float]:
 
 
 def summary(done: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The mean of each pair and way."""
-    found: dict[str, list[float]] = {}
+    """The word error rates of each pair and way, and the paired differences to the usual loss."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
     for key, measured in done.items():
-        found.setdefault(key.rpartition(", ")[0], []).extend(measured.values())
-    return {"means": {name: sum(scores) / len(scores) for name, scores in found.items()}}
+        name, _, seed = key.split(", ")
+        for way, rate in measured.items():
+            found.setdefault(name, {}).setdefault(way, {})[int(seed)] = rate
+    means = {name: {way: sum(of.values()) / len(of) for way, of in of_ways.items()} for name, of_ways in found.items()}
+    over_usual = {
+        name: {
+            way: paired_difference(of, of_ways["usual"])._asdict()
+            for way, of in of_ways.items()
+            if way != "usual" and len(of.keys() & of_ways.get("usual", {}).keys()) > 1
+        }
+        for name, of_ways in found.items()
+    }
+    return {"means": means, "over_usual": over_usual}
 
 
 def main() -> None:
@@ -244,8 +256,7 @@ def main() -> None:
         for seed in range(options.seeds)
         for way in WAYS
     }
-    for name, mean in summary(stored_runs("speech_pairs.py", jobs, run, options, summary))["means"].items():
-        print(f"{name}: {mean:.2f}")
+    print(json.dumps(summary(stored_runs("speech_pairs.py", jobs, run, options, summary)), indent=2))
 
 
 if __name__ == "__main__":
