@@ -19,13 +19,15 @@ PAIR_NAMES = {
     "hwu64_pair_costs": "HWU64, hidden costs of confusions",
     "hwu64_hand_over": "HWU64, handing over to a person",
     "sick_kappa": "SICK, quadratic kappa",
+    "goemotions_macro_f1": "GoEmotions, 28 labels, macro-F1",
+    "goemotions_micro_f1": "GoEmotions, 28 labels, micro-F1",
     "hwu64_slots": "HWU64, slots, F1 of seqeval",
     "squad_f1": "SQuAD, F1",
     "lsp_pck": "Leeds Sports Pose, PCK@0.1",
     "multi30k_nat": "Multi30k, not autoregressive, BLEU",
     "multi30k_autoregressive": "Multi30k, autoregressive, beam of 4, BLEU",
 }
-"""Pairs of data and metric, of benchmarks/pairs.py and task_pairs.py."""
+"""Pairs of data and metric, of benchmarks/pairs.py, label_pairs.py and task_pairs.py."""
 
 FIRST_RUNS = {
     "intents": "64 intents, 960 sentences, MiniLM in 60 steps: accuracy",
@@ -77,12 +79,14 @@ def decisions(name: str) -> str:
 
 
 def promise(name: str) -> str:
-    """A table of what one changed line does to the metric, on many pairs of data and metric."""
+    """A table of what one changed line does to the metric, on all pairs of data and metric or those of some data."""
     result = json.loads((RESULTS / "promise.json").read_text())
     ways = ["usual, decision tuned", "soft metric", "field's own", "auto", "auto, strict"]
     rows = [row(("points over the usual loss [95 %]", *ways, "steps", "auto over the soft metric"))]
     rows.append(row(["---"] * (3 + len(ways))))
     for pair, gains in result["over_usual"].items():
+        if name != "all" and not pair.startswith(f"{name}_"):
+            continue
         cells = [shown_gain(gains[way]) if way in gains else "" for way in ways]
         costs = [
             statistics.fmean(
@@ -107,4 +111,15 @@ def tried(pair: str) -> str:
     return "\n".join(rows)
 
 
-TABLES = (decisions, promise, tried, first_runs, unfitted)
+def speech(pair: str) -> str:
+    """A table of word error rates by the loss that a model of CTC goes on with."""
+    result = json.loads((RESULTS / "speech.json").read_text())
+    names = {"usual": "CTC", "field's own": "CTC, smoothed", "minimum risk": "minimum risk"}
+    rows = [row(("loss", "WER", "less CTC's [95 %]")), row(["---"] * 3)]
+    for way, label in names.items():
+        over = shown_gain(result["over_usual"][pair][way]) if way != "usual" else ""
+        rows.append(row((label, f"{result['means'][pair][way]:.2f}", over)))
+    return "\n".join(rows)
+
+
+TABLES = (decisions, promise, speech, tried, first_runs, unfitted)

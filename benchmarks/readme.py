@@ -233,5 +233,6 @@ if __name__ == "__main__":
     for page in (
         ROOT / "README.md",
         *(ROOT / "docs" / f"{name}.md" for name in ("rivals", "scaling", "decisions", "promise")),
+        *sorted((ROOT / "docs" / "tasks").glob("*.md")),
     ):
         page.write_text(filled(page.read_text()))

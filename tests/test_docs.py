@@ -121,6 +121,16 @@ def _source(name: str) -> str:
     return (DOCS.parent / "hf_reloss" / "surrogates" / f"{name}.py").read_text()
 
 
+def test_the_page_on_labels_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / "labels.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, names := {})
+    assert names["trainer"].loss_report.decision is not None
+    verdict, score = capsys.readouterr().out.splitlines()[-2:]
+    assert verdict.startswith("VERDICT: ")
+    assert float(score) > 0.4
+
+
 def test_the_page_on_speech_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / "speech.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)

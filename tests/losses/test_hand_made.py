@@ -45,6 +45,25 @@ def test_label_smoothing_and_focal_and_poly1_and_weights():
     )
 
 
+def test_losses_of_several_labels_are_those_of_their_papers():
+    labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    logits = LOGITS[:3]
+    usual = F.binary_cross_entropy_with_logits(logits, labels)
+    for found in (
+        hand_made_loss("cross_entropy", task="multilabel"),
+        hand_made_loss("asymmetric", gamma_negative=0.0, margin=0.0),
+    ):
+        torch.testing.assert_close(found(logits, labels), usual)
+    p = logits.sigmoid()
+    right = torch.where(labels > 0, p, 1 - p)
+    torch.testing.assert_close(
+        hand_made_loss("focal", task="multilabel")(logits, labels), -((1 - right) ** 2 * right.log()).mean()
+    )
+    q = (p - 0.05).clamp(min=0)
+    expected = -(labels * p.log() + (1 - labels) * q**4 * (1 - q).log()).mean()
+    torch.testing.assert_close(hand_made_loss("asymmetric")(logits, labels), expected)
+
+
 def test_the_class_correlation_loss_is_that_of_a_hand_worked_case():
     loss = made("class_correlation")
     p = LOGITS.softmax(-1).gather(1, LABELS[:, None])[:, 0]

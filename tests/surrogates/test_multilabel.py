@@ -9,7 +9,15 @@ from sklearn.metrics import f1_score
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, EvalPrediction
 
-from hf_reloss import AutoSurrogate, ReLossTrainer, ReLossTrainingArguments, SurrogateConfig, load_metric
+from hf_reloss import (
+    AutoSurrogate,
+    ReLossTrainer,
+    ReLossTrainingArguments,
+    SurrogateConfig,
+    load_metric,
+    record_predictions,
+)
+from hf_reloss.predictions.groups import draw_groups
 from hf_reloss.surrogates.multilabel import SurrogateForMultilabel
 
 from ..training.test_trainer import assert_same, weights
@@ -162,3 +170,17 @@ def test_one_changed_line_trains_on_it_and_resumes(tmp_path, metric, own):
     resumed = trainer(tmp_path / "resumed")
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-50"))
     assert_same(weights(resumed), weights(run))
+
+
+def test_predictions_are_recorded_and_hand_made_losses_read_them(tmp_path):
+    predictions = record_predictions(topics_model(), Topics(100, 0), metric="f1", batch_size=50)
+    assert {"label_logits", "labels", "stage"} == set(predictions.column_names)
+    metric = load_metric("f1", average="micro")  # which is given the threshold of several labels
+    groups = draw_groups(predictions, metric, num_groups=20, group_size=30)
+    expected = f1_score(groups.labels[0], groups.columns["label_logits"][groups.index[0]] > 0, average="micro")
+    assert float(groups.scores[0]) == pytest.approx(expected)
+    args = ReLossTrainingArguments(str(tmp_path), max_steps=3, save_strategy="no", report_to="none", disable_tqdm=True)
+    for name in ("focal", "asymmetric"):
+        trainer = ReLossTrainer(topics_model(), args, train_dataset=Topics(40, 0), surrogate=name)
+        trainer.train()
+        assert type(trainer.surrogate) is SurrogateForMultilabel

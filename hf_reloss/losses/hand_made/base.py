@@ -14,7 +14,8 @@ from ..base import Evidence, SurrogateNetwork
 class HandMadeLoss(SurrogateNetwork):
     """A loss of which nothing is learned, from the logits [..., N, C] and labels [..., N] of evidence.
 
-    One that reads no more than `label_losses` and labels is for tokens, too, of which evidence has margins.
+    One that reads no more than `label_losses` and labels is for tokens, too, of which evidence has margins, and for
+    several labels of each example, of which it has one logit each.
 
     Attributes:
         tasks: whose evidence it reads.
@@ -32,7 +33,8 @@ class HandMadeLoss(SurrogateNetwork):
         super().__init__()
         self.task = task or self.tasks[0]
         self.of_tokens = self.task == "tokens"
-        self.count_dims = 2 if self.of_tokens else 1
+        self.of_labels = self.task == "multilabel"
+        self.count_dims = 2 if self.of_tokens or self.of_labels else 1
         self.nothing_learned = nn.Parameter(torch.empty(0))  # for models have a device and a precision by parameters
         if self.wants_frequencies:
             frequencies = given.pop("frequencies", None)
@@ -70,6 +72,8 @@ class HandMadeLoss(SurrogateNetwork):
         """-log p(label), of the shape of `evidence.counts`."""
         if self.of_tokens:
             return F.softplus(-evidence.outputs[..., 0])
+        if self.of_labels:
+            return F.softplus(-label_signs(evidence) * evidence.outputs[..., 0])
         return cross_entropies(evidence.outputs, evidence.labels)
 
 
@@ -106,6 +110,11 @@ def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, **options: Any) 
     """That of each example, [..., N], of logits [..., N, C] and labels [..., N]; options of `F.cross_entropy`."""
     losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", **options)
     return losses.view(labels.shape)
+
+
+def label_signs(evidence: Evidence) -> torch.Tensor:
+    """Of several labels for each example: [..., N, L], 1 for each that holds and -1 for each that does not."""
+    return torch.where(evidence.labels > 0, 1.0, -1.0)
 
 
 def due_classes(evidence: Evidence) -> torch.Tensor:

@@ -7,10 +7,10 @@ from .base import HandMadeLoss
 
 
 class CrossEntropy(HandMadeLoss):
-    """-log p(label)."""
+    """-log p(label); of several labels for each example, the mean over them of binary cross-entropy."""
 
     architecture = "cross_entropy"
-    tasks = ("classification", "tokens")
+    tasks = ("classification", "tokens", "multilabel")
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
         return self.label_losses(evidence)

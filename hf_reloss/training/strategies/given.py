@@ -18,6 +18,7 @@ from ...surrogates.base import Surrogate
 from ...surrogates.classification import SurrogateForClassification
 from ...surrogates.embeddings import SurrogateForEmbeddings
 from ...surrogates.hand_made import hand_made_loss
+from ...surrogates.multilabel import SurrogateForMultilabel
 from ...surrogates.tokens import SurrogateForTokens
 from .base import SURROGATE_FOLDER, LossStrategy, SurrogateStrategy
 
@@ -122,12 +123,14 @@ def refuse_unknown(word: str, known: Iterable[str]) -> None:
 
 
 def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] | None) -> Surrogate:
-    """A hand-made loss for what the model is trained to do: classes of examples, of tokens, or embeddings."""
+    """A hand-made loss for what the model is trained to do: classes or labels of examples, of tokens, or embeddings."""
     kind = hand_made_losses(None)[name]
     task, first = kind.tasks[0], training_labels(dataset, names, most=1)  # a row of a data set may be dear to read
     of_sequences = writes_text(model) or (first is not None and _are_sequences(first))
     if task == SurrogateForClassification.task and of_sequences:
         task = SurrogateForTokens.task
+        if not writes_text(model) and first is not None and torch.as_tensor(first[0]).is_floating_point():
+            task = SurrogateForMultilabel.task  # as binary cross-entropy wants its labels
     if task == SurrogateForEmbeddings.task and type(unwrapped(model)).__name__.endswith("Classification"):
         model_class = type(unwrapped(model)).__name__
         logger.warning(
