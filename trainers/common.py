@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, Trainer, TrainingArguments, set_seed
 
 from hf_reloss import Metric, ReLossTrainer, hand_made_losses, load_metric
+from hf_reloss.predictions.models import metric_for
 
 logger = logging.getLogger(__name__)
 
@@ -295,8 +296,11 @@ def make_trainer(model_args: ModelArguments, metric: Metric | None = None, **opt
         metric: by default that of `--metric`.
         options: those of Trainer.
     """
-    metric = metric or wanted_metric(model_args)
-    metrics = {"accuracy": load_metric("accuracy"), metric.name: metric}
+    metric = metric_for(options["model"], metric or wanted_metric(model_args))
+    several = getattr(options["model"].config, "problem_type", None) == "multi_label_classification"
+    beside = load_metric("subset_accuracy" if several else "accuracy")  # of several labels, what scikit-learn calls so
+    metric = beside if metric.name == "accuracy" else metric
+    metrics = {beside.name: beside, metric.name: metric}
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
         return {name: each.compute(evaluation.predictions, evaluation.label_ids) for name, each in metrics.items()}

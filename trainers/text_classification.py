@@ -15,6 +15,11 @@ With files of your own, csv, json or jsonl (also compressed: .jsonl.gz), from sc
         --tokenizer_name distilbert/distilbert-base-uncased \
         --train_file train.jsonl --validation_file dev.jsonl --text_column text --label_column label \
         --do_train --do_eval --output_dir text-reloss
+
+Where the column of labels holds lists, each text has several labels, or none:
+
+    ... --dataset_name google-research-datasets/go_emotions --label_column labels \
+        --metric f1 --metric_options '{"average": "macro"}'
 """
 
 from dataclasses import dataclass, field
@@ -26,6 +31,8 @@ from common import (
     DataArguments,
     ModelArguments,
     check_columns,
+    class_names,
+    encode_labels,
     load_config,
     load_data,
     load_table,
@@ -75,12 +82,47 @@ def tokenized(data: datasets.Dataset | None, tokenizer: Any, data_args: TextData
     )
 
 
+def label_names(data: datasets.Dataset, column: str) -> list[str]:
+    """The names of the classes or, where texts have lists of labels, of all labels that there are."""
+    check_columns(data, label_column=column)
+    if not _has_several(data, column):
+        return class_names(data, column)
+    names = getattr(data.features[column].feature, "names", None)
+    return names or sorted({str(label) for labels in data[column][:] for label in labels})
+
+
+def encode(data: datasets.Dataset, column: str, names: list[str]) -> datasets.Dataset:
+    """The data with a column `labels`: class indices or, of lists of labels, a row of 0.0 and 1.0 for each text.
+
+    Raises:
+        ValueError: for labels that are not in `names`.
+    """
+    check_columns(data, label_column=column)
+    if not _has_several(data, column):
+        return encode_labels(data, column, names)
+    known = getattr(data.features[column].feature, "names", None)
+    given = [[known[label] if known else str(label) for label in labels or ()] for labels in data[column][:]]
+    unknown = sorted({label for labels in given for label in labels} - set(names))
+    if unknown:
+        raise ValueError(
+            f"Unknown labels in the column {column!r}: {', '.join(map(repr, unknown[:5]))}. The model has "
+            f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}: correct these labels."
+        )
+    rows = [[float(name in labels) for name in names] for labels in given]
+    data = data.remove_columns([name for name in ("labels",) if name in data.column_names])
+    return data.add_column("labels", rows)
+
+
+def _has_several(data: datasets.Dataset, column: str) -> bool:
+    return isinstance(data.features[column], datasets.List)
+
+
 def main() -> None:
     """Runs the command line."""
     data_args, model_args, args = make_parser().parse_args_into_dataclasses()
     set_up(args)
     with args.main_process_first(desc="loading the data"):
-        train, validation, names = load_data(data_args, model_args, args, load_table)
+        train, validation, names = load_data(data_args, model_args, args, load_table, label_names, encode)
 
     source = model_args.tokenizer_name or model_args.model_name_or_path or model_args.config_name
     if source is None:
@@ -90,6 +132,8 @@ def main() -> None:
         tokenizer.pad_token = tokenizer.eos_token
     config = load_config(model_args, names, vocab_size=len(tokenizer))
     config.pad_token_id = tokenizer.pad_token_id
+    if _has_several(validation if train is None else train, "labels"):
+        config.problem_type = "multi_label_classification"
     # In float32 whatever the checkpoint is stored in: --bf16 is autocast.
     if model_args.model_name_or_path:
         model = AutoModelForSequenceClassification.from_pretrained(
