@@ -32,6 +32,7 @@ _MODULES = {
     "surrogates.embeddings": ["SurrogateForEmbeddings"],
     "surrogates.hand_made": ["hand_made_loss"],
     "surrogates.keypoints": ["SurrogateForKeypoints"],
+    "surrogates.multilabel": ["SurrogateForMultilabel"],
     "surrogates.spans": ["SurrogateForSpans"],
     "surrogates.tokens": ["SurrogateForTokens", "next_token_labels"],
 }
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .surrogates.embeddings import SurrogateForEmbeddings
     from .surrogates.hand_made import hand_made_loss
     from .surrogates.keypoints import SurrogateForKeypoints
+    from .surrogates.multilabel import SurrogateForMultilabel
     from .surrogates.spans import SurrogateForSpans
     from .surrogates.tokens import SurrogateForTokens, next_token_labels
     from .training.adaptive_trainer import AdaptiveLossTrainer

@@ -95,6 +95,8 @@ def test_the_tables_are_those_of_the_stored_results(monkeypatch):
     scaling, rivals, decisions, promise = ((DOCS / f"{name}.md").read_text() for name in names)
     assert readme.filled(promise) == promise
     assert len(re.findall(r"<!-- (?:promise|tried) \w+ -->\n\|", promise)) == 8
+    for page in (DOCS / "tasks").glob("*.md"):
+        assert readme.filled(page.read_text()) == page.read_text(), page
     assert readme.filled(scaling) == scaling
     assert readme.filled(decisions) == decisions
     assert "<!-- decisions all -->\n|" in decisions
@@ -113,7 +115,7 @@ def test_the_table_of_tasks_is_what_there_is():
     surrogates = {path.stem for path in (DOCS.parent / "hf_reloss" / "surrogates").glob("*.py")}
     assert {task for task, _ in rows} == {name for name in surrogates if f'task = "{name}"' in _source(name)}
     programs = re.findall(r"^\| `(trainers/\w+\.py)` \|", TASKS, flags=re.MULTILINE)
-    assert len(programs) == 6
+    assert len(programs) == 7
     assert all((DOCS.parent / program).is_file() for program in programs)
 
 
