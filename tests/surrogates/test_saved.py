@@ -13,6 +13,7 @@ from hf_reloss import AutoSurrogate, Surrogate, SurrogateConfig, hand_made_loss,
 from hf_reloss.losses.learned.counts import GENERAL_SCORES
 from hf_reloss.surrogates.classification import SurrogateForClassification
 from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
+from hf_reloss.surrogates.multilabel import SurrogateForMultilabel
 from hf_reloss.surrogates.spans import SurrogateForSpans
 from hf_reloss.surrogates.tokens import SurrogateForTokens
 
@@ -51,6 +52,10 @@ LEARNED = {
     "exact match": lambda: SurrogateForSpans.for_metric("squad_exact_match", trust_region=True),
     "pck": lambda: SurrogateForKeypoints.for_metric(load_metric("pck", alpha=0.1)),
     "oks": lambda: SurrogateForKeypoints.for_metric(load_metric("oks", sigmas=(0.1, 0.2, 0.3))),
+    "labels, macro-F1": lambda: SurrogateForMultilabel.for_metric(load_metric("f1", average="macro")),
+    "labels, F1 of examples": lambda: SurrogateForMultilabel.for_metric(load_metric("f1", average="samples")),
+    "subset accuracy": lambda: SurrogateForMultilabel.for_metric("subset_accuracy", trust_region=True),
+    "labels, function": lambda: SurrogateForMultilabel.for_metric(load_metric(squared)),
     "keypoints, paper": lambda: SurrogateForKeypoints(
         SurrogateConfig(task="keypoints", architecture="paper", num_pixels=64, hidden_size=8)
     ),
@@ -90,6 +95,8 @@ def made_up(surrogate: Surrogate) -> tuple[object, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     if surrogate.task == "classification":
         return torch.randn(24, 3, generator=generator), torch.arange(24) % 3
+    if surrogate.task == "multilabel":
+        return torch.randn(24, 3, generator=generator), torch.randint(2, (24, 3), generator=generator)
     if surrogate.task == "embeddings":
         return torch.randn(24, 3, generator=generator), torch.arange(24) % 3
     if surrogate.task == "tokens":

@@ -103,8 +103,8 @@ class Written(CandidateSource):
         draws = writes_text(model) and "generation_config" in inspect.signature(model.generate).parameters
         if not (draws and model.config.is_encoder_decoder):
             raise ValueError(
-                "surrogate='minimum_risk' draws texts from an encoder-decoder that writes token by token, or from a "
-                f"model of CTC (a class ...ForCTC), but this is {type(model).__name__}: take such a model, or another "
+                "surrogate='minimum_risk' draws texts from a model of CTC (a class ...ForCTC), or from an encoder-"
+                f"decoder that writes token by token, but this is {type(model).__name__}: take such a model, or another "
                 "surrogate."
             )
         if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
