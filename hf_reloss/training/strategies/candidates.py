@@ -104,8 +104,8 @@ class Written(CandidateSource):
         if not (draws and model.config.is_encoder_decoder):
             raise ValueError(
                 "surrogate='minimum_risk' draws texts from a model of CTC (a class ...ForCTC), or from an encoder-"
-                f"decoder that writes token by token, but this is {type(model).__name__}: take such a model, or another "
-                "surrogate."
+                f"decoder that writes token by token, but this is {type(model).__name__}: take such a model, or "
+                "another surrogate."
             )
         if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
             raise ValueError(
