@@ -12,6 +12,7 @@ from pairs import FROZEN_RECIPE, Pair
 from task import data_folder
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_reloss import hand_made_loss
 from hf_reloss.metrics import Metric, load_metric
 from hf_reloss.surrogates.multilabel import SurrogateForMultilabel
 
@@ -53,13 +54,11 @@ def goemotions_micro_f1() -> Pair:
 
 
 def asymmetric(pair: Pair) -> Callable[..., torch.Tensor]:
-    """Asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119, equation 7) with its authors' γ+ = 0, γ- = 4, m = 0.05."""
+    """Asymmetric loss with its authors' options (Ridnik et al. 2021)."""
+    found = hand_made_loss("asymmetric")
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        probabilities = outputs["logits"].sigmoid()
-        shifted = (probabilities - 0.05).clamp(min=0)
-        wrong = shifted**4 * (1 - shifted).clamp(min=1e-8).log()
-        return -(labels * probabilities.clamp(min=1e-8).log() + (1 - labels) * wrong).mean()
+        return found(outputs, labels)
 
     return loss
 

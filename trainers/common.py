@@ -297,9 +297,7 @@ def make_trainer(model_args: ModelArguments, metric: Metric | None = None, **opt
         options: those of Trainer.
     """
     metric = metric_for(options["model"], metric or wanted_metric(model_args))
-    several = getattr(options["model"].config, "problem_type", None) == "multi_label_classification"
-    beside = load_metric("subset_accuracy" if several else "accuracy")  # of several labels, what scikit-learn calls so
-    metric = beside if metric.name == "accuracy" else metric
+    beside = metric_for(options["model"], load_metric("accuracy"))
     metrics = {beside.name: beside, metric.name: metric}
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:

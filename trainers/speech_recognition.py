@@ -75,7 +75,7 @@ class SpeechModelArguments(ModelArguments):
     loss: Literal["ctc", "minimum_risk"] = field(
         default="minimum_risk",
         metadata={
-            "help": "ctc: the model's own. minimum_risk: what the model hears in training, scored by --metric; start "
+            "help": "ctc: the model's own. minimum_risk: what the model transcribes, scored by --metric; start "
             "from a model trained on ctc, or give it --surrogate_warmup. See --risk_candidates, --model_loss_share."
         },
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..metrics import Metric
-from ..metrics.counts import F1, CountMetric
+from ..metrics.counts import F1, SEVERAL_LABELS, CountMetric
 from ..metrics.credits import ROUNDS, SECONDS, credit_matrix, is_mean
 from .base import DecisionRule
 from .calibration import calibrate
@@ -19,7 +19,7 @@ FOLDS = 5
 EXTREMES = 1e-3, 1 - 1e-3
 """Between which probabilities the thresholds of labels are."""
 
-USUAL = [F1(average=average, threshold=0.5) for average in ("micro", "macro")]
+USUAL = [F1(average=average, **SEVERAL_LABELS) for average in ("micro", "macro")]
 """What thresholds of labels are fitted by where the metric is not one of counts."""
 
 Fit = Callable[[torch.Tensor, torch.Tensor], Sequence[DecisionRule]]
@@ -31,12 +31,12 @@ def fitted_rules(
 ) -> tuple[Sequence[DecisionRule], Fit]:
     """Rules to decide by, the simpler ones first, and what fits such rules to other examples.
 
+    Of several labels for each example and a metric that is none of their counts, such as a function, thresholds are
+    those that are best for micro-F1 and for macro-F1.
+
     Args:
         logits, labels, metric: as for `tune_decision`.
         width: of the prior of biases, see `calibrate`.
-
-    Of several labels for each example and a metric that is none of their counts, such as a function, thresholds are
-    those that are best for micro-F1 and for macro-F1.
     """
     if labels.dim() == 2:
         of_examples = getattr(metric, "average", "") == "samples"

@@ -59,10 +59,13 @@ def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | A
     better than argmax, the second if it is better than what was kept: in 84 % of a paired bootstrap's samples, a gain
     of one standard error. What is kept is fitted again on all examples.
 
+    Where examples have several labels each, the rules are thresholds of labels: of calibrated probabilities, one half
+    and those by which the metric is best or, of a metric that is none of counts per label, micro-F1 and macro-F1.
+
     Args:
         logits: [n, C] float, of examples that the model has not been trained on.
-        labels: [n] int64, -100 where it does not count.
-        metric: of class decisions, as `load_metric` takes it.
+        labels: [n] int64, -100 where it does not count; or several for each example, [n, C], 0 or 1.
+        metric: of decisions, as `load_metric` takes it.
         seed: of the parts and the bootstrap.
 
     Raises:

@@ -88,6 +88,11 @@ def label_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (logits.gather(-1, index) - logits.scatter(-1, index, -torch.inf).logsumexp(-1, keepdim=True)).squeeze(-1)
 
 
+def binary_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The logit of each label that holds, and minus that of each that does not: [...] of logits and labels, 0 or 1."""
+    return torch.where(labels > 0, logits, -logits)
+
+
 def class_margins(logits: torch.Tensor) -> torch.Tensor:
     """The margin z_c - log Σ_{k≠c} exp(z_k) of each class, [..., C], whose sigmoid is the softmax."""
     log_probability = logits.log_softmax(-1)

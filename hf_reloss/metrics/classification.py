@@ -1,11 +1,12 @@
 """Metrics of class decisions, on whatever device the predictions are."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from .base import IGNORED_LABEL, AdditiveMetric, numbers
+from .base import IGNORED_LABEL, AdditiveMetric, Metric, numbers
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ class Accuracy(ClassMetric):
     """
 
     name: ClassVar[str] = "accuracy"
+
+    def informed(self, facts: Mapping[str, Any]) -> Metric:
+        """The same metric; of several labels for each example, as a `threshold` says, that of all of them together."""
+        if type(self) is Accuracy and "threshold" in facts:
+            return SubsetAccuracy(facts["threshold"])
+        return super().informed(facts)
 
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         counts = references != IGNORED_LABEL

@@ -70,7 +70,7 @@ class CountMetric(ClassMetric):
         """`parts` of counts [..., C] each."""
 
 
-SEVERAL_LABELS = {"threshold": 0.5}
+SEVERAL_LABELS: dict[str, Any] = {"threshold": 0.5}
 """The options of metrics by which they take several labels for each example, [N, L], 0 or 1."""
 
 
@@ -84,7 +84,7 @@ class RatioMetric(CountMetric):
         labels: the classes that are averaged; by default all that are predicted or due in the group.
         pos_label: of average "binary": the class that is scored.
         average: "binary" (that class alone, of two), "micro" (counts added up over the classes), "macro" (mean over the
-            classes), "weighted" (mean weighted by how often each is due), "samples" (multi-label only: the mean over
+            classes), "weighted" (mean weighted by its number of labels), "samples" (multi-label only: the mean over
             examples of the ratio of each; statistics: [N, 2], that and 1).
         zero_division: the value where a class has a denominator of 0; nan leaves it out, "warn" is 0.
         threshold: multi-label: a label is predicted where its sigmoid is above.

@@ -22,7 +22,7 @@ MOST_SAMPLED = 2**18
 MAPPED = 0.5
 """The share of groups in which each label is replaced by one class only, of metrics that may mind which one it is."""
 
-MOST_LAID_OUT = 2**22
+MOST_LABELS = 2**22
 """Of how many labels, of several for each prediction, statistics are laid out at a time."""
 
 FEWEST_GROUPS = 16
@@ -194,8 +194,9 @@ def _corrupted(
 
 def _scores(metric: Metric, logits: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Scores [m] of groups index [m, N] of logits [n, ...], with labels of their own, [m, N] or [m, N, L]."""
-    decided = metric.decide(logits)
-    at_once = len(index) if labels.dim() == 2 else max(1, MOST_LAID_OUT // labels[0].numel())
+    # Of rows of labels a metric decides itself, by their shape: a function gets logits of the same.
+    decided = metric.decide(logits) if labels.dim() == 2 else logits
+    at_once = len(index) if labels.dim() == 2 else max(1, MOST_LABELS // labels[0].numel())
     parts = []
     for rows, own in zip(index.split(at_once), labels.split(at_once), strict=True):
         drawn = torch.arange(rows.numel()).view_as(rows)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ..losses.base import Evidence
+from ..losses.layers import binary_margin
 from ..losses.learned.labels import LabelCountNetwork, LabelMarginNetwork, SubsetMarginNetwork
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
@@ -82,8 +83,7 @@ class SurrogateForMultilabel(Surrogate):
         return Evidence(logits[..., None], labels.long().masked_fill(~counts, 0), counts)
 
     def original_losses(self, evidence: Evidence) -> torch.Tensor:
-        wanted = evidence.labels.to(evidence.outputs)
-        return F.binary_cross_entropy_with_logits(evidence.outputs[..., 0], wanted, reduction="none")
+        return F.softplus(-binary_margin(evidence.outputs[..., 0], evidence.labels))
 
     @classmethod
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForMultilabel":

@@ -172,13 +172,48 @@ def test_one_changed_line_trains_on_it_and_resumes(tmp_path, metric, own):
     assert_same(weights(resumed), weights(run))
 
 
-def test_predictions_are_recorded_and_hand_made_losses_read_them(tmp_path):
+def test_accuracy_of_several_labels_is_that_of_all_together(tmp_path):
+    args = ReLossTrainingArguments(str(tmp_path), max_steps=40, save_strategy="no", report_to="none", disable_tqdm=True)
+    trainer = ReLossTrainer(
+        topics_model(), args, train_dataset=Topics(400, 0), eval_dataset=Topics(100, 1), metric="accuracy"
+    )
+    trainer.train()
+    assert trainer.metric == load_metric("subset_accuracy")
+    assert trainer.loss_report.metric == "subset_accuracy"
+    assert load_metric("top_k_accuracy", k=2).informed({"threshold": 0.5}) == load_metric("top_k_accuracy", k=2)
+
+
+def test_predictions_are_recorded():
     predictions = record_predictions(topics_model(), Topics(100, 0), metric="f1", batch_size=50)
     assert {"label_logits", "labels", "stage"} == set(predictions.column_names)
     metric = load_metric("f1", average="micro")  # which is given the threshold of several labels
     groups = draw_groups(predictions, metric, num_groups=20, group_size=30)
     expected = f1_score(groups.labels[0], groups.columns["label_logits"][groups.index[0]] > 0, average="micro")
     assert float(groups.scores[0]) == pytest.approx(expected)
+
+
+def test_a_function_of_several_labels_scores_groups_as_it_scores_them_alone(tmp_path):
+    def micro_f1(predictions, references):
+        assert predictions.shape == references.shape  # logits, and no class indices
+        return f1_score(references, predictions > 0, average="micro")
+
+    predictions = record_predictions(topics_model(), Topics(100, 0), batch_size=50)
+    by_function, by_name = (
+        draw_groups(predictions, load_metric(metric, **options), num_groups=20, group_size=30).scores
+        for metric, options in ((micro_f1, {}), ("f1", {"average": "micro"}))
+    )
+    torch.testing.assert_close(by_function, by_name)
+    args = ReLossTrainingArguments(str(tmp_path), num_train_epochs=3, learning_rate=2e-2, save_strategy="no")
+    args.disable_tqdm, args.report_to = True, []
+    trainer = ReLossTrainer(
+        topics_model(), args, train_dataset=Topics(400, 0), eval_dataset=Topics(100, 1), metric=micro_f1
+    )
+    trainer.train()
+    assert trainer.loss_report.verdict.startswith("VERDICT: ")
+    assert trainer.loss_report.decision is not None
+
+
+def test_hand_made_losses_read_several_labels(tmp_path):
     args = ReLossTrainingArguments(str(tmp_path), max_steps=3, save_strategy="no", report_to="none", disable_tqdm=True)
     for name in ("focal", "asymmetric"):
         trainer = ReLossTrainer(topics_model(), args, train_dataset=Topics(40, 0), surrogate=name)

@@ -57,8 +57,8 @@ def ctc(folder):
     return run_program(folder, "speech_recognition.py", flags, folder / "ctc")
 
 
-def heard(output: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """What a saved model hears in the development data, a recording at a time, and what was said."""
+def transcribed(output: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """What a saved model transcribes of the development data, a recording at a time, and what was said."""
     model, processor = Wav2Vec2ForCTC.from_pretrained(output), AutoProcessor.from_pretrained(output)
     letters = processor.tokenizer.convert_ids_to_tokens(range(len(processor.tokenizer)))
     texts, rows = [], record(folder, "again", 21, seed=1)
@@ -74,7 +74,7 @@ def heard(output: Path, folder: Path) -> tuple[list[str], list[str]]:
 
 def test_a_model_from_scratch_learns_letters_and_is_saved_with_its_processor(ctc, folder):
     assert ctc["eval_wer"] < 0.9
-    assert ctc["eval_wer"] == pytest.approx(load_metric("wer").compute(*heard(folder / "ctc", folder)))
+    assert ctc["eval_wer"] == pytest.approx(load_metric("wer").compute(*transcribed(folder / "ctc", folder)))
     assert (ctc["train_samples"], ctc["eval_samples"]) == (120, 21)
 
 

@@ -1,4 +1,4 @@
-"""Speech recognition: models of CTC, and encoder-decoders that hear."""
+"""Speech recognition: models of CTC, and encoder-decoders of speech."""
 
 import json
 import logging
@@ -77,14 +77,14 @@ def recognizing(folder, letters, model=None, rows=None, **options) -> ReLossTrai
 
 
 def transcripts(model, letters, rows) -> tuple[list[str], list[str]]:
-    """What a model hears, frame by frame, without the library's own code, and what was said."""
-    heard = []
+    """What a model transcribes, frame by frame, without the library's own code, and what was said."""
+    transcribed = []
     for row in rows:
         with torch.no_grad():
             path = model.eval()(row["input_values"][None]).logits[0].argmax(-1).tolist()
-        heard.append("".join(" " if i == 2 else LETTERS[i] for i, _ in groupby(path) if i))
+        transcribed.append("".join(" " if i == 2 else LETTERS[i] for i, _ in groupby(path) if i))
     said = ["".join(" " if i == 2 else LETTERS[i] for i in row["labels"].tolist()) for row in rows]
-    return [text.strip() for text in heard], [text.strip() for text in said]
+    return [text.strip() for text in transcribed], [text.strip() for text in said]
 
 
 class Frames(nn.Module):

@@ -1,4 +1,4 @@
-"""Encoder-decoders that hear: Whisper with its processor, as the example script of transformers trains it."""
+"""Encoder-decoders of speech: Whisper with its processor, as the example script of transformers trains it."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def recordings(processor: WhisperProcessor, number: int, seed: int = 0) -> list[
     return rows
 
 
-def hearing(folder, processor: WhisperProcessor, **options) -> ReLossSeq2SeqTrainer:
+def made_trainer(folder, processor: WhisperProcessor, **options) -> ReLossSeq2SeqTrainer:
     def collate(rows):
         labels = processor.tokenizer.pad({"input_ids": [row["labels"] for row in rows]}, return_tensors="pt")
         return {
@@ -99,14 +99,14 @@ def decoding_metrics(processor: WhisperProcessor, seen: list):
 
 def test_auto_learns_of_what_a_processor_decodes_and_is_resumed_to_the_bit(processor, tmp_path):
     options = {"metric": "wer", "save_strategy": "steps", "save_steps": 40, "max_steps": 80}
-    whole = hearing(tmp_path / "whole", processor, **options)
+    whole = made_trainer(tmp_path / "whole", processor, **options)
     whole.train()
     assert whole.strategy.state.switched_at is not None
     assert whole.surrogate.config.metric == load_metric("wer").signature
     assert "trained on the" in whole.loss_report.verdict
     measured = whole.evaluate()
     assert {"eval_loss", "eval_loss/surrogate"} <= measured.keys()
-    resumed = hearing(tmp_path / "resumed", processor, **options)
+    resumed = made_trainer(tmp_path / "resumed", processor, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-40"))
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
@@ -114,7 +114,7 @@ def test_auto_learns_of_what_a_processor_decodes_and_is_resumed_to_the_bit(proce
 
 def test_the_compute_metrics_of_a_script_is_what_is_learned_and_evaluated(processor, tmp_path):
     seen: list = []
-    trainer = hearing(
+    trainer = made_trainer(
         tmp_path, processor, metric="cer", compute_metrics=decoding_metrics(processor, seen), eval_strategy="steps",
         eval_steps=40, max_steps=80,
     )  # fmt: skip
@@ -129,7 +129,7 @@ def test_the_compute_metrics_of_a_script_is_what_is_learned_and_evaluated(proces
 
 
 def test_minimum_risk_of_what_it_writes(processor, tmp_path):
-    trainer = hearing(tmp_path, processor, surrogate="minimum_risk", metric="wer", max_steps=4, logging_steps=1)
+    trainer = made_trainer(tmp_path, processor, surrogate="minimum_risk", metric="wer", max_steps=4, logging_steps=1)
     trainer.train()
     logged = [entry["loss/surrogate"] for entry in trainer.state.log_history if "loss/surrogate" in entry]
     assert len(logged) == 2

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..base import Evidence, SurrogateNetwork
+from ..layers import binary_margin
 
 
 class HandMadeLoss(SurrogateNetwork):
@@ -73,7 +74,7 @@ class HandMadeLoss(SurrogateNetwork):
         if self.of_tokens:
             return F.softplus(-evidence.outputs[..., 0])
         if self.of_labels:
-            return F.softplus(-label_signs(evidence) * evidence.outputs[..., 0])
+            return F.softplus(-binary_margin(evidence.outputs[..., 0], evidence.labels))
         return cross_entropies(evidence.outputs, evidence.labels)
 
 
@@ -110,11 +111,6 @@ def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, **options: Any) 
     """That of each example, [..., N], of logits [..., N, C] and labels [..., N]; options of `F.cross_entropy`."""
     losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", **options)
     return losses.view(labels.shape)
-
-
-def label_signs(evidence: Evidence) -> torch.Tensor:
-    """Of several labels for each example: [..., N, L], 1 for each that holds and -1 for each that does not."""
-    return torch.where(evidence.labels > 0, 1.0, -1.0)
 
 
 def due_classes(evidence: Evidence) -> torch.Tensor:

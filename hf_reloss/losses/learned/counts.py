@@ -58,6 +58,10 @@ class CountNetwork(SurrogateNetwork):
                 "The architecture 'counts' wants scores: the metrics whose soft forms it mixes, such as "
                 "{'f1': {'average': 'macro'}}; SurrogateForClassification.for_metric chooses them."
             )
+        of_examples = {getattr(metric, "average", "") == "samples" for metric in self.metrics}
+        if len(of_examples) > 1:
+            raise ValueError("scores are of examples (average='samples') or of labels, but these are of both.")
+        (self.of_examples,) = of_examples
         self.mixture = ScoreMixture(len(self.metrics))
 
     def forward(self, evidence: Evidence) -> torch.Tensor:

@@ -1,14 +1,10 @@
 """Losses for several labels per example: shares of right labels and of right examples, and counts per label, soft."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 
-from ...metrics.counts import RatioMetric
 from ..base import Evidence, SurrogateNetwork
-from ..layers import MonotoneSpline
+from ..layers import MonotoneSpline, binary_margin
 from ..scale import checked_pull
 from .counts import CountNetwork
 
@@ -17,7 +13,7 @@ class LabelMarginNetwork(SurrogateNetwork):
     """The mean over labels of softplus(-g(m)) + κ|z|: the share of right labels, made soft.
 
     The margin m of a label is its logit z where it holds, -z where it does not, and g an increasing spline that is
-    learned. At its start this is binary cross-entropy with a small pull on the scale of the logits.
+    learned. At its start this is binary cross-entropy with a pull on the scale of the logits.
     """
 
     architecture = "margin"
@@ -26,14 +22,15 @@ class LabelMarginNetwork(SurrogateNetwork):
     gradient_penalty = 0.03
 
     def __init__(
-        self, *, num_knots: int = 16, knot_range: float = 4.0, trust_region: bool = False, scale_weight: float = 0.01
+        self, *, num_knots: int = 16, knot_range: float = 4.0, trust_region: bool = False, scale_weight: float = 0.1
     ):
         super().__init__()
         self.pull = checked_pull(scale_weight)
         self.spline = MonotoneSpline(num_knots, knot_range, trust_region=trust_region)
 
     def losses(self, evidence: Evidence) -> torch.Tensor:
-        return self.of_margins(margins(evidence), evidence.counts) + self.pull * sizes(evidence)
+        margin = binary_margin(evidence.outputs[..., 0], evidence.labels)
+        return self.of_margins(margin, evidence.counts) + self.pull * sizes(evidence)
 
     def of_margins(self, margin: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """The losses [..., N, L] of margins of that shape."""
@@ -68,27 +65,6 @@ class LabelCountNetwork(CountNetwork):
     count_dims = 2
     counts_absent = True  # of labels that no example of a batch has, each prediction is wrong all the same
 
-    def __init__(
-        self,
-        *,
-        scores: Mapping[str, Mapping[str, Any]] | None = None,
-        num_knots: int = 16,
-        knot_range: float = 4.0,
-        trust_region: bool = False,
-        scale_weight: float = 0.01,
-    ):
-        super().__init__(
-            scores=scores,
-            num_knots=num_knots,
-            knot_range=knot_range,
-            trust_region=trust_region,
-            scale_weight=scale_weight,
-        )
-        of_examples = {isinstance(metric, RatioMetric) and metric.average == "samples" for metric in self.metrics}
-        if len(of_examples) > 1:
-            raise ValueError("scores are of examples (average='samples') or of labels, but these are of both.")
-        (self.of_examples,) = of_examples
-
     def forward(self, evidence: Evidence) -> torch.Tensor:
         scores = self.score(self.sums(evidence))
         if self.of_examples:
@@ -105,11 +81,6 @@ class LabelCountNetwork(CountNetwork):
 
     def canonical(self, evidence: Evidence) -> Evidence:
         return evidence
-
-
-def margins(evidence: Evidence) -> torch.Tensor:
-    """[..., N, L]: the logit of each label that holds, and minus that of each that does not."""
-    return torch.where(evidence.labels > 0, 1.0, -1.0) * evidence.outputs[..., 0]
 
 
 def sizes(evidence: Evidence) -> torch.Tensor:
