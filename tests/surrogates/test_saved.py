@@ -56,6 +56,7 @@ LEARNED = {
     "labels, F1 of examples": lambda: SurrogateForMultilabel.for_metric(load_metric("f1", average="samples")),
     "subset accuracy": lambda: SurrogateForMultilabel.for_metric("subset_accuracy", trust_region=True),
     "labels, function": lambda: SurrogateForMultilabel.for_metric(load_metric(squared)),
+    "ranks": lambda: SurrogateForMultilabel.for_metric(load_metric("ndcg", k=2)),
     "keypoints, paper": lambda: SurrogateForKeypoints(
         SurrogateConfig(task="keypoints", architecture="paper", num_pixels=64, hidden_size=8)
     ),
