@@ -22,6 +22,7 @@ _MODULES = {
     "training.loss_monitor": ["LossMetricMonitor"],
     "training.mixin": ["ReLossMixin"],
     "training.report": ["LossReport"],
+    "training.rewards": ["metric_reward"],
     "training.strategies.base": ["LossDescription", "LossStrategy", "StrategyLoss", "SurrogateStrategy"],
     "training.trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
     "learning.trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from .training.loss_monitor import LossMetricMonitor
     from .training.mixin import ReLossMixin
     from .training.report import LossReport
+    from .training.rewards import metric_reward
     from .training.strategies.base import LossDescription, LossStrategy, StrategyLoss, SurrogateStrategy
     from .training.trainer import ReLossSeq2SeqTrainer, ReLossTrainer
 
