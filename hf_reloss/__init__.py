@@ -21,6 +21,7 @@ _MODULES = {
     "predictions.recorder": ["PredictionRecorder"],
     "training.loss_monitor": ["LossMetricMonitor"],
     "training.mixin": ["ReLossMixin"],
+    "training.preferences": ["preference_pairs"],
     "training.report": ["LossReport"],
     "training.rewards": ["metric_reward"],
     "training.strategies.base": ["LossDescription", "LossStrategy", "StrategyLoss", "SurrogateStrategy"],
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from .training.arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
     from .training.loss_monitor import LossMetricMonitor
     from .training.mixin import ReLossMixin
+    from .training.preferences import preference_pairs
     from .training.report import LossReport
     from .training.rewards import metric_reward
     from .training.strategies.base import LossDescription, LossStrategy, StrategyLoss, SurrogateStrategy

@@ -46,11 +46,8 @@ class MetricReward:
                 "metric_reward(..., references=) the one with the right answers. (Columns named prompt or completion "
                 "are not handed over.)"
             )
-        references = [_stripped(reference) for reference in columns[self.references]]
-        no_answers: list[str] | None = (
-            [] if isinstance(self.metric, TextMetric) else None
-        )  # of SQuAD v2 that is an answer, too
-        known = [place for place, given in enumerate(references) if given is not None and given != no_answers]
+        references = [stripped(reference) for reference in columns[self.references]]
+        known = [place for place, given in enumerate(references) if is_comparable(self.metric, given)]
         texts = [text_of(completions[place]) for place in known]
         scores = score_each(self.metric, texts, [references[place] for place in known]).tolist()
         sign = 1.0 if self.metric.higher_is_better else -1.0
@@ -131,7 +128,13 @@ def text_of(completion: Any) -> str:
     return content.strip()
 
 
-def _stripped(reference: Any) -> Any:
+def is_comparable(metric: Metric, reference: Any) -> bool:
+    """Whether there is something to compare a text with: of SQuAD v2, no answer is an answer, too."""
+    return reference is not None and not (isinstance(metric, TextMetric) and reference in ([], ()))
+
+
+def stripped(reference: Any) -> Any:
+    """A reference, or each of several, without the white space around it."""
     if isinstance(reference, str):
         return reference.strip()
-    return [_stripped(each) for each in reference] if isinstance(reference, list | tuple) else reference
+    return [stripped(each) for each in reference] if isinstance(reference, list | tuple) else reference
