@@ -9,6 +9,7 @@ __version__ = "0.2.0"
 
 _MODULES = {
     "training.adaptive_trainer": ["AdaptiveLossTrainer"],
+    "training.attached": ["AttachedLoss", "attach"],
     "training.arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
     "adaptive_loss.controller": ["LossController", "LossControllerConfig"],
     "decisions.base": ["DecisionRule"],
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from .surrogates.tokens import SurrogateForTokens, next_token_labels
     from .training.adaptive_trainer import AdaptiveLossTrainer
     from .training.arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
+    from .training.attached import AttachedLoss, attach
     from .training.loss_monitor import LossMetricMonitor
     from .training.mixin import ReLossMixin
     from .training.preferences import preference_pairs
