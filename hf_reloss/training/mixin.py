@@ -128,6 +128,11 @@ class ReLossMixin(_Base):
         return self.strategy.evaluates_own_loss() or writes or bool(option(self.args, "surrogate_warmup"))
 
     @property
+    def _has_no_labels(self) -> bool:
+        """Whether the loss stays the model's own, for it takes no labels, as where texts are matched with images."""
+        return self.strategy.is_guarded and not self.label_names
+
+    @property
     def steps_of_model(self) -> int:
         """How many steps the model has been trained for, as it is now: at the end it may be its best checkpoint."""
         best = self.state.best_global_step if self.has_best_model else None
@@ -152,8 +157,11 @@ class ReLossMixin(_Base):
             self.has_best_model = False
             self.monitor.start()
             self.strategy.start(checkpoint)
-            if on_own_loss:
+            if on_own_loss or self._has_no_labels:
                 self.strategy.decline()
+            if self._has_no_labels:
+                self.strategy.own_loss_because = "the model is given no labels, which a metric would compare with"
+                logger.warning(f"The loss is the model's own: {self.strategy.own_loss_because} (see label_names).")
             output = super(ReLossMixin, self).train(str(checkpoint) if checkpoint else None, *args, **kwargs)
             if self.monitor.failure is not None:
                 raise FloatingPointError(self.monitor.failure)
@@ -203,6 +211,8 @@ class ReLossMixin(_Base):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        if self._has_no_labels:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batch = self.step_batches.batch(model, inputs)
         loss, parts, outputs, evidence = self._mixed_loss(batch)
         self.strategy.after_batch(batch, outputs)
