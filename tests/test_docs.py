@@ -76,6 +76,8 @@ def test_snippets_about_tasks_run(tmp_path, monkeypatch):
         exec(snippet, names)
     assert names["trainer"].surrogate.config.task == "tokens"
     assert names["loss"].requires_grad
+    assert names["grpo"].state.global_step == 2
+    assert names["pairs"].column_names == ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"]
     assert AutoSurrogate.from_pretrained("my-rouge").config.record["alignment"] > 0.5
 
 

@@ -103,7 +103,8 @@ class WantedMetric:
             self.records_evaluation = isinstance(own, EvaluationMetrics)
             return own
         try:
-            metric = metric_for(self.trainer.model, own.key).informed(kind.metric_options)
+            name = kind.metric_words.get(own.key, own.key)
+            metric = metric_for(self.trainer.model, name).informed(kind.metric_options)
         except ValueError as unknown:
             why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
             if failed is not None:
@@ -112,7 +113,7 @@ class WantedMetric:
         if failed is not None:
             self.trainer.strategy.tell(
                 f"compute_metrics cannot be called on a training batch ({failed!r}): what is learned is the metric "
-                f"that is known by the name {own.key!r}."
+                f"that is known by the name {name!r}."
             )
         return metric
 
