@@ -11,9 +11,10 @@ from ..metrics.adapters import ComputeMetrics, EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.loading import is_error_rate
 from ..predictions.dataset import scored
-from ..predictions.models import metric_for
+from ..predictions.models import metric_for, writes_text
 from ..surrogates.base import Surrogate
 from ..surrogates.config import SurrogateConfig
+from ..surrogates.spans import SurrogateForSpans
 from .arguments import option
 
 logger = logging.get_logger(__name__)
@@ -103,7 +104,9 @@ class WantedMetric:
             self.records_evaluation = isinstance(own, EvaluationMetrics)
             return own
         try:
-            name = kind.metric_words.get(own.key, own.key)
+            # Of texts that a model writes, F1 is that of answers, too.
+            words = (SurrogateForSpans if writes_text(self.trainer.model) else kind).metric_words
+            name = words.get(own.key, own.key)
             metric = metric_for(self.trainer.model, name).informed(kind.metric_options)
         except ValueError as unknown:
             why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."

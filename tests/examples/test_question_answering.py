@@ -6,7 +6,10 @@ import torch
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
+    DataCollatorForSeq2Seq,
     EvalPrediction,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
     Trainer,
     TrainingArguments,
 )
@@ -14,6 +17,8 @@ from transformers import (
 from hf_reloss import ReLossMixin, load_metric
 
 from ..training.test_rewards import make_tokenizer
+from ..training.test_text_trainers import make_tokenizer as make_writers_tokenizer
+from ..training.test_text_trainers import make_translator, sentences
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -127,3 +132,66 @@ def test_answers_that_are_spans(tmp_path, key, unanswered, name):
         resumed = train(str(tmp_path / "checkpoint-40"))
         assert resumed.state.global_step == 60
         assert resumed.surrogate is not None
+
+
+class QuestionAnsweringSeq2SeqTrainer(Seq2SeqTrainer):
+    """As trainer_seq2seq_qa.py."""
+
+    def __init__(self, *args, eval_examples=None, post_process_function=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.eval_examples, self.post_process_function = eval_examples, post_process_function
+
+    def evaluate(self, eval_dataset=None, eval_examples=None, ignore_keys=None, metric_key_prefix="eval", **gen_kwargs):
+        self._gen_kwargs = {"max_length": self.args.generation_max_length, "num_beams": 1} | gen_kwargs
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        compute_metrics, self.compute_metrics = self.compute_metrics, None
+        try:
+            output = self.evaluation_loop(
+                self.get_eval_dataloader(dataset), description="Evaluation", prediction_loss_only=None,
+                ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix,
+            )  # fmt: skip
+        finally:
+            self.compute_metrics = compute_metrics
+        found = compute_metrics(self.post_process_function(eval_examples or self.eval_examples, dataset, output))
+        output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in found.items()})
+        self.log(output.metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, output.metrics)
+        return output.metrics
+
+
+class Writing(ReLossMixin, QuestionAnsweringSeq2SeqTrainer):
+    pass
+
+
+def test_answers_that_are_written(tmp_path):
+    """Of a copied question as its answer."""
+    tokenizer, metric, train, test = make_writers_tokenizer(), load_metric("squad_f1"), sentences(320), sentences(40, 1)
+    answers = [{"id": str(row), "answers": {"text": [tokenizer.decode(ids, skip_special_tokens=True)]}}
+               for row, ids in enumerate(test["labels"])]  # fmt: skip
+
+    def post_process(examples, features, output):
+        ids = output.predictions
+        texts = tokenizer.batch_decode([row[row >= 0] for row in ids], skip_special_tokens=True)
+        found = [{"id": each["id"], "prediction_text": text} for each, text in zip(examples, texts, strict=True)]
+        return EvalPrediction(predictions=found, label_ids=examples)
+
+    def trained(checkpoint=None):
+        args = Seq2SeqTrainingArguments(
+            str(tmp_path), max_steps=80, per_device_train_batch_size=16, learning_rate=1e-2, eval_strategy="steps",
+            eval_steps=40, save_steps=40, use_cpu=True, disable_tqdm=True, predict_with_generate=True,
+            generation_max_length=10,
+        )  # fmt: skip
+        trainer = Writing(
+            make_translator(), args, train_dataset=train, eval_dataset=test, processing_class=tokenizer,
+            data_collator=DataCollatorForSeq2Seq(tokenizer), eval_examples=answers, post_process_function=post_process,
+            compute_metrics=lambda found: {"f1": metric.compute(found.predictions, found.label_ids)}, metric="f1",
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer
+
+    trainer = trained()
+    scores = [entry["eval_f1"] for entry in trainer.state.log_history if "eval_f1" in entry]
+    assert len(scores) == 2
+    assert scores[-1] > 40
+    assert trainer.metric.name == "squad_v2_f1"
+    assert trained(str(tmp_path / "checkpoint-40")).state.global_step == 80
