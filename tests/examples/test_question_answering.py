@@ -144,15 +144,9 @@ class QuestionAnsweringSeq2SeqTrainer(Seq2SeqTrainer):
     def evaluate(self, eval_dataset=None, eval_examples=None, ignore_keys=None, metric_key_prefix="eval", **gen_kwargs):
         self._gen_kwargs = {"max_length": self.args.generation_max_length, "num_beams": 1} | gen_kwargs
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        compute_metrics, self.compute_metrics = self.compute_metrics, None
-        try:
-            output = self.evaluation_loop(
-                self.get_eval_dataloader(dataset), description="Evaluation", prediction_loss_only=None,
-                ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix,
-            )  # fmt: skip
-        finally:
-            self.compute_metrics = compute_metrics
-        found = compute_metrics(self.post_process_function(eval_examples or self.eval_examples, dataset, output))
+        loader = self.get_eval_dataloader(dataset)
+        output = QuestionAnsweringTrainer._run(self, "Evaluation", loader, ignore_keys, metric_key_prefix)
+        found = self.compute_metrics(self.post_process_function(eval_examples or self.eval_examples, dataset, output))
         output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in found.items()})
         self.log(output.metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, output.metrics)
