@@ -21,8 +21,11 @@ IGNORED_PIXEL = 255
 MOST_SCORED = 4_096
 """Pixels of an image of which decisions are recorded, for a metric to compare; of smaller ones all."""
 
-MOST_NUMBERS, FEWEST_PIXELS = 1_024, 16
+MOST_NUMBERS, FEWEST_PIXELS = 512, 16
 """Logits of an image that are recorded to learn from, and of how many pixels at least."""
+
+PULL = 0.01
+"""The pull on the scale of logits: one of 0.1, as of classes, leaves no probabilities above nine tenths."""
 
 ACCURACIES = ("pixel_accuracy", "accuracy")
 
@@ -126,7 +129,7 @@ class SurrogateForSegmentation(Surrogate):
         else:
             own = {metric.name: {}} if metric.name in ("mean_iou", "dice") else GENERAL_SCORES
             structure = {"architecture": "counts", "scores": own}
-        return cls(SurrogateConfig(**{"task": cls.task} | structure | options))
+        return cls(SurrogateConfig(**{"task": cls.task, "scale_weight": PULL} | structure | options))
 
     @classmethod
     def has_soft_metric(cls, metric: Metric) -> bool:

@@ -124,7 +124,7 @@ def refuse_unknown(word: str, known: Iterable[str]) -> None:
 
 
 def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] | None) -> Surrogate:
-    """A hand-made loss for what the model is trained to do: classes of examples, tokens or pixels, labels, or embeddings."""
+    """A hand-made loss for what the model is trained to do: classes of examples, tokens or pixels, or embeddings."""
     kind = hand_made_losses(None)[name]
     task, first = kind.tasks[0], training_labels(dataset, names, most=1)  # a row of a data set may be dear to read
     of_sequences = writes_text(model) or (first is not None and _are_sequences(first))
