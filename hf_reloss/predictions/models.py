@@ -107,7 +107,10 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
         raise ValueError(
             "A surrogate reads labels that are one tensor, or several of one shape, but the batch has "
             f"{', '.join(map(' '.join, zip(names, shapes, strict=True)))}. Set label_names in TrainingArguments "
-            "to what it is to read; for object detection, with its lists of dictionaries, there is no surrogate."
+            "to what it is to read. For object detection (a list of dictionaries) and instance segmentation (lists of "
+            "masks and classes) there is no surrogate: train them on the model's own loss, without surrogate= and "
+            "metric=. Semantic segmentation has one: logits [N, C, h, w] with one map of labels [N, H, W], as of "
+            "SegFormer."
         )
     labels = given[0] if len(given) == 1 else torch.stack(given, dim=-1)
     labels = labels if labels.is_floating_point() else labels.long()

@@ -127,9 +127,10 @@ class SurrogateForSegmentation(Surrogate):
         elif _is_of_counts(metric):
             structure = {"architecture": "counts", "scores": {metric.name: metric.options}}
         else:
-            own = {metric.name: {}} if metric.name in ("mean_iou", "dice") else GENERAL_SCORES
-            structure = {"architecture": "counts", "scores": own}
-        return cls(SurrogateConfig(**{"task": cls.task, "scale_weight": PULL} | structure | options))
+            own = metric.name in ("mean_iou", "dice")
+            structure = {"architecture": "counts", "scores": {metric.name: {}} if own else GENERAL_SCORES}
+        settings: dict[str, Any] = {"task": cls.task, "scale_weight": PULL}
+        return cls(SurrogateConfig(**settings | structure | options))
 
     @classmethod
     def has_soft_metric(cls, metric: Metric) -> bool:
