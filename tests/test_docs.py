@@ -143,3 +143,13 @@ def test_the_page_on_speech_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert names["trainer"].strategy.word == "minimum_risk"
     rates = dict(re.findall(r"^(auto|minimum_risk) ([\d.]+)$", capsys.readouterr().out, flags=re.MULTILINE))
     assert float(rates["minimum_risk"]) < float(rates["auto"])
+
+
+def test_the_page_on_segmentation_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / "segmentation.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, names := {})
+    assert names["trainer"].loss_report.gain is not None
+    verdict, score = capsys.readouterr().out.splitlines()[-2:]
+    assert verdict.startswith("VERDICT: ")
+    assert float(score) > 0.8

@@ -67,7 +67,7 @@ class AutoSurrogate:
         raise ValueError(
             f"There is no surrogate for a model with the outputs {given} and labels {list(labels.shape)} "
             f"({labels.dtype}): there are some for one label per example or several (0 or 1 each), embeddings, tokens, "
-            "spans and heatmaps of keypoints."
+            "spans, heatmaps of keypoints and maps of classes, logits [N, C, h, w] with labels [N, H, W]."
         )
 
     @classmethod

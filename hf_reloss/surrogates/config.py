@@ -44,13 +44,13 @@ class SurrogateConfig(PreTrainedConfig):
 
     Args:
         task: the kind of evidence: `"classification"`, `"multilabel"`, `"embeddings"`, `"tokens"`, `"spans"`,
-            `"keypoints"`, or that of a `Surrogate` that is defined elsewhere.
+            `"keypoints"`, `"segmentation"`, or that of a `Surrogate` that is defined elsewhere.
         architecture: the network from evidence to loss, by default the first of its task, which is monotone by
             construction. Of classification: `"margin"`, `"counts"` and `"credit"` (monotone, too), `"paper"` (Huang
             et al. 2022), `"set"` (Grabocka et al. 2019) or a hand-made loss (`hf_reloss.losses`). Of several labels:
             `"margin"`, `"subset"`, `"counts"`, `"ranks"` or a hand-made loss. Of embeddings: `"triplet"` or
             `"margin_loss"`, hand-made too. Of tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of keypoints:
-            `"hits"` or `"paper"`.
+            `"hits"` or `"paper"`. Of segmentation: `"counts"`, `"margin"` or a hand-made loss.
         scores: of `"counts"`: the metrics of counts per class whose soft forms are mixed, each name with its options,
             as `load_metric` takes them; of `"ranks"`: `"ndcg"`, `"map"` or `"mrr"`, of `"hits"`: `"pck"` or `"oks"`,
             with its options.

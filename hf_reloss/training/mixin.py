@@ -67,6 +67,7 @@ class ReLossMixin(_Base):
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
     loss_is_scaled_for_ga = False
     model: nn.Module
+    resumed_from: Path | None
     _default_arguments: ClassVar[type[TrainingArguments] | None] = None
 
     def __init__(
@@ -97,7 +98,7 @@ class ReLossMixin(_Base):
             raise ValueError(f"guard= is True, False or 'strict', but got {guard!r}.")
         if (guard == "strict" or guard_dataset is not None) and not self.strategy.is_guarded:
             raise ValueError("guard='strict' and guard_dataset= are for surrogate='auto': the guard judges its loss.")
-        self.has_best_model = False
+        self.has_best_model, self.resumed_from = False, None
         self.decision: DecisionRule | None = None
         self.guard = Guard(self, guard_dataset, guard)
         super().__init__(model, args, *trainer_args, **trainer_options)
@@ -155,6 +156,7 @@ class ReLossMixin(_Base):
 
         def run(checkpoint: Path | None, on_own_loss: bool) -> TrainOutput:
             self.has_best_model = False
+            self.resumed_from = checkpoint
             self.monitor.start()
             self.strategy.start(checkpoint)
             if on_own_loss or self._has_no_labels:

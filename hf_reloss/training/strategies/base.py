@@ -187,6 +187,17 @@ class LossStrategy(ABC):
     def after_batch(self, batch: Batch, outputs: Any) -> None:  # noqa: B027
         """The loss of a micro-batch has been taken, in training or in evaluation."""
 
+    def does_without(self, why: str) -> None:
+        """A batch has labels or outputs that no surrogate reads: goes on with the model's own loss, or refuses them.
+
+        Args:
+            why: what was given, what is wanted and what to do.
+
+        Raises:
+            ValueError: here, where the loss was asked for.
+        """
+        raise ValueError(why)
+
     def end_step(self) -> None:  # noqa: B027
         """A step has been made."""
 
