@@ -55,7 +55,7 @@ def test_small_logits_are_brought_to_the_size_of_the_labels_as_segformer_does(na
 
 def test_soft_counts_are_those_of_examples():
     network = SurrogateForSegmentation.for_metric("mean_iou").network
-    usual = CountNetwork(scores={"mean_iou": {}}, trust_region=True)
+    usual = CountNetwork(scores={"mean_iou": {}}, trust_region=True, scale_weight=network.pull)
     with torch.no_grad():
         network.spline.log_slopes.normal_()
     usual.load_state_dict(network.state_dict())
