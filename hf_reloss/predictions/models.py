@@ -103,11 +103,17 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
             "to what it is to read; for object detection, with its lists of dictionaries, there is no surrogate."
         )
     labels = given[0] if len(given) == 1 else torch.stack(given, dim=-1)
-    labels = labels if labels.is_floating_point() else labels.long()
+    labels = labels if labels.is_floating_point() else labels.float() if _is_regression(model) else labels.long()
     prompt, bare = virtual_tokens(model), unwrapped(model)
     if labels.dim() == 2 and writes_text(bare) and not bare.config.is_encoder_decoder:
         return next_token_labels(F.pad(labels, (prompt, 0), value=IGNORED_LABEL))
     return labels
+
+
+def _is_regression(model: nn.Module) -> bool:
+    """Whether a model puts out one number, and transformers takes the squared error for its loss."""
+    config = getattr(unwrapped(model), "config", None)
+    return getattr(config, "num_labels", None) == 1 and getattr(config, "problem_type", None) in (None, "regression")
 
 
 def takes_labels(model: nn.Module, names: Sequence[str]) -> bool:

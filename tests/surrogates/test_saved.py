@@ -14,6 +14,7 @@ from hf_reloss.losses.learned.counts import GENERAL_SCORES
 from hf_reloss.surrogates.classification import SurrogateForClassification
 from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
 from hf_reloss.surrogates.multilabel import SurrogateForMultilabel
+from hf_reloss.surrogates.regression import SurrogateForRegression
 from hf_reloss.surrogates.spans import SurrogateForSpans
 from hf_reloss.surrogates.tokens import SurrogateForTokens
 
@@ -56,6 +57,9 @@ LEARNED = {
     "labels, F1 of examples": lambda: SurrogateForMultilabel.for_metric(load_metric("f1", average="samples")),
     "subset accuracy": lambda: SurrogateForMultilabel.for_metric("subset_accuracy", trust_region=True),
     "labels, function": lambda: SurrogateForMultilabel.for_metric(load_metric(squared)),
+    "squared error": lambda: SurrogateForRegression.for_metric("mse"),
+    "absolute error": lambda: SurrogateForRegression.for_metric("mae"),
+    "spearmanr": lambda: SurrogateForRegression.for_metric("spearmanr"),
     "keypoints, paper": lambda: SurrogateForKeypoints(
         SurrogateConfig(task="keypoints", architecture="paper", num_pixels=64, hidden_size=8)
     ),
@@ -97,6 +101,8 @@ def made_up(surrogate: Surrogate) -> tuple[object, torch.Tensor]:
         return torch.randn(24, 3, generator=generator), torch.arange(24) % 3
     if surrogate.task == "multilabel":
         return torch.randn(24, 3, generator=generator), torch.randint(2, (24, 3), generator=generator)
+    if surrogate.task == "regression":
+        return torch.randn(24, 1, generator=generator), torch.randn(24, generator=generator)
     if surrogate.task == "embeddings":
         return torch.randn(24, 3, generator=generator), torch.arange(24) % 3
     if surrogate.task == "tokens":
