@@ -200,7 +200,7 @@ class GradeMetric(Metric):
 
 def grades(values: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """Grades [n] int64 of numbers [n]: rounded, within the range of references [n] int64."""
-    known = references[references != IGNORED_LABEL]
+    known = references[references != IGNORED_LABEL].round()
     if not known.numel():
         return values.round().long()
     return values.round().clamp(int(known.min()), int(known.max())).long()
