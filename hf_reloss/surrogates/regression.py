@@ -24,8 +24,8 @@ class SurrogateForRegression(Surrogate):
     """A learned loss for models that put out one number per example, with labels [N] of floats.
 
     Two architectures: `"errors"`, the mean of a curve of standardised errors, which at its start is the squared error
-    or, for `mae`, a smooth absolute error; `"agreement"`, the correlation of the group, of soft ranks for Spearman's,
-    with a share of squared error.
+    or, for `mae`, a smooth absolute error; `"agreement"`, the correlation of the group, of soft ranks for Spearman's
+    and Lin's for kappa with quadratic weights, with a share of squared error.
 
     Evidence: outputs [..., N, 1], values; labels [..., N] float; counts [..., N], False where the label was -100.
 
@@ -92,20 +92,27 @@ class SurrogateForRegression(Surrogate):
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForRegression":
         """A fresh surrogate whose structure fits a metric, or what `load_metric` takes.
 
-        For correlations, and for keys of compute_metrics that are called as these, `"agreement"`; for all else
-        `"errors"`, of absolute errors for `mae`.
+        For correlations, keys of compute_metrics that are called as these, and kappa with quadratic weights
+        `"agreement"`; for all else `"errors"`, of absolute errors for `mae`.
         """
-        name = load_metric(metric).name
+        metric = load_metric(metric)
+        name = metric.name
         structure: dict[str, Any] = {"task": cls.task, "architecture": "errors"}
         if name in AGREEMENTS:
             structure |= {"architecture": "agreement", "loss_options": {"ranks": AGREEMENTS[name]}}
         elif name in ERRORS:
             structure |= {"loss_options": {"power": ERRORS[name]}}
+        elif _is_quadratic_kappa(metric):
+            structure |= {"architecture": "agreement", "loss_options": {"concordance": True}}
         return cls(SurrogateConfig(**structure | options))
 
     @classmethod
     def has_soft_metric(cls, metric: Metric) -> bool:
-        return metric.name in AGREEMENTS or metric.name in ERRORS
+        return metric.name in AGREEMENTS or metric.name in ERRORS or _is_quadratic_kappa(metric)
+
+
+def _is_quadratic_kappa(metric: Metric) -> bool:
+    return metric.name == "cohen_kappa" and metric.options.get("weights") == "quadratic"
 
 
 def is_one_number(values: torch.Tensor, labels: torch.Tensor) -> bool:

@@ -13,6 +13,7 @@ from hf_reloss import (
     SurrogateConfig,
     SurrogateForClassification,
     SurrogateForRegression,
+    hand_made_loss,
     load_metric,
     record_predictions,
 )
@@ -71,6 +72,24 @@ def test_groups_in_which_nothing_is_to_be_compared(name):
         loss(values, labels.index_fill(0, torch.tensor([2]), torch.nan))
     with pytest.raises(ValueError, match="the model has diverged"):
         loss(values * torch.nan, labels)
+
+
+def test_soft_quadratic_kappa_of_grades_is_kappa():
+    labels = torch.randint(1, 6, (80,), generator=torch.Generator().manual_seed(0)).float()
+    values = (labels + drawn(80)[1]).round().clamp(1, 5)
+    metric = load_metric("cohen_kappa", weights="quadratic").informed(SurrogateForRegression.metric_options)
+    loss = SurrogateForRegression.for_metric(metric, loss_options={"concordance": True, "share": 1e-6})
+    assert float(loss(values, labels).detach()) == pytest.approx(1 - metric.compute(values, labels), abs=1e-4)
+
+
+def test_huber_and_cosent_are_what_others_compute():
+    values, labels = drawn(30)
+    values = values[:, 0]
+    huber = torch.nn.functional.smooth_l1_loss(values, labels, beta=0.5)
+    assert float(hand_made_loss("huber", delta=0.5)(values, labels)) == pytest.approx(float(huber))
+    pairs = [values[i] - values[j] for i in range(30) for j in range(30) if labels[i] < labels[j]]
+    wanted = torch.stack([torch.zeros(()), *(3 * pair for pair in pairs)]).logsumexp(0)
+    assert float(hand_made_loss("cosent", scale=3.0)(values, labels)) == pytest.approx(float(wanted))
 
 
 def test_one_logit_is_a_number_and_more_are_classes():

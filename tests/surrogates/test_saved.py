@@ -59,6 +59,9 @@ LEARNED = {
     "labels, function": lambda: SurrogateForMultilabel.for_metric(load_metric(squared)),
     "squared error": lambda: SurrogateForRegression.for_metric("mse"),
     "absolute error": lambda: SurrogateForRegression.for_metric("mae"),
+    "quadratic kappa of grades": lambda: SurrogateForRegression.for_metric(
+        load_metric("cohen_kappa", weights="quadratic")
+    ),
     "spearmanr": lambda: SurrogateForRegression.for_metric("spearmanr"),
     "keypoints, paper": lambda: SurrogateForKeypoints(
         SurrogateConfig(task="keypoints", architecture="paper", num_pixels=64, hidden_size=8)

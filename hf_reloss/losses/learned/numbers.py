@@ -66,6 +66,8 @@ class AgreementNetwork(NumberNetwork):
 
     Args:
         ranks: whether ρ is Spearman's; otherwise Pearson's.
+        concordance: whether ρ is Lin's concordance correlation, 2 cov / (var + var + (mean - mean)²), which is what
+            kappa with quadratic weights is of numbers that are not rounded.
         share: of the squared error.
         steepness: of the soft ranks.
     """
@@ -74,11 +76,11 @@ class AgreementNetwork(NumberNetwork):
     tasks = ("regression",)
     curve_of = None
 
-    def __init__(self, *, ranks: bool = False, share: float = 0.5, steepness: float = 5.0):
+    def __init__(self, *, ranks: bool = False, concordance: bool = False, share: float = 0.5, steepness: float = 5.0):
         super().__init__()
         if not share > 0:
             raise ValueError(f"The architecture 'agreement' wants a share of squared error above 0, but got {share!r}.")
-        self.ranks, self.share, self.steepness = ranks, share, steepness
+        self.ranks, self.concordance, self.share, self.steepness = ranks, concordance, share, steepness
         self.log_weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, evidence: Evidence) -> torch.Tensor:
@@ -90,6 +92,8 @@ class AgreementNetwork(NumberNetwork):
             labels = hard_rank(labels.masked_fill(~counts, torch.inf))
         of_group = (_standardized(outputs, counts) * _standardized(labels, counts)).sum(-1)
         rho = of_group / counts.sum(-1).clamp(min=1)
+        if self.concordance:
+            rho = _concordance(evidence.outputs[..., 0], evidence.labels, counts)
         first = labels.gather(-1, counts.int().argmax(-1, keepdim=True)) if counts.shape[-1] else labels
         varied = ((labels != first) & counts).any(-1)
         squared = self.mean(self.errors(evidence).square(), counts)
@@ -102,3 +106,14 @@ def _standardized(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     values = values.masked_fill(~counts, 0.0)
     centred = (values - values.sum(-1, keepdim=True) / number).masked_fill(~counts, 0.0)
     return centred / ((centred.square().sum(-1, keepdim=True) / number) + LITTLE**2).sqrt()
+
+
+def _concordance(values: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Lin's concordance correlation [...] of values and labels [..., N]."""
+    number = counts.sum(-1).clamp(min=1)
+    means = [x.masked_fill(~counts, 0.0).sum(-1) / number for x in (values, labels)]
+    one, other = (
+        (x - mean[..., None]).masked_fill(~counts, 0.0) for x, mean in zip((values, labels), means, strict=True)
+    )
+    apart = number * (means[0] - means[1]).square()
+    return 2 * (one * other).sum(-1) / (one.square().sum(-1) + other.square().sum(-1) + apart + LITTLE)
