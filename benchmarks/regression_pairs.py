@@ -11,6 +11,7 @@ from intents import Head
 from pairs import Pair, sick_features
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_reloss import hand_made_loss
 from hf_reloss.metrics import Metric, load_metric
 from hf_reloss.surrogates.regression import SurrogateForRegression
 
@@ -31,24 +32,17 @@ def _relatedness(metric: Metric, field_loss: Callable[[Pair], Callable[..., torc
     return dataclasses.replace(pair, make_model=model, field_loss=field_loss, kind=SurrogateForRegression)
 
 
-def huber(pair: Pair) -> Callable[..., torch.Tensor]:
-    """The smooth absolute error of Huber."""
+def by_hand(name: str, pair: Pair) -> Callable[..., torch.Tensor]:
+    """A hand-made loss with its usual options."""
+    found = hand_made_loss(name)
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        return F.smooth_l1_loss(outputs["logits"][:, 0], labels)
+        return 1.0 * found(outputs, labels)  # which Trainer may multiply in place
 
     return loss
 
 
-def cosent(pair: Pair) -> Callable[..., torch.Tensor]:
-    """CoSENT (Su 2022): log(1 + Σ exp(s_i - s_j)) over the pairs of which j is the higher one."""
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        values = outputs["logits"][:, 0]
-        wrong = (values[:, None] - values)[labels[:, None] < labels]
-        return torch.cat([wrong.new_zeros(1), wrong]).logsumexp(0)
-
-    return loss
+huber, cosent = (functools.partial(by_hand, name) for name in ("huber", "cosent"))
 
 
 def sick_pearson() -> Pair:
