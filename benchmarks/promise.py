@@ -18,6 +18,7 @@ import torch
 from label_pairs import LABEL_PAIRS
 from paired import Scores, arguments, stored_runs
 from pairs import CLASS_PAIRS, Pair
+from ranking_pairs import RANKING_PAIRS
 from regression_pairs import REGRESSION_PAIRS
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +33,7 @@ from hf_reloss.metrics.credits import judges_decisions
 
 WAYS = ("usual", "soft metric", "field's own", "auto", "auto, strict")
 DECIDED = "usual, decision tuned"
-PAIRS = CLASS_PAIRS | LABEL_PAIRS | REGRESSION_PAIRS | TASK_PAIRS
+PAIRS = CLASS_PAIRS | LABEL_PAIRS | RANKING_PAIRS | REGRESSION_PAIRS | TASK_PAIRS
 
 
 def run(name: str, way: str, seed: int) -> dict[str, Any]:

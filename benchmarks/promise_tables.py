@@ -21,13 +21,15 @@ PAIR_NAMES = {
     "sick_kappa": "SICK, quadratic kappa",
     "goemotions_macro_f1": "GoEmotions, 28 labels, macro-F1",
     "goemotions_micro_f1": "GoEmotions, 28 labels, micro-F1",
+    "answers_map": "TREC questions, MAP",
+    "answers_mrr": "TREC questions, MRR",
     "hwu64_slots": "HWU64, slots, F1 of seqeval",
     "squad_f1": "SQuAD, F1",
     "lsp_pck": "Leeds Sports Pose, PCK@0.1",
     "multi30k_nat": "Multi30k, not autoregressive, BLEU",
     "multi30k_autoregressive": "Multi30k, autoregressive, beam of 4, BLEU",
 }
-"""Pairs of data and metric, of benchmarks/pairs.py, label_pairs.py and task_pairs.py."""
+"""Pairs of data and metric, of benchmarks/pairs.py, label_pairs.py, ranking_pairs.py and task_pairs.py."""
 
 FIRST_RUNS = {
     "intents": "64 intents, 960 sentences, MiniLM in 60 steps: accuracy",

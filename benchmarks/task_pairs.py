@@ -82,10 +82,26 @@ def hwu64_slots() -> Pair:
             "weight_decay": 0.01,
         },
         metric=metric,
+        field_loss=_class_weights,
         kind=SurrogateForTokens,
         options={"processing_class": tokenizer, "data_collator": DataCollatorForTokenClassification(tokenizer)},
         score=score,
     )
+
+
+def _class_weights(pair: Pair) -> Callable[..., torch.Tensor]:
+    """Cross-entropy in which all tags of the training data weigh the same."""
+    counts = torch.bincount(torch.cat([torch.tensor(row) for row in pair.train["labels"]]).clamp(min=-1) + 1)[1:]
+    weights = counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits, every = outputs["logits"].flatten(0, 1), labels.flatten()
+        known = torch.cat([weights, weights.new_ones(logits.shape[-1] - len(weights))]).to(logits)
+        counted = every.clamp(min=0)
+        losses = F.cross_entropy(logits, counted, reduction="none") * known[counted]
+        return losses[every >= 0].mean()
+
+    return loss
 
 
 def _tags(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> tuple[list[list[str]], list[list[str]]]:

@@ -9,6 +9,7 @@ __version__ = "0.2.0"
 
 _MODULES = {
     "training.adaptive_trainer": ["AdaptiveLossTrainer"],
+    "training.attached": ["AttachedLoss", "attach"],
     "training.arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
     "adaptive_loss.controller": ["LossController", "LossControllerConfig"],
     "decisions.base": ["DecisionRule"],
@@ -21,7 +22,9 @@ _MODULES = {
     "predictions.recorder": ["PredictionRecorder"],
     "training.loss_monitor": ["LossMetricMonitor"],
     "training.mixin": ["ReLossMixin"],
+    "training.preferences": ["preference_pairs"],
     "training.report": ["LossReport"],
+    "training.rewards": ["metric_reward"],
     "training.strategies.base": ["LossDescription", "LossStrategy", "StrategyLoss", "SurrogateStrategy"],
     "training.trainer": ["ReLossSeq2SeqTrainer", "ReLossTrainer"],
     "learning.trainer": ["MisalignedSurrogateError", "SurrogateTrainer", "SurrogateTrainingArguments"],
@@ -34,6 +37,7 @@ _MODULES = {
     "surrogates.keypoints": ["SurrogateForKeypoints"],
     "surrogates.multilabel": ["SurrogateForMultilabel"],
     "surrogates.regression": ["SurrogateForRegression"],
+    "surrogates.segmentation": ["SurrogateForSegmentation"],
     "surrogates.spans": ["SurrogateForSpans"],
     "surrogates.tokens": ["SurrogateForTokens", "next_token_labels"],
 }
@@ -60,13 +64,17 @@ if TYPE_CHECKING:
     from .surrogates.keypoints import SurrogateForKeypoints
     from .surrogates.multilabel import SurrogateForMultilabel
     from .surrogates.regression import SurrogateForRegression
+    from .surrogates.segmentation import SurrogateForSegmentation
     from .surrogates.spans import SurrogateForSpans
     from .surrogates.tokens import SurrogateForTokens, next_token_labels
     from .training.adaptive_trainer import AdaptiveLossTrainer
     from .training.arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
+    from .training.attached import AttachedLoss, attach
     from .training.loss_monitor import LossMetricMonitor
     from .training.mixin import ReLossMixin
+    from .training.preferences import preference_pairs
     from .training.report import LossReport
+    from .training.rewards import metric_reward
     from .training.strategies.base import LossDescription, LossStrategy, StrategyLoss, SurrogateStrategy
     from .training.trainer import ReLossSeq2SeqTrainer, ReLossTrainer
 

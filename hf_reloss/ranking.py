@@ -76,13 +76,24 @@ def soft_rank(
     values = values if values.dtype == torch.float64 else values.float()
     if method == "pairwise":
         # A value against itself counts sigmoid(0) = 1/2, which is taken off again.
-        return torch.sigmoid(steepness * (values[..., :, None] - values[..., None, :])).sum(-1) - 0.5
+        return (1 - probability_above(values, values, steepness)).sum(-1) - 0.5
     if method != "diffsort":
         raise ValueError(f"Unknown method {method!r}: choose 'diffsort' or 'pairwise'.")
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"Unknown distribution {distribution!r}: choose one of {', '.join(DISTRIBUTIONS)}.")
     partner, role = _wiring(network, values.shape[-1], values.device, values.dtype)
     return _SortingNetworkRank.apply(values, partner, role, float(steepness), distribution)
+
+
+def probability_above(values: torch.Tensor, others: torch.Tensor, steepness: float = 1.0) -> torch.Tensor:
+    """The probability [..., n, m] that each of m others is above each of n values: the sigmoid of their difference.
+
+    Args:
+        values: [..., n].
+        others: [..., m].
+        steepness: that the differences are multiplied by.
+    """
+    return torch.sigmoid(steepness * (others[..., None, :] - values[..., :, None]))
 
 
 def standardize(values: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ evidence that a surrogate of the model's task reads, with what a metric scores:
 | tokens, T of them count | `margins`, float32 [T, 9] | int64 [T] | texts, or `decided`, int64 [T] |
 | spans | `start_logits`, `end_logits`, float32 [10], of `start_places`, `end_places`, int64 [10] | int64 [2] | texts |
 | keypoints | `heatmaps`, float32 [K, H, W] | float32 [K, 3] | `decided`, float32 [K, 2] |
+| segmentation, S pixels | `pixel_logits`, float32 [S, C] | int64 [S] | `decided`, `map`, int16 [4096] or all pixels |
 
 Margins are those of each token's label over all other classes, at its own place and, behind that, at those before and
 after. Logits of spans are those of the right and the 8 likeliest places, and the log-sum-exp of all others. Texts are
@@ -142,7 +143,7 @@ def recorded_dataset(
 
 def _stored(column: torch.Tensor, counts: torch.Tensor | None) -> tuple[Any, Any]:
     """A column [n, ...] as data and its feature; of ragged ones, the rows of what counts [n, T]."""
-    value = datasets.Value("int64" if not column.is_floating_point() else "float32")
+    value = datasets.Value("float32" if column.is_floating_point() else str(column.dtype).removeprefix("torch."))
     shape = column.shape[1:]
     if counts is not None:
         inner = value if len(shape) == 1 else datasets.List(value, shape[1])

@@ -176,7 +176,9 @@ def _corrupted(
     is_replaced = share[0] < share[1] * corruption
     if labels.dim() > 1 or kind.of_values:
         others = torch.randint(len(labels), index.shape, generator=generator)
-        labels = labels[torch.where(is_replaced, others, index)]
+        own, labels = labels[index], labels[torch.where(is_replaced, others, index)]
+        # What does not count is the prediction's own: the documents of two queries need not be as many.
+        labels = torch.where(own == IGNORED_LABEL, own, labels.clamp(min=0))
         return PredictionGroups({kind.scored[0]: logits}, index, _scores(metric, logits, labels, index), labels)
     classes = logits.shape[-1]
     if ((labels < 0) | (labels >= classes)).any():

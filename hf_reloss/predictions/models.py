@@ -71,8 +71,8 @@ def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:
         facts["label_names"] = names
     if getattr(config, "problem_type", None) == "multi_label_classification":
         facts |= SEVERAL_LABELS
-    ignored = getattr(config, "semantic_loss_ignore_index", None)
-    if isinstance(ignored, int):
+    ignored = ignored_pixel(model)
+    if ignored is not None:
         facts["ignore_index"] = ignored
     loaded = load_metric(metric)
     informed = loaded.informed(facts)
@@ -81,11 +81,18 @@ def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:
     return informed
 
 
+def ignored_pixel(model: nn.Module) -> int | None:
+    """The label of a pixel that does not count for a model of semantic segmentation, as its configuration has it."""
+    ignored = getattr(getattr(unwrapped(model), "config", None), "semantic_loss_ignore_index", None)
+    return ignored if isinstance(ignored, int) else None
+
+
 def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[str]) -> torch.Tensor | None:
     """The labels of a batch as surrogates read them, or None where they are missing.
 
     Several tensors of labels, as start and end positions are, become one: [N, number of names]. Labels of a causal
-    language model, which compares each with the position before, are moved there.
+    language model, which compares each with the position before, are moved there. Pixels [N, H, W] that the model's
+    configuration ignores become -100.
 
     Args:
         model: the model, which may be wrapped.
@@ -100,10 +107,16 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
         raise ValueError(
             "A surrogate reads labels that are one tensor, or several of one shape, but the batch has "
             f"{', '.join(map(' '.join, zip(names, shapes, strict=True)))}. Set label_names in TrainingArguments "
-            "to what it is to read; for object detection, with its lists of dictionaries, there is no surrogate."
+            "to what it is to read. For object detection (a list of dictionaries) and instance segmentation (lists of "
+            "masks and classes) there is no surrogate: train them on the model's own loss, without surrogate= and "
+            "metric=. Semantic segmentation has one: logits [N, C, h, w] with one map of labels [N, H, W], as of "
+            "SegFormer."
         )
     labels = given[0] if len(given) == 1 else torch.stack(given, dim=-1)
     labels = labels if labels.is_floating_point() else labels.float() if _is_regression(model) else labels.long()
+    ignored = ignored_pixel(model) if labels.dim() == 3 and not labels.is_floating_point() else None
+    if ignored is not None:
+        labels = labels.masked_fill(labels == ignored, IGNORED_LABEL)
     prompt, bare = virtual_tokens(model), unwrapped(model)
     if labels.dim() == 2 and writes_text(bare) and not bare.config.is_encoder_decoder:
         return next_token_labels(F.pad(labels, (prompt, 0), value=IGNORED_LABEL))

@@ -59,6 +59,8 @@ class Surrogate(PreTrainedModel):
     """Whether models put out one number per example: of groups, labels are replaced by those of other examples."""
     metric_options: ClassVar[Mapping[str, Any]] = {}
     """Options of metrics that hold for its predictions, where they were left at their defaults."""
+    metric_words: ClassVar[Mapping[str, str]] = {}
+    """Metrics that scripts for the task call by words which elsewhere stand for others: their names by these words."""
     has_parts: ClassVar[bool] = False
     """Whether a prediction is a sequence of parts of which some do not count: only those that do are stored."""
     answers: ClassVar[bool] = False

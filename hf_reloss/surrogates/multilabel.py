@@ -1,4 +1,4 @@
-"""Surrogates for several labels per example: from logits [..., N, L] and labels 0 and 1, [..., N, L]."""
+"""Surrogates for several labels per example, or documents per query: from logits and labels, [..., N, L] each."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from ..losses.base import Evidence
 from ..losses.layers import binary_margin
 from ..losses.learned.labels import LabelCountNetwork, LabelMarginNetwork, SubsetMarginNetwork
+from ..losses.learned.ranks import RankNetwork
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.counts import SEVERAL_LABELS, RatioMetric
+from ..metrics.ranking import RankingMetric
 from .base import Surrogate, output_tensor
 from .config import SurrogateConfig
 
@@ -20,15 +22,16 @@ PULL = 0.01
 
 
 class SurrogateForMultilabel(Surrogate):
-    """A learned loss for classification with several labels per example.
+    """A learned loss for classification with several labels per example, or for ranking documents per query.
 
-    Three architectures: `"counts"`, the soft form of metrics of counts per label (F1, precision, recall; micro, macro
+    Four architectures: `"counts"`, the soft form of metrics of counts per label (F1, precision, recall; micro, macro
     and weighted averages) or per example (`average="samples"`); `"subset"`, that of the share of examples of which all
-    labels are right; `"margin"`, that of the share of right labels, which at its start is binary cross-entropy. All are
-    monotone in every logit by construction.
+    labels are right; `"margin"`, that of the share of right labels, which at its start is binary cross-entropy. These
+    are monotone in every logit by construction. `"ranks"` is the soft form of a metric of rankings (nDCG, MAP, MRR),
+    for which an example is a query, its labels say how relevant its documents are, and -100 stands for no document.
 
-    Evidence: outputs [..., N, L, 1], logits; labels [..., N, L] int64, 0 or 1; counts [..., N, L], False where the
-    label was -100.
+    Evidence: outputs [..., N, L, 1], logits; labels [..., N, L] int64, 0 or 1 (or more, of rankings); counts
+    [..., N, L], False where the label was -100.
 
     Example:
         >>> loss = SurrogateForMultilabel(SurrogateConfig(task="multilabel"))
@@ -38,7 +41,7 @@ class SurrogateForMultilabel(Surrogate):
     """
 
     task = "multilabel"
-    networks = (LabelMarginNetwork, SubsetMarginNetwork, LabelCountNetwork)
+    networks = (LabelMarginNetwork, SubsetMarginNetwork, LabelCountNetwork, RankNetwork)
     read_columns = ("label_logits",)
     scored = ("label_logits", "labels")
     original_loss = "binary_cross_entropy"
@@ -51,7 +54,7 @@ class SurrogateForMultilabel(Surrogate):
             return False
         if output_tensor(outputs, "logits").shape != labels.shape:
             return False
-        return bool(((labels == 0) | (labels == 1) | (labels == IGNORED_LABEL)).all())
+        return bool((((labels >= 0) & (labels == labels.round())) | (labels == IGNORED_LABEL)).all())
 
     @classmethod
     def recorded(cls, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -70,10 +73,12 @@ class SurrogateForMultilabel(Surrogate):
                 f"{list(logits.shape)} and {given}."
             )
         counts = labels != IGNORED_LABEL
-        wrong = counts & (labels != 0) & (labels != 1)
+        takes_grades = getattr(self.network, "takes_grades", False)
+        wrong = counts & ((labels < 0) | (labels != labels.round()) | ((labels > 1) & (not takes_grades)))
         if wrong.any():
+            wanted = "whole numbers, 0 or more," if takes_grades else "0 or 1 each,"
             raise ValueError(
-                f"Several labels per example are 0 or 1 each, or -100 to be ignored, but there is {labels[wrong][0]}."
+                f"Several labels per example are {wanted} or -100 to be ignored, but there is {labels[wrong][0]}."
             )
         if not logits.isfinite().all():
             raise ValueError(
@@ -90,12 +95,14 @@ class SurrogateForMultilabel(Surrogate):
         """A fresh surrogate whose structure fits a metric, or what `load_metric` takes.
 
         For metrics of counts per label or per example that is `"counts"` of the metric itself, for `subset_accuracy`
-        `"subset"`, for any other, such as a function, `"margin"`.
+        `"subset"`, for `ndcg`, `map` and `mrr` `"ranks"`, for any other, such as a function, `"margin"`.
         """
         metric = load_metric(metric).informed(cls.metric_options)
         structure: dict[str, Any] = {"task": cls.task, "architecture": "margin", "scale_weight": PULL}
         if metric.name == "subset_accuracy":
             structure |= {"architecture": "subset"}
+        elif isinstance(metric, RankingMetric):
+            structure |= {"architecture": "ranks", "scores": {metric.name: metric.options}}
         elif cls.has_soft_metric(metric):
             structure |= {"architecture": "counts", "scores": {metric.name: metric.options}}
         return cls(SurrogateConfig(**structure | options))
@@ -103,4 +110,6 @@ class SurrogateForMultilabel(Surrogate):
     @classmethod
     def has_soft_metric(cls, metric: Metric) -> bool:
         metric = metric.informed(cls.metric_options)
-        return metric.name == "subset_accuracy" or (isinstance(metric, RatioMetric) and metric.average != "binary")
+        if isinstance(metric, RatioMetric):
+            return metric.average != "binary"
+        return metric.name == "subset_accuracy" or isinstance(metric, RankingMetric)

@@ -1,7 +1,7 @@
 """Surrogates for answers that are spans of a text: from logits of their start and end, [..., N, L] each."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,12 @@ class SurrogateForSpans(Surrogate):
     scored = ("answer_ids", "gold_ids")
     original_loss = "cross_entropy"
     answers = True
+    # SQuAD's; where all questions have an answer, those of its second version are the same.
+    metric_words: ClassVar[Mapping[str, str]] = {
+        "f1": "squad_v2_f1",
+        "exact_match": "squad_v2_exact",
+        "exact": "squad_v2_exact",
+    }
     pipeline_tag = "question-answering"
 
     @classmethod

@@ -41,7 +41,8 @@ class Batch:
     Attributes:
         model: as it is trained, which may be wrapped; its mode says whether this is training or evaluation.
         inputs: what the collator has made of examples.
-        labels: as surrogates read them (see `batch_labels`): [N, ...].
+        labels: as surrogates read them (see `batch_labels`): [N, ...]; empty where they are none that a surrogate
+            reads, and the loss is the model's own.
         weights: of it in its step.
         is_padding: whether this process has nothing in it but what fills the last batch of an epoch up.
     """
@@ -81,7 +82,7 @@ class StepBatches:
             return
         rows = [self._own_rows(batch, last=batch is batches[-1]) for batch in batches]
         labels = [self._labels(batch) for batch in batches]
-        known = [each for each in labels if each is not None]
+        known = [each for each in labels if each is not None and each.numel()]
         weights = self._weights(known, rows, device) if len(known) == len(labels) else [EVEN] * len(batches)
         names = self.trainer.label_names
         sources = [[batch.get(name) for name in names] for batch in batches]
@@ -118,7 +119,11 @@ class StepBatches:
         return Batch(model, inputs, labels, weights, is_padding)
 
     def _labels(self, inputs: dict[str, Any]) -> torch.Tensor | None:
-        return batch_labels(self.trainer.model, inputs, self.trainer.label_names)
+        try:
+            return batch_labels(self.trainer.model, inputs, self.trainer.label_names)
+        except ValueError as error:
+            self.trainer.strategy.does_without(str(error))
+            return torch.empty(0, dtype=torch.long)
 
     def _own_rows(self, batch: dict[str, Any], last: bool) -> int:
         """How many of a batch's examples are not there to fill it up; the others are cut off."""

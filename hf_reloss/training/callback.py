@@ -5,6 +5,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..predictions.models import unwrapped
+from .renamed_weights import restore_renamed
+
 
 class StrategyCallback(TrainerCallback):
     """Tells the strategy of a trainer where its run is, and ends a run that has diverged.
@@ -21,7 +24,12 @@ class StrategyCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._restore_renamed(self.trainer.resumed_from)
         self.trainer.strategy.begin()
+
+    def _restore_renamed(self, checkpoint: Path | None) -> None:
+        if checkpoint is not None and not (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled):
+            restore_renamed(unwrapped(self.trainer.model), checkpoint)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -61,4 +69,5 @@ class StrategyCallback(TrainerCallback):
             return
         best = Path(state.best_model_checkpoint) if state.best_model_checkpoint is not None else None
         self.trainer.has_best_model = args.load_best_model_at_end and best is not None
+        self._restore_renamed(best if self.trainer.has_best_model else None)
         self.trainer.strategy.end(best if self.trainer.has_best_model else None)

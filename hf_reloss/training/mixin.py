@@ -67,6 +67,7 @@ class ReLossMixin(_Base):
     # The loss is a mean over the batch: Trainer divides it by the steps of accumulation, and DDP by the processes.
     loss_is_scaled_for_ga = False
     model: nn.Module
+    resumed_from: Path | None
     _default_arguments: ClassVar[type[TrainingArguments] | None] = None
 
     def __init__(
@@ -97,7 +98,7 @@ class ReLossMixin(_Base):
             raise ValueError(f"guard= is True, False or 'strict', but got {guard!r}.")
         if (guard == "strict" or guard_dataset is not None) and not self.strategy.is_guarded:
             raise ValueError("guard='strict' and guard_dataset= are for surrogate='auto': the guard judges its loss.")
-        self.has_best_model = False
+        self.has_best_model, self.resumed_from = False, None
         self.decision: DecisionRule | None = None
         self.guard = Guard(self, guard_dataset, guard)
         super().__init__(model, args, *trainer_args, **trainer_options)
@@ -128,6 +129,11 @@ class ReLossMixin(_Base):
         return self.strategy.evaluates_own_loss() or writes or bool(option(self.args, "surrogate_warmup"))
 
     @property
+    def _has_no_labels(self) -> bool:
+        """Whether the loss stays the model's own, for it takes no labels, as where texts are matched with images."""
+        return self.strategy.is_guarded and not self.label_names
+
+    @property
     def steps_of_model(self) -> int:
         """How many steps the model has been trained for, as it is now: at the end it may be its best checkpoint."""
         best = self.state.best_global_step if self.has_best_model else None
@@ -150,10 +156,14 @@ class ReLossMixin(_Base):
 
         def run(checkpoint: Path | None, on_own_loss: bool) -> TrainOutput:
             self.has_best_model = False
+            self.resumed_from = checkpoint
             self.monitor.start()
             self.strategy.start(checkpoint)
-            if on_own_loss:
+            if on_own_loss or self._has_no_labels:
                 self.strategy.decline()
+            if self._has_no_labels:
+                self.strategy.own_loss_because = "the model is given no labels, which a metric would compare with"
+                logger.warning(f"The loss is the model's own: {self.strategy.own_loss_because} (see label_names).")
             output = super(ReLossMixin, self).train(str(checkpoint) if checkpoint else None, *args, **kwargs)
             if self.monitor.failure is not None:
                 raise FloatingPointError(self.monitor.failure)
@@ -203,6 +213,8 @@ class ReLossMixin(_Base):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        if self._has_no_labels:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batch = self.step_batches.batch(model, inputs)
         loss, parts, outputs, evidence = self._mixed_loss(batch)
         self.strategy.after_batch(batch, outputs)

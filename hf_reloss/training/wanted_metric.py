@@ -11,9 +11,10 @@ from ..metrics.adapters import ComputeMetrics, EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.loading import is_error_rate
 from ..predictions.dataset import scored
-from ..predictions.models import metric_for
+from ..predictions.models import metric_for, writes_text
 from ..surrogates.base import Surrogate
 from ..surrogates.config import SurrogateConfig
+from ..surrogates.spans import SurrogateForSpans
 from .arguments import option
 
 logger = logging.get_logger(__name__)
@@ -103,7 +104,10 @@ class WantedMetric:
             self.records_evaluation = isinstance(own, EvaluationMetrics)
             return own
         try:
-            metric = metric_for(self.trainer.model, own.key).informed(kind.metric_options)
+            # Of texts that a model writes, F1 is that of answers, too.
+            words = (SurrogateForSpans if writes_text(self.trainer.model) else kind).metric_words
+            name = words.get(own.key, own.key)
+            metric = metric_for(self.trainer.model, name).informed(kind.metric_options)
         except ValueError as unknown:
             why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
             if failed is not None:
@@ -112,7 +116,7 @@ class WantedMetric:
         if failed is not None:
             self.trainer.strategy.tell(
                 f"compute_metrics cannot be called on a training batch ({failed!r}): what is learned is the metric "
-                f"that is known by the name {own.key!r}."
+                f"that is known by the name {name!r}."
             )
         return metric
 

@@ -53,6 +53,8 @@ COUNT_METRICS = {
     "balanced_accuracy": [{}, {"adjusted": True}],
     "matthews_correlation": [{}],
     "mean_iou": [{}],
+    "dice": [{}],
+    "pixel_accuracy": [{}],
 }
 SCORES = {
     f"{name} {' '.join(map(str, options.values()))}".strip(): {name: options}

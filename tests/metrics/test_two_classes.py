@@ -41,11 +41,14 @@ THEIRS = {
     ],
     "matthews_correlation": [({}, sklearn.metrics.matthews_corrcoef, {})],
     "mean_iou": [({}, sklearn.metrics.jaccard_score, {"average": "macro"})],
+    "dice": [({}, sklearn.metrics.f1_score, {"average": "macro"})],
+    "pixel_accuracy": [({}, sklearn.metrics.accuracy_score, {})],
     "roc_auc": [({"average": average}, sklearn.metrics.roc_auc_score, {}) for average in ("macro", "weighted")],
     "average_precision": [
         ({"average": average}, sklearn.metrics.average_precision_score, {}) for average in ("macro", "weighted")
     ],
 }  # fmt: skip
+OF_MAPS = ("mean_iou", "dice", "pixel_accuracy")
 OF_SCORES = ("top_k_accuracy", "roc_auc", "average_precision")
 """Those for which scikit-learn takes the score of the second class."""
 
@@ -76,7 +79,7 @@ def test_metrics_are_those_of_scikit_learn(name, options, function, their_option
             warnings.simplefilter("ignore")
             wanted.append(function(labels[counts].numpy(), theirs[counts].numpy(), **their_options))
     ours, references = torch.cat(every_logits), labels.repeat(len(every_logits))
-    if name == "mean_iou":  # of maps, here of one pixel
+    if name in OF_MAPS:  # here of one pixel
         ours, references, labels = ours[..., None, None], references[:, None, None], labels[:, None, None]
     index = torch.arange(len(ours)).view(-1, 12)
     groups = metric.score_groups(ours, references, index)
@@ -88,7 +91,7 @@ def test_metrics_are_those_of_scikit_learn(name, options, function, their_option
 def test_labels_of_any_integer_type_are_scored(name):
     options = {"average": "macro"} if name in ("precision", "recall", "f1", "fbeta") else {}
     metric, logits, labels = load_metric(name, **options), LOGITS["random"], LABELS
-    if name == "mean_iou":
+    if name in OF_MAPS:
         logits, labels = logits.T[None, :, None], labels[None, None]
     expected = metric.compute(logits, labels)
     assert math.isfinite(expected)

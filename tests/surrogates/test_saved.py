@@ -15,6 +15,7 @@ from hf_reloss.surrogates.classification import SurrogateForClassification
 from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
 from hf_reloss.surrogates.multilabel import SurrogateForMultilabel
 from hf_reloss.surrogates.regression import SurrogateForRegression
+from hf_reloss.surrogates.segmentation import SurrogateForSegmentation
 from hf_reloss.surrogates.spans import SurrogateForSpans
 from hf_reloss.surrogates.tokens import SurrogateForTokens
 
@@ -63,6 +64,10 @@ LEARNED = {
         load_metric("cohen_kappa", weights="quadratic")
     ),
     "spearmanr": lambda: SurrogateForRegression.for_metric("spearmanr"),
+    "ranks": lambda: SurrogateForMultilabel.for_metric(load_metric("ndcg", k=2)),
+    "mean IoU": lambda: SurrogateForSegmentation.for_metric("mean_iou"),
+    "pixel accuracy": lambda: SurrogateForSegmentation.for_metric("pixel_accuracy", trust_region=True),
+    "pixels, function": lambda: SurrogateForSegmentation.for_metric(load_metric(squared)),
     "keypoints, paper": lambda: SurrogateForKeypoints(
         SurrogateConfig(task="keypoints", architecture="paper", num_pixels=64, hidden_size=8)
     ),
@@ -113,6 +118,9 @@ def made_up(surrogate: Surrogate) -> tuple[object, torch.Tensor]:
     if surrogate.task == "spans":
         start, end = torch.randn(2, 4, 12, generator=generator)
         return {"start_logits": start, "end_logits": end}, torch.tensor([[2, 4], [1, 1], [3, 8], [0, 0]])
+    if surrogate.task == "segmentation":
+        maps = torch.randint(3, (2, 6, 8), generator=generator)
+        return torch.randn(2, 3, 3, 4, generator=generator), maps.masked_fill(maps[:1] == 0, 255)
     points = 8 * torch.rand(4, 3, 4, generator=generator) + torch.tensor([0.0, 0.0, 1.0, 8.0])
     points = points if surrogate.config.scores and "oks" in surrogate.config.scores else points[..., :3]
     return {"heatmaps": torch.rand(4, 3, 8, 8, generator=generator)}, points

@@ -15,8 +15,8 @@ from ..layers import binary_margin
 class HandMadeLoss(SurrogateNetwork):
     """A loss of which nothing is learned, from the logits [..., N, C] and labels [..., N] of evidence.
 
-    One that reads no more than `label_losses` and labels is for tokens, too, of which evidence has margins, and for
-    several labels of each example, of which it has one logit each.
+    One that reads no more than `label_losses` and labels is for tokens, too, of which evidence has margins, for
+    several labels of each example, of which it has one logit each, and for pixels, logits [..., N, P, C].
 
     Attributes:
         tasks: whose evidence it reads.
@@ -35,7 +35,8 @@ class HandMadeLoss(SurrogateNetwork):
         self.task = task or self.tasks[0]
         self.of_tokens = self.task == "tokens"
         self.of_labels = self.task == "multilabel"
-        self.count_dims = 2 if self.of_tokens or self.of_labels else 1
+        self.of_pixels = self.task == "segmentation"
+        self.count_dims = 2 if self.of_tokens or self.of_labels or self.of_pixels else 1
         self.nothing_learned = nn.Parameter(torch.empty(0))  # for models have a device and a precision by parameters
         if self.wants_frequencies:
             frequencies = given.pop("frequencies", None)
@@ -116,6 +117,20 @@ def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, **options: Any) 
 def due_classes(evidence: Evidence) -> torch.Tensor:
     """One-hot labels [..., N, C], 0 where a label does not count."""
     return F.one_hot(evidence.labels, evidence.outputs.shape[-1]) * evidence.counts[..., None].to(evidence.outputs)
+
+
+def soft_dice(evidence: Evidence) -> torch.Tensor:
+    """1 less the mean [...], over the classes that labels have, of 2 Σ p t / Σ (p + t) of evidence [..., N, C]."""
+    due = due_classes(evidence)
+    probabilities = evidence.outputs.softmax(-1) * evidence.counts[..., None]
+    dice = 2 * (probabilities * due).sum(-2) / (probabilities + due).sum(-2).clamp(min=1e-9)
+    present = due.sum(-2) > 0
+    return present.any(-1) * 1.0 - mean_where(dice, present)
+
+
+def together(evidence: Evidence) -> Evidence:
+    """Evidence of pixels [..., N, P, C] as that of examples [..., N P, C]."""
+    return Evidence(evidence.outputs.flatten(-3, -2), evidence.labels.flatten(-2), evidence.counts.flatten(-2))
 
 
 def mean_where(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ class Focal(HandMadeLoss):
     """-(1 - p)^γ log p, with p the probability of the label."""
 
     architecture = "focal"
-    tasks = ("classification", "tokens", "multilabel")
+    tasks = ("classification", "tokens", "multilabel", "segmentation")
     options: ClassVar[dict[str, float]] = {"gamma": 2.0}
     gamma: float
 

@@ -1,5 +1,7 @@
 """Losses for several labels per example: shares of right labels and of right examples, and counts per label, soft."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 
@@ -20,6 +22,8 @@ class LabelMarginNetwork(SurrogateNetwork):
     tasks = ("multilabel",)
     count_dims = 2
     gradient_penalty = 0.03
+    takes_grades: ClassVar[bool] = True
+    """Whether labels may be more than 1, which is no other than 1 to it or, of rankings, more relevant."""
 
     def __init__(
         self, *, num_knots: int = 16, knot_range: float = 4.0, trust_region: bool = False, scale_weight: float = 0.1
@@ -51,6 +55,7 @@ class SubsetMarginNetwork(LabelMarginNetwork):
     """
 
     architecture = "subset"
+    takes_grades = False
 
     def of_margins(self, margin: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         log_p = F.logsigmoid(margin).masked_fill(~counts, 0.0).sum(-1, keepdim=True).clamp(max=-1e-6)
@@ -63,6 +68,7 @@ class LabelCountNetwork(CountNetwork):
 
     tasks = ("multilabel",)
     count_dims = 2
+    takes_grades = False
     counts_absent = True  # of labels that no example of a batch has, each prediction is wrong all the same
 
     def forward(self, evidence: Evidence) -> torch.Tensor:

@@ -64,6 +64,23 @@ class LossDescription:
     paper: tuple[str, str] | None = None
 
 
+def read_evidence(surrogate: Surrogate, outputs: Any, labels: torch.Tensor) -> Evidence:
+    """What a surrogate sees of a batch.
+
+    Raises:
+        ValueError: where it cannot read that, or is for another number of labels per example.
+    """
+    evidence = surrogate.evidence(outputs, labels)
+    if evidence.counts.dim() != surrogate.network.count_dims:
+        one = "one label per example" if surrogate.network.count_dims == 1 else "many labels per example"
+        raise ValueError(
+            f"This surrogate, for {surrogate.task}, reads {one}, but a batch has labels {list(labels.shape)}. "
+            "Pass one for the model's task: of a tagger or a model that writes text that is "
+            "SurrogateForTokens.for_metric(...), 'auto' or a loss such as 'focal'."
+        )
+    return evidence
+
+
 class LossStrategy(ABC):
     """A way to train: `ReLossTrainer(..., surrogate=STRATEGY)`, or its word.
 
@@ -169,6 +186,17 @@ class LossStrategy(ABC):
 
     def after_batch(self, batch: Batch, outputs: Any) -> None:  # noqa: B027
         """The loss of a micro-batch has been taken, in training or in evaluation."""
+
+    def does_without(self, why: str) -> None:
+        """A batch has labels or outputs that no surrogate reads: goes on with the model's own loss, or refuses them.
+
+        Args:
+            why: what was given, what is wanted and what to do.
+
+        Raises:
+            ValueError: here, where the loss was asked for.
+        """
+        raise ValueError(why)
 
     def end_step(self) -> None:  # noqa: B027
         """A step has been made."""
@@ -310,14 +338,7 @@ class SurrogateStrategy(LossStrategy):
         """What the surrogate sees; one of groups sees the micro-batch of all processes."""
         surrogate, labels = self._in_place(), batch.labels
         with torch.autocast(self.trainer.args.device.type, enabled=False):
-            evidence = surrogate.evidence(outputs, labels)
-            if evidence.counts.dim() != surrogate.network.count_dims:
-                one = "one label per example" if surrogate.network.count_dims == 1 else "many labels per example"
-                raise ValueError(
-                    f"This surrogate, for {surrogate.task}, reads {one}, but a batch has labels {list(labels.shape)}. "
-                    "Pass one for the model's task: of a tagger or a model that writes text that is "
-                    "SurrogateForTokens.for_metric(...), 'auto' or a loss such as 'focal'."
-                )
+            evidence = read_evidence(surrogate, outputs, labels)
             if not surrogate.network.is_of_groups():
                 return evidence
             if batch.is_padding:

@@ -86,6 +86,40 @@ def _longer(ids: torch.Tensor, length: int) -> torch.Tensor:
     return F.pad(ids, (0, length - ids.shape[-1]), value=IGNORED_LABEL)
 
 
+@torch.no_grad()
+def drawn_texts(
+    model: nn.Module, prompt: Mapping[str, Any], number: int, seed: int, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws texts from a model, in evaluation mode, by default from its whole distribution.
+
+    Args:
+        model: that writes text. Its mode stays what it is, as does the random state.
+        prompt: what it reads of N examples; of a causal language model padded at the left.
+        number: K, how many texts are drawn for each example.
+        seed: of the random numbers.
+        options: of `generate`.
+
+    Returns:
+        The tokens [N, S] that the texts go on from, of an encoder-decoder one each; and those drawn, [N, K, T] int64,
+        -100 after the end.
+    """
+    settings = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 1.0, "temperature": 1.0} | options
+    writer: Any = model
+    bare, training = unwrapped(model), model.training
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        ids = writer.generate(**prompt, **settings, num_return_sequences=number, return_dict_in_generate=False)
+    model.train(training)
+    length = 1 if bare.config.is_encoder_decoder else prompt["input_ids"].shape[-1]
+    ends, written = bare.generation_config.eos_token_id, ids[:, length:]
+    if ends is not None:
+        last = torch.isin(written, torch.tensor(ends, device=ids.device))
+        written = written.masked_fill(last.cumsum(-1) > last.long(), IGNORED_LABEL)
+    return ids[::number, :length], written.unflatten(0, (-1, number))
+
+
 class Written(CandidateSource):
     """What an encoder-decoder writes token by token.
 
@@ -117,36 +151,15 @@ class Written(CandidateSource):
         model, labels, skipped = batch.model, batch.labels, self.trainer.label_names
         given = batch.inputs.items()
         prompt = {name: x for name, x in given if name not in skipped and not name.startswith("decoder_")}
-        starts, drawn = self._draw(model, prompt, number, seed)
+        writer = self.trainer.accelerator.unwrap_model(model)
+        longest = getattr(self.trainer.args, "generation_max_length", None)
+        options = {} if longest is None else {"max_length": longest}
+        starts, drawn = drawn_texts(writer, prompt, number, seed, **options)
         candidates = with_references(labels, drawn) if with_reference else drawn
         distinct = distinct_of(candidates)
         examples, ids = distinct.nonzero()[:, 0], candidates[distinct]
-        log_probabilities, outputs = self._log_probabilities(model, prompt, starts[examples], ids, examples)
+        log_probabilities, outputs = self._log_probabilities(model, prompt, starts[examples, 0], ids, examples)
         return Candidates(ids, examples, distinct, log_probabilities, labels, outputs)
-
-    @torch.no_grad()
-    def _draw(
-        self, model: nn.Module, prompt: Mapping[str, Any], number: int, seed: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tokens [N] that the model starts from, and what it goes on with, [N, K, T], -100 after its end."""
-        args = self.trainer.args
-        writer = self.trainer.accelerator.unwrap_model(model)
-        longest = getattr(args, "generation_max_length", None)
-        training = writer.training
-        writer.eval()
-        with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            ids = writer.generate(
-                **prompt, do_sample=True, num_return_sequences=number, num_beams=1, top_k=0, top_p=1.0,
-                temperature=1.0, return_dict_in_generate=False, **({} if longest is None else {"max_length": longest}),
-            )  # fmt: skip
-        writer.train(training)
-        ends = unwrapped(model).generation_config.eos_token_id
-        written = ids[:, 1:]
-        if ends is not None:
-            last = torch.isin(written, torch.tensor(ends, device=ids.device))
-            written = written.masked_fill(last.cumsum(-1) > last.long(), IGNORED_LABEL)
-        return ids[::number, 0], written.unflatten(0, (-1, number))
 
     def _log_probabilities(
         self,

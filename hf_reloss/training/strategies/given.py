@@ -19,6 +19,7 @@ from ...surrogates.classification import SurrogateForClassification
 from ...surrogates.embeddings import SurrogateForEmbeddings
 from ...surrogates.hand_made import hand_made_loss
 from ...surrogates.multilabel import SurrogateForMultilabel
+from ...surrogates.segmentation import SurrogateForSegmentation
 from ...surrogates.tokens import SurrogateForTokens
 from .base import SURROGATE_FOLDER, LossStrategy, SurrogateStrategy
 
@@ -123,11 +124,13 @@ def refuse_unknown(word: str, known: Iterable[str]) -> None:
 
 
 def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] | None) -> Surrogate:
-    """A hand-made loss for what the model is trained to do: classes or labels of examples, of tokens, or embeddings."""
+    """A hand-made loss for what the model is trained to do: classes of examples, tokens or pixels, or embeddings."""
     kind = hand_made_losses(None)[name]
     task, first = kind.tasks[0], training_labels(dataset, names, most=1)  # a row of a data set may be dear to read
     of_sequences = writes_text(model) or (first is not None and _are_sequences(first))
-    if task == SurrogateForClassification.task and of_sequences:
+    if SurrogateForSegmentation.task in kind.tasks and _labels_pixels(model, first):
+        task = SurrogateForSegmentation.task
+    elif task == SurrogateForClassification.task and of_sequences:
         task = SurrogateForTokens.task
         if not writes_text(model) and first is not None and torch.as_tensor(first[0]).is_floating_point():
             task = SurrogateForMultilabel.task  # as binary cross-entropy wants its labels
@@ -171,6 +174,13 @@ def training_labels(dataset: Any, names: Sequence[str] | None = None, most: int 
     if hasattr(dataset, "column_names"):
         return dataset.with_format(None)[name][:most]
     return [dataset[index][name] for index in range(length)[:most]]
+
+
+def _labels_pixels(model: nn.Module, first: Sequence[Any] | None) -> bool:
+    """Whether the labels of an example, of which the first is given, if there is one, are a map of classes."""
+    if type(unwrapped(model)).__name__.endswith("ForSemanticSegmentation"):
+        return True
+    return first is not None and _are_sequences(first) and _are_sequences(first[0])
 
 
 def _are_sequences(labels: Sequence[Any]) -> bool:

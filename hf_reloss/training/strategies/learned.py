@@ -86,7 +86,7 @@ class Learned(SurrogateStrategy):
 
     def start(self, checkpoint: Path | None) -> None:
         self.surrogate, self.metric, self._is_of_groups, self.own_loss_because = None, None, False, ""
-        self._is_ctc = is_ctc(self.trainer.model)
+        self._reads = not is_ctc(self.trainer.model)
         self.wanted.records_evaluation = False
         self.state = LearningState(self.word, self.wanted.signature)
         self.recording = RunRecording(self.trainer)
@@ -117,7 +117,7 @@ class Learned(SurrogateStrategy):
         state = self.trainer.state
         self.clock = RunClock(state.global_step)
         super().begin()
-        if self._is_ctc:
+        if not self._reads:
             self._stay_on_ctc()
         elif self.is_recording and self.surrogate is None and self.warmup_steps >= state.max_steps:
             self.own_loss_because = f"recording predictions takes {self.warmup_steps} steps of {state.max_steps}"
@@ -132,16 +132,14 @@ class Learned(SurrogateStrategy):
 
     @property
     def default_warmup(self) -> float:
-        usual = 0.5 if self._is_of_groups else 0.1
-        return max(usual, FIRST_STRETCH) if self.trainer.guard.strict else usual
+        return max(0.5 if self._is_of_groups else 0.1, FIRST_STRETCH if self.trainer.guard.strict else 0.0)
 
     @property
     def warmup_steps(self) -> int:
         """Steps on the model's own loss at first; enough to learn from what they predict."""
         args = self.trainer.args
         examples_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        fewest = math.ceil(FEWEST_TO_LEARN / examples_per_step)
-        return self.state.first_step + max(super().warmup_steps, fewest)
+        return self.state.first_step + max(super().warmup_steps, math.ceil(FEWEST_TO_LEARN / examples_per_step))
 
     @property
     def refresh_steps(self) -> int | None:
@@ -162,7 +160,6 @@ class Learned(SurrogateStrategy):
 
     @property
     def recorder(self) -> PredictionRecorder:
-        """What records the predictions of this process."""
         return self.recording.recorder
 
     @property
@@ -176,24 +173,26 @@ class Learned(SurrogateStrategy):
         return self.metric
 
     def watches(self) -> bool:
-        return not self._is_ctc
+        return self._reads
 
     def beside(self, batch: Batch, outputs: Any) -> tuple[float, Mapping[str, Any], dict[str, Any] | None]:
         stage, inputs, _ = super().beside(batch, outputs)
         return stage, inputs, self.wanted.as_evaluated(outputs, inputs) if self.wanted.records_evaluation else None
 
     def after_batch(self, batch: Batch, outputs: Any) -> None:
-        if self.metric is None and not self._is_ctc:
+        if self.metric is None and self._reads:
             self._find_metric(batch, outputs)
         if batch.training and self.is_recording and not batch.is_padding:
             self.recorder.add(outputs, batch.labels, *self.beside(batch, outputs))
 
     def _find_metric(self, batch: Batch, outputs: Any) -> None:
         """Finds out what is to be learned, and watched, from the first batch of a run."""
-        self._is_ctc = looks_like_ctc(outputs, batch.labels)
-        if self._is_ctc:
+        if looks_like_ctc(outputs, batch.labels):
             return self._stay_on_ctc()
-        kind = self.recorder.kind = AutoSurrogate.reading(outputs, batch.labels)
+        try:
+            kind = self.recorder.kind = AutoSurrogate.reading(outputs, batch.labels)
+        except ValueError as error:
+            return self.does_without(str(error))
         given = (outputs, batch.labels, batch.inputs)
         metric = self.wanted.find(kind, *given)
         with torch.random.fork_rng(devices=[]):
@@ -203,11 +202,14 @@ class Learned(SurrogateStrategy):
         self.metric = metric
 
     def _stay_on_ctc(self) -> None:
-        """Gives up learning, for the model is one of CTC."""
-        wanted, self.state.gave_up = self.wanted.wanted, True
-        name = wanted if isinstance(wanted, str) else wanted.name
-        self.own_loss_because = f"nothing is learned for CTC; surrogate='minimum_risk' trains on the expected {name}"
-        logger.warning(f"The loss is the model's own, of CTC, to the end of the run: {self.own_loss_because}.")
+        name = getattr(self.wanted.wanted, "name", self.wanted.wanted)
+        self.does_without(f"nothing is learned for CTC; surrogate='minimum_risk' trains on the expected {name}")
+
+    def does_without(self, why: str) -> None:
+        if not self._reads and self.own_loss_because:
+            return
+        self._reads, self.state.gave_up, self.own_loss_because = False, True, why.rstrip(".")
+        logger.warning(f"The loss is the model's own to the end of the run: {self.own_loss_because}.")
 
     def to_learn(self, kind: type[Surrogate], metric: Metric) -> tuple[Surrogate, dict[str, Any]]:
         """The surrogate that is to be learned, and the settings of its learning."""
@@ -232,8 +234,7 @@ class Learned(SurrogateStrategy):
             if step >= again:
                 self._learn_or_go_on()
             return
-        number = self.recording.number()
-        if number >= FEWEST_TO_LEARN:
+        if (number := self.recording.number()) >= FEWEST_TO_LEARN:
             self._learn_or_go_on()
         elif 2 * step >= self.warmup_steps + self.trainer.state.max_steps:  # in the middle of what is left
             self._go_on_without(too_few(number))
@@ -367,9 +368,8 @@ class Learned(SurrogateStrategy):
     def _usable_soft_metric(self) -> Surrogate | None:
         """The soft metric, if the metric has one and does not rank the wrong way round."""
         kind, metric = self.recording.known_kind, self._known_metric
-        if not (self.starts_at_soft_metric and kind.has_soft_metric(metric)):
-            return None
-        if self._is_of_groups and self.recording.right_share() < FITTED:
+        has_one = self.starts_at_soft_metric and kind.has_soft_metric(metric)
+        if not has_one or (self._is_of_groups and self.recording.right_share() < FITTED):
             return None
         with torch.random.fork_rng(devices=[]):
             surrogate, _ = self.to_learn(kind, metric)

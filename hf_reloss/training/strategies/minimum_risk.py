@@ -7,15 +7,14 @@ Models, arXiv:1712.01818; with samples: Shannon 2017, Optimizing Expected Word E
 Recognition, arXiv:1706.02776.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...metrics import AdditiveMetric, Metric, load_metric
-from ...metrics.translation import Bleu, SacreBleu
+from ...metrics import Metric
+from ...metrics.sentences import metric_of_each, score_each
 from ...predictions.dataset import decoded
 from ...predictions.models import is_ctc, tokenizer_of
 from ..arguments import option
@@ -61,14 +60,9 @@ class Risk:
     """
 
     def __init__(self, metric: Metric | Any):
-        metric = load_metric(metric)
-        if isinstance(metric, Bleu):
-            metric = dataclasses.replace(metric, smooth=True)
-        elif isinstance(metric, SacreBleu):
-            metric = dataclasses.replace(metric, use_effective_order=True)
-        self.metric = metric
+        self.metric = metric = metric_of_each(metric)
         try:
-            perfect, wrong = self._scores([PROBE, ANOTHER], [PROBE, PROBE]).tolist()
+            perfect, wrong = score_each(metric, [PROBE, ANOTHER], [PROBE, PROBE]).tolist()
         except ImportError:
             raise
         except Exception as error:
@@ -84,15 +78,9 @@ class Risk:
         """[n] float32, of n texts; equal pairs are scored once, and what has no score counts as wrong."""
         pairs = list(zip(texts, references, strict=True))
         places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-        scores = self._scores(*map(list, zip(*places, strict=True)))
+        scores = score_each(self.metric, *map(list, zip(*places, strict=True)))
         risks = ((self.best - scores) / self.scale).float()
         return risks.masked_fill(~risks.isfinite(), 1.0)[[places[pair] for pair in pairs]]
-
-    def _scores(self, texts: list[str], references: list[str]) -> torch.Tensor:
-        if isinstance(self.metric, AdditiveMetric):
-            return self.metric.score(self.metric.statistics(texts, references))
-        scores = [self.metric.compute([text], [given]) for text, given in zip(texts, references, strict=True)]
-        return torch.tensor(scores, dtype=torch.float64)
 
 
 class MinimumRisk(LossStrategy):
