@@ -202,14 +202,18 @@ def hwu64_hand_over() -> Pair:
 
 def sick_kappa() -> Pair:
     """SICK: how related two sentences are, 1 to 5, by kappa with quadratic weights; what MiniLM makes of them."""
+    metric = load_metric("cohen_kappa", weights="quadratic")
+    return sick_features(metric, lambda scores: torch.tensor([round(score) - 1 for score in scores]))
+
+
+def sick_features(metric: Metric, labels: Callable[[list[float]], torch.Tensor]) -> Pair:
+    """SICK, of which a function makes labels [n] of scores from 1 to 5."""
     parts = []
     for name in ("train", "dev", "test"):
         rows = read_lines("sick", name)
         first, second = (embedded(f"sick_{name}_{i}", [row[f"sentence{i}"] for row in rows]) for i in (1, 2))
         features = 20 * torch.cat([(first - second).abs(), first * second], dim=-1)  # about 1 each
-        grades = torch.tensor([round(row["score"]) - 1 for row in rows])
-        parts.append(Rows(features, grades))
-    metric = load_metric("cohen_kappa", weights="quadratic")
+        parts.append(Rows(features, labels([row["score"] for row in rows])))
     return Pair(*parts, functools.partial(Head, 5, width=768), FROZEN_RECIPE | {"learning_rate": 1e-3}, metric=metric)
 
 

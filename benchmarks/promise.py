@@ -19,6 +19,7 @@ from label_pairs import LABEL_PAIRS
 from paired import Scores, arguments, stored_runs
 from pairs import CLASS_PAIRS, Pair
 from ranking_pairs import RANKING_PAIRS
+from regression_pairs import REGRESSION_PAIRS
 from rich.console import Console
 from rich.table import Table
 from task_pairs import TASK_PAIRS
@@ -28,11 +29,11 @@ from transformers.utils import logging
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments
 from hf_reloss.compare.statistics import paired_difference
 from hf_reloss.decisions.tuning import tune_decision
-from hf_reloss.metrics.credits import usual_decisions
+from hf_reloss.metrics.credits import judges_decisions
 
 WAYS = ("usual", "soft metric", "field's own", "auto", "auto, strict")
 DECIDED = "usual, decision tuned"
-PAIRS = CLASS_PAIRS | LABEL_PAIRS | RANKING_PAIRS | TASK_PAIRS
+PAIRS = CLASS_PAIRS | LABEL_PAIRS | RANKING_PAIRS | REGRESSION_PAIRS | TASK_PAIRS
 
 
 def run(name: str, way: str, seed: int) -> dict[str, Any]:
@@ -52,10 +53,10 @@ def run(name: str, way: str, seed: int) -> dict[str, Any]:
             measured[way] = pair.score(trainer)
         else:
             logits, labels = _predicted(trainer, pair.test)
-            measured[way] = 100 * pair.metric.compute(usual_decisions(logits, labels), labels)
-            if way == "usual":
+            measured[way] = 100 * pair.metric.compute(logits, labels)
+            if way == "usual" and judges_decisions(pair.metric, logits, labels):
                 rule = tune_decision(*_predicted(trainer, pair.development), pair.metric).rule
-                decided = usual_decisions(logits, labels) if rule is None else rule.decide(logits)
+                decided = logits if rule is None else rule.decide(logits)
                 measured[DECIDED] = 100 * pair.metric.compute(decided, labels)
         report = getattr(trainer, "loss_report", None)
         if report is not None:
@@ -88,7 +89,9 @@ def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
 def _predicted(trainer: Trainer, data: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [n, C], or scores of the classes, and labels [n] or [n, C]."""
     found = trainer.predict(data)
-    return torch.from_numpy(np.asarray(found.predictions)), torch.from_numpy(np.asarray(found.label_ids)).long()
+    labels = torch.from_numpy(np.asarray(found.label_ids))
+    labels = labels if labels.dim() == 1 else labels.long()  # several for each example are floats, for the usual loss
+    return torch.from_numpy(np.asarray(found.predictions)), labels
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ _MODULES = {
     "surrogates.hand_made": ["hand_made_loss"],
     "surrogates.keypoints": ["SurrogateForKeypoints"],
     "surrogates.multilabel": ["SurrogateForMultilabel"],
+    "surrogates.regression": ["SurrogateForRegression"],
     "surrogates.segmentation": ["SurrogateForSegmentation"],
     "surrogates.spans": ["SurrogateForSpans"],
     "surrogates.tokens": ["SurrogateForTokens", "next_token_labels"],
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from .surrogates.hand_made import hand_made_loss
     from .surrogates.keypoints import SurrogateForKeypoints
     from .surrogates.multilabel import SurrogateForMultilabel
+    from .surrogates.regression import SurrogateForRegression
     from .surrogates.segmentation import SurrogateForSegmentation
     from .surrogates.spans import SurrogateForSpans
     from .surrogates.tokens import SurrogateForTokens, next_token_labels

@@ -136,6 +136,16 @@ def test_the_page_of_a_task_runs_as_it_stands(page, least, has_decision, tmp_pat
     assert float(score) > least
 
 
+def test_the_page_on_regression_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / "regression.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, names := {})
+    assert names["trainer"].loss_report.decision is not None
+    verdict, score = capsys.readouterr().out.splitlines()[-2:]
+    assert verdict.startswith("VERDICT: ")
+    assert float(score) > 0.6
+
+
 def test_the_page_on_speech_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / "speech.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """Fitting decision rules to predictions, by a metric: what is kept of them is the business of `tuning`."""
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from ..metrics.credits import ROUNDS, SECONDS, credit_matrix, is_mean
 from .base import DecisionRule
 from .calibration import calibrate
 from .credit import ExpectedCredit
+from .cut_points import APART, CutPoints
 from .thresholds import LabelThresholds
 
 FOLDS = 5
@@ -18,6 +20,9 @@ FOLDS = 5
 
 EXTREMES = 1e-3, 1 - 1e-3
 """Between which probabilities the thresholds of labels are."""
+
+CANDIDATES = 60
+"""Places at which a cut point is tried."""
 
 USUAL = [F1(average=average, **SEVERAL_LABELS) for average in ("micro", "macro")]
 """What thresholds of labels are fitted by where the metric is not one of counts."""
@@ -31,6 +36,8 @@ def fitted_rules(
 ) -> tuple[Sequence[DecisionRule], Fit]:
     """Rules to decide by, the simpler ones first, and what fits such rules to other examples.
 
+    Of one number for each example they are cut points between grades.
+
     Of several labels for each example and a metric that is none of their counts, such as a function, thresholds are
     those that are best for micro-F1 and for macro-F1.
 
@@ -38,6 +45,10 @@ def fitted_rules(
         logits, labels, metric: as for `tune_decision`.
         width: of the prior of biases, see `calibrate`.
     """
+    if logits.shape[-1] == 1:
+        lowest, highest = int(labels.min()), int(labels.max())
+        of_values = functools.partial(_of_values, metric=metric, lowest=lowest, highest=highest)
+        return of_values(logits, labels), of_values
     if labels.dim() == 2:
         of_examples = getattr(metric, "average", "") == "samples"
         metrics = [metric] if isinstance(metric, CountMetric) and not of_examples else USUAL
@@ -58,6 +69,53 @@ def _of_labels(
     likely = torch.full((logits.shape[-1],), 0.5, dtype=torch.float64)
     found = [likely, *(_best_thresholds(probabilities, metric, likely) for metric in metrics)]
     return [LabelThresholds(temperature * (threshold.logit() - biases)) for threshold in found]
+
+
+def _of_values(
+    logits: torch.Tensor, labels: torch.Tensor, metric: Metric, lowest: int, highest: int
+) -> Sequence[CutPoints]:
+    """Cut points by which grades are as frequent as the labels are, and those by which the metric is best."""
+    values = logits[:, 0]
+    grades = torch.arange(lowest, highest, dtype=torch.float64)
+    shares = torch.tensor([float((labels <= grade).double().mean()) for grade in grades], dtype=torch.float64)
+    frequent = apart(torch.quantile(values, shares))
+    found = _best_cut_points(values, labels, metric, lowest, [frequent, grades + 0.5])
+    return [CutPoints(frequent, lowest), CutPoints(found, lowest)]
+
+
+def _best_cut_points(
+    values: torch.Tensor, labels: torch.Tensor, metric: Metric, lowest: int, starts: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Cut points [G - 1], from some starts on, each moved to where the metric is best among quantiles of the values."""
+    sign = 1.0 if metric.higher_is_better else -1.0
+    candidates = torch.quantile(values, torch.linspace(0.005, 0.995, CANDIDATES, dtype=torch.float64))
+    clock = time.monotonic() + SECONDS
+
+    def score(points: torch.Tensor) -> float:
+        found = sign * metric.compute(lowest + torch.searchsorted(points, values), labels)
+        return found if found == found else -torch.inf
+
+    highest, best = max(((score(start), start) for start in starts), key=lambda each: each[0])
+    for _ in range(ROUNDS):
+        before = highest
+        for place in range(len(best)):
+            low = best[place - 1] if place else -torch.inf
+            high = best[place + 1] if place + 1 < len(best) else torch.inf
+            for candidate in candidates[(candidates > low + APART) & (candidates < high - APART)]:
+                moved = best.clone()
+                moved[place] = candidate
+                found = score(moved) if time.monotonic() < clock else -torch.inf
+                if found > highest:
+                    highest, best = found, moved
+        if highest == before:
+            break
+    return best
+
+
+def apart(points: torch.Tensor) -> torch.Tensor:
+    """Points [n], in order, moved up so that no two are the same."""
+    steps = 2 * APART * torch.arange(len(points), dtype=points.dtype)
+    return (points - steps).cummax(0).values + steps
 
 
 def _best_thresholds(probabilities: torch.Tensor, metric: CountMetric, start: torch.Tensor) -> torch.Tensor:

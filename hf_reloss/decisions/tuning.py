@@ -11,10 +11,14 @@ from ..metrics.counts import SEVERAL_LABELS
 from ..metrics.credits import MOST_CLASSES, judges_decisions, usual_decisions
 from .base import DecisionRule
 from .calibration import best_width
+from .cut_points import CutPoints
 from .fitting import FOLDS, fitted_rules
 
 FEWEST = 50
 """Examples at least."""
+
+MOST_GRADES = 20
+"""Of one number for each example, between which cut points are sought."""
 
 SURE = 0.84
 """The share of bootstrap samples in which a rule has to gain: a gain of one standard error."""
@@ -44,9 +48,16 @@ class TunedDecision(NamedTuple):
     decided: torch.Tensor
     fitted: DecisionRule
 
+    @property
+    def usual(self) -> str:
+        """What decides where no rule is kept."""
+        return "rounding" if isinstance(self.fitted, CutPoints) else "argmax"
+
     def __str__(self) -> str:
         gain = f"{self.after - self.before:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-        kept = f"gained {gain} {self.metric}" if self.rule is not None else f"argmax is kept: {gain} {self.metric}"
+        kept = (
+            f"gained {gain} {self.metric}" if self.rule is not None else f"{self.usual} is kept: {gain} {self.metric}"
+        )
         return f"decision: {kept}, cross-fitted on {self.examples:,} held-out examples ({self.before:.4f} before)"
 
 
@@ -62,9 +73,14 @@ def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | A
     Where examples have several labels each, the rules are thresholds of labels: of calibrated probabilities, one half
     and those by which the metric is best or, of a metric that is none of counts per label, micro-F1 and macro-F1.
 
+    Where the model puts out one number for each example, and the metric is one of grades, the rules are cut points
+    between grades in place of rounding: those by which grades are as frequent as the labels, and those by which the
+    metric is best.
+
     Args:
-        logits: [n, C] float, of examples that the model has not been trained on.
-        labels: [n] int64, -100 where it does not count; or several for each example, [n, C], 0 or 1.
+        logits: [n, C] float, of examples that the model has not been trained on; of one number each, [n, 1] or [n].
+        labels: [n] int64, -100 where it does not count (of one number each also floats, which are rounded); or several
+            for each example, [n, C], 0 or 1.
         metric: of decisions, as `load_metric` takes it.
         seed: of the parts and the bootstrap.
 
@@ -75,13 +91,17 @@ def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | A
     metric = load_metric(metric)
     logits, labels = _checked(logits, labels)
     metric = metric.informed(SEVERAL_LABELS) if labels.dim() == 2 else metric
+    of_grades = logits.shape[-1] == 1
+    metric = metric.informed({"of_grades": True}) if of_grades else metric
     if not judges_decisions(metric, logits, labels):
         raise ValueError(
             f"{metric.name} scores logits, or something else than which class is decided for, so there is no decision "
             "to tune by it: pass metric= one of class decisions, such as 'accuracy' or 'f1'."
         )
     part = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)) % FOLDS
-    width = best_width(logits, labels, seed)  # one number, chosen by likelihood: the same for all parts
+    width = (
+        0.0 if of_grades else best_width(logits, labels, seed)
+    )  # one number, chosen by likelihood: the same for all parts
     fitted, fit = fitted_rules(logits, labels, metric, width)
     decided = [usual_decisions(logits, labels), *(torch.empty_like(labels) for _ in fitted)]
     for fold in range(FOLDS):
@@ -108,6 +128,10 @@ def _checked(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, 
     Raises:
         ValueError: as `tune_decision`.
     """
+    if logits.shape == labels.shape[:1]:
+        logits = logits[:, None]
+    if logits.dim() == 2 and logits.shape[-1] == 1:
+        labels = labels.reshape(len(labels), -1).squeeze(-1).round()
     several = labels.shape == logits.shape
     if logits.dim() != 2 or not (several or labels.shape == logits.shape[:1]):
         raise ValueError(
@@ -124,10 +148,24 @@ def _checked(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, 
     logits, labels = logits[counts].double().cpu(), labels[counts].long().cpu()
     if len(labels) < FEWEST:
         raise ValueError(f"{len(labels)} examples are too few to tune a decision on: {FEWEST} or more.")
+    if logits.shape[-1] == 1:
+        return _checked_grades(logits, labels)
     largest = 1 if several else logits.shape[-1] - 1
     if labels.min() < 0 or labels.max() > largest:
         raise ValueError(
             f"Labels must be 0 to {largest}, or -100 to be ignored, but they are {int(labels.min())} to "
             f"{int(labels.max())}."
+        )
+    return logits, labels
+
+
+def _checked_grades(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values [n, 1] and grades [n]; raises ValueError for grades of which there is one, or more than there may be."""
+    number = int(labels.max() - labels.min()) + 1
+    if not 2 <= number <= MOST_GRADES or labels.min() < 0:
+        raise ValueError(
+            f"Cut points are tuned between 2 to {MOST_GRADES} grades from 0 on, but the labels, rounded, are "
+            f"{int(labels.min())} to {int(labels.max())}: leave the decision at rounding (tune_decision=False), or "
+            "count grades from 0."
         )
     return logits, labels

@@ -42,6 +42,10 @@ class ClassMetric(AdditiveMetric):
             )
         return predictions, references
 
+    def informed(self, facts: Mapping[str, Any]) -> Metric:
+        """As of `Metric`; for a model of one number, `of_grades`, the same of rounded numbers."""
+        return GradeMetric(self) if facts.get("of_grades") else super().informed(facts)
+
     def _decided(self, predictions: torch.Tensor) -> torch.Size:
         """How many decisions there are, of what `decide` gave."""
         return predictions.shape
@@ -150,3 +154,53 @@ class TopKAccuracy(Accuracy):
 def _total(counts: torch.Tensor) -> torch.Tensor:
     """Sums [n] of [n, ...]."""
     return counts.sum(tuple(range(1, counts.dim()))) if counts.dim() > 1 else counts
+
+
+def one_number_each(values: torch.Tensor) -> torch.Tensor:
+    """Numbers [n] of [n, 1]; others as they are."""
+    return values.squeeze(-1) if values.dim() == 2 and values.shape[-1] == 1 else values
+
+
+class GradeMetric(Metric):
+    """A metric of classes that a model of one number is judged by: it sees grades, rounded numbers.
+
+    Predictions are numbers [N] or [N, 1]; they and the references are rounded (halves to the even grade, as
+    `torch.round`), and predictions do not leave the range of the references. What it is otherwise, such as its name and
+    direction, is that of the metric.
+
+    Args:
+        of: the metric, of classes.
+    """
+
+    def __init__(self, of: ClassMetric):
+        self.of = of
+        self.name, self.higher_is_better = of.name, of.higher_is_better  # type: ignore[misc]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.of.options
+
+    @property
+    def signature(self) -> str:
+        return f"{self.of.signature}|of grades"
+
+    def read(self, predictions: Any, references: Any) -> tuple[Any, Any]:
+        predictions, references = super().read(predictions, references)
+        predictions, references = one_number_each(predictions), one_number_each(references).round().long()
+        if predictions.shape != references.shape:
+            raise ValueError(
+                f"{self.name} of grades wants one number for each example, [N] or [N, 1], but got "
+                f"{list(predictions.shape)} for references {list(references.shape)}."
+            )
+        return grades(predictions, references), references
+
+    def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
+        return self.of.score_groups(*self.read(predictions, references), index)
+
+
+def grades(values: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    """Grades [n] int64 of numbers [n]: rounded, within the range of references [n] int64."""
+    known = references[references != IGNORED_LABEL].round()
+    if not known.numel():
+        return values.round().long()
+    return values.round().clamp(int(known.min()), int(known.max())).long()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .base import AdditiveMetric, Metric
-from .classification import Accuracy
+from .classification import Accuracy, grades
 from .counts import CountMetric
 from .curves import CurveMetric
 
@@ -31,7 +31,10 @@ SECONDS, ASKED = 2.0, 2
 
 
 def usual_decisions(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The class of the highest logit [n]; of several labels, [n, C], those with logits above 0."""
+    """The class of the highest logit [n]; of several labels, [n, C], those with logits above 0; of one number for each
+    example, [n, 1], the grade that it is rounded to."""
+    if logits.shape[-1] == 1 and labels.dim() == 1:
+        return grades(logits[:, 0], labels)
     return (logits > 0).long() if labels.dim() == 2 else logits.argmax(-1)
 
 

@@ -7,6 +7,7 @@ evidence that a surrogate of the model's task reads, with what a metric scores:
 |---|---|---|---|
 | classification | `logits`, float32 [C] | int64 | `logits` |
 | multilabel | `label_logits`, float32 [L] | int64 [L] | `label_logits` |
+| regression | `values`, float32 | float32 | `values` |
 | embeddings | `embeddings`, float32 [D] | int64 | `embeddings` |
 | tokens, T of them count | `margins`, float32 [T, 9] | int64 [T] | texts, or `decided`, int64 [T] |
 | spans | `start_logits`, `end_logits`, float32 [10], of `start_places`, `end_places`, int64 [10] | int64 [2] | texts |
@@ -131,7 +132,9 @@ def recorded_dataset(
         texts = dict(zip((ANSWERED if kind.answers else written, REFERENCE), compared, strict=True))
         stored |= texts
         features |= dict.fromkeys(texts, datasets.Value("string"))
-    if isinstance(metric, AdditiveMetric) and not kind.scores_logits:  # groups of which get other labels
+    if isinstance(metric, AdditiveMetric) and not (
+        kind.scores_logits or kind.of_values
+    ):  # groups of which get other labels
         name, statistics = statistics_column(metric), metric.statistics(*compared).cpu().numpy()
         stored[name], features[name] = statistics, datasets.List(datasets.Value("float64"), statistics.shape[-1])
     info = datasets.DatasetInfo(description=description, features=datasets.Features(features))

@@ -138,7 +138,7 @@ def draw_groups(
     position = (start + width * torch.rand(num_groups, group_size, generator=generator)) * len(stage)
     index = stage.argsort(stable=True)[position.long().clamp(max=len(stage) - 1)]
     kind = AutoSurrogate.reading_columns(predictions.column_names)
-    if kind is not None and kind.scores_logits:
+    if kind is not None and (kind.scores_logits or (kind.of_values and not isinstance(metric, EvaluationMetrics))):
         metric = metric.informed(kind.metric_options)
         groups = _corrupted(predictions, metric, index, corruption, generator, kind)
     else:
@@ -174,7 +174,7 @@ def _corrupted(
     logits, labels = (columns[name] for name in kind.scored)
     share = torch.rand(index.shape, generator=generator), torch.rand(len(index), 1, generator=generator)
     is_replaced = share[0] < share[1] * corruption
-    if labels.dim() > 1:
+    if labels.dim() > 1 or kind.of_values:
         others = torch.randint(len(labels), index.shape, generator=generator)
         own, labels = labels[index], labels[torch.where(is_replaced, others, index)]
         # What does not count is the prediction's own: the documents of two queries need not be as many.

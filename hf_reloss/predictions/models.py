@@ -113,7 +113,7 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
             "SegFormer."
         )
     labels = given[0] if len(given) == 1 else torch.stack(given, dim=-1)
-    labels = labels if labels.is_floating_point() else labels.long()
+    labels = labels if labels.is_floating_point() else labels.float() if _is_regression(model) else labels.long()
     ignored = ignored_pixel(model) if labels.dim() == 3 and not labels.is_floating_point() else None
     if ignored is not None:
         labels = labels.masked_fill(labels == ignored, IGNORED_LABEL)
@@ -121,6 +121,12 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
     if labels.dim() == 2 and writes_text(bare) and not bare.config.is_encoder_decoder:
         return next_token_labels(F.pad(labels, (prompt, 0), value=IGNORED_LABEL))
     return labels
+
+
+def _is_regression(model: nn.Module) -> bool:
+    """Whether a model puts out one number, and transformers takes the squared error for its loss."""
+    config = getattr(unwrapped(model), "config", None)
+    return getattr(config, "num_labels", None) == 1 and getattr(config, "problem_type", None) in (None, "regression")
 
 
 def takes_labels(model: nn.Module, names: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from ..metrics.counts import CountMetric
 from ..metrics.credits import MOST_CLASSES, confusion_costs, judges_decisions, minds_confusions
 from .base import Surrogate, class_indices, output_tensor
 from .config import SurrogateConfig
+from .regression import is_one_number
 
 ASKED_ABOUT, ASKED_FOR = 5_000, 1.0
 """Of how many predictions a metric is asked, at most, what confusions cost, and for how many seconds at a time."""
@@ -73,7 +74,8 @@ class SurrogateForClassification(Surrogate):
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:
         if isinstance(outputs, Mapping) and outputs.get("logits") is None:
             return False
-        return labels.dim() == 1
+        one_number = labels.is_floating_point() and is_one_number(output_tensor(outputs, "logits"), labels)
+        return labels.dim() == 1 and not one_number
 
     @classmethod
     def recorded(cls, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -111,7 +113,8 @@ class SurrogateForClassification(Surrogate):
             )
         if logits.shape[-1] < 2:
             raise ValueError(
-                "The model puts out one logit, but a surrogate for classification wants two classes or more."
+                "The model puts out one logit, but a surrogate for classification wants two classes or more. If it is "
+                "a model of numbers, its labels are to be floats, which config.num_labels = 1 makes them."
             )
         labels, counts = class_indices(labels, logits.shape[-1])
         logits = logits.float()

@@ -60,9 +60,12 @@ def _logits_and_labels(trainer: Trainer, dataset: Any) -> tuple[torch.Tensor, to
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     logits, labels = np.asarray(logits), np.asarray(output.label_ids)
     several = logits.ndim == 2 and labels.shape == logits.shape
-    if not several and (logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[-1] < 2):
+    if not several and (logits.ndim not in (1, 2) or labels.shape != logits.shape[:1]):
         raise ValueError(
             "A decision is tuned for classifiers, logits [n, C] and labels [n] or, several for each example, [n, C], "
             f"but this model and data have {list(logits.shape)} and {list(labels.shape)}."
         )
-    return torch.from_numpy(logits).float(), torch.from_numpy(labels).long()
+    found = torch.from_numpy(labels)
+    return torch.from_numpy(
+        logits
+    ).float(), found.float() if found.is_floating_point() and not several else found.long()

@@ -181,7 +181,7 @@ class ReLossMixin(_Base):
         """Tunes the decision of a classifier on what the guard judges by, if there is such data and a decision."""
         dataset = self.guard.development()
         kind, metric = self.strategy.kind, self.metric
-        if dataset is None or metric is None or kind is None or not kind.scores_logits:
+        if dataset is None or metric is None or kind is None or not (kind.scores_logits or kind.of_values):
             return
         if not option(self.args, "tune_decision"):
             return

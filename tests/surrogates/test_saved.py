@@ -14,6 +14,7 @@ from hf_reloss.losses.learned.counts import GENERAL_SCORES
 from hf_reloss.surrogates.classification import SurrogateForClassification
 from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
 from hf_reloss.surrogates.multilabel import SurrogateForMultilabel
+from hf_reloss.surrogates.regression import SurrogateForRegression
 from hf_reloss.surrogates.segmentation import SurrogateForSegmentation
 from hf_reloss.surrogates.spans import SurrogateForSpans
 from hf_reloss.surrogates.tokens import SurrogateForTokens
@@ -57,6 +58,12 @@ LEARNED = {
     "labels, F1 of examples": lambda: SurrogateForMultilabel.for_metric(load_metric("f1", average="samples")),
     "subset accuracy": lambda: SurrogateForMultilabel.for_metric("subset_accuracy", trust_region=True),
     "labels, function": lambda: SurrogateForMultilabel.for_metric(load_metric(squared)),
+    "squared error": lambda: SurrogateForRegression.for_metric("mse"),
+    "absolute error": lambda: SurrogateForRegression.for_metric("mae"),
+    "quadratic kappa of grades": lambda: SurrogateForRegression.for_metric(
+        load_metric("cohen_kappa", weights="quadratic")
+    ),
+    "spearmanr": lambda: SurrogateForRegression.for_metric("spearmanr"),
     "ranks": lambda: SurrogateForMultilabel.for_metric(load_metric("ndcg", k=2)),
     "mean IoU": lambda: SurrogateForSegmentation.for_metric("mean_iou"),
     "pixel accuracy": lambda: SurrogateForSegmentation.for_metric("pixel_accuracy", trust_region=True),
@@ -102,6 +109,8 @@ def made_up(surrogate: Surrogate) -> tuple[object, torch.Tensor]:
         return torch.randn(24, 3, generator=generator), torch.arange(24) % 3
     if surrogate.task == "multilabel":
         return torch.randn(24, 3, generator=generator), torch.randint(2, (24, 3), generator=generator)
+    if surrogate.task == "regression":
+        return torch.randn(24, 1, generator=generator), torch.randn(24, generator=generator)
     if surrogate.task == "embeddings":
         return torch.randn(24, 3, generator=generator), torch.arange(24) % 3
     if surrogate.task == "tokens":
