@@ -22,6 +22,7 @@ from ranking_pairs import RANKING_PAIRS
 from regression_pairs import REGRESSION_PAIRS
 from rich.console import Console
 from rich.table import Table
+from segmentation_pairs import SEGMENTATION_PAIRS
 from task_pairs import TASK_PAIRS
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
@@ -33,7 +34,7 @@ from hf_reloss.metrics.credits import judges_decisions
 
 WAYS = ("usual", "soft metric", "field's own", "auto", "auto, strict")
 DECIDED = "usual, decision tuned"
-PAIRS = CLASS_PAIRS | LABEL_PAIRS | RANKING_PAIRS | REGRESSION_PAIRS | TASK_PAIRS
+PAIRS = CLASS_PAIRS | LABEL_PAIRS | RANKING_PAIRS | REGRESSION_PAIRS | SEGMENTATION_PAIRS | TASK_PAIRS
 
 
 def run(name: str, way: str, seed: int) -> dict[str, Any]:

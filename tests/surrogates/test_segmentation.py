@@ -29,7 +29,7 @@ def test_of_sure_predictions_the_soft_metric_is_the_metric(name):
     _, labels = drawn()
     decided = torch.where(torch.rand(labels.shape) < 0.7, labels.clamp(0, 3), torch.randint(4, labels.shape))
     loss = SurrogateForSegmentation.for_metric(name, scale_weight=1e-7)
-    value = float(loss(40.0 * F.one_hot(decided, 4).movedim(-1, 1), labels))
+    value = float(loss(40.0 * F.one_hot(decided, 4).movedim(-1, 1), labels).detach())
     metric = load_metric(name, num_labels=4)
     if name == "pixel_accuracy":  # of single pixels: it is bounded by nothing where they are wrong
         wrong = (1 - metric.compute(decided, labels)) * 40
