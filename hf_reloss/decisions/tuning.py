@@ -55,10 +55,8 @@ class TunedDecision(NamedTuple):
 
     def __str__(self) -> str:
         gain = f"{self.after - self.before:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-        kept = (
-            f"gained {gain} {self.metric}" if self.rule is not None else f"{self.usual} is kept: {gain} {self.metric}"
-        )
-        return f"decision: {kept}, cross-fitted on {self.examples:,} held-out examples ({self.before:.4f} before)"
+        kept = f"{self.usual} is kept:" if self.rule is None else "gained"
+        return f"decision: {kept} {gain} {self.metric}, cross-fitted on {self.examples:,} held-out examples ({self.before:.4f} before)"
 
 
 def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | Any, *, seed: int = 0) -> TunedDecision:
@@ -99,9 +97,7 @@ def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | A
             "to tune by it: pass metric= one of class decisions, such as 'accuracy' or 'f1'."
         )
     part = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)) % FOLDS
-    width = (
-        0.0 if of_grades else best_width(logits, labels, seed)
-    )  # one number, chosen by likelihood: the same for all parts
+    width = 0.0 if of_grades else best_width(logits, labels, seed)  # chosen by likelihood: the same for all parts
     fitted, fit = fitted_rules(logits, labels, metric, width)
     decided = [usual_decisions(logits, labels), *(torch.empty_like(labels) for _ in fitted)]
     for fold in range(FOLDS):

@@ -66,6 +66,5 @@ def _logits_and_labels(trainer: Trainer, dataset: Any) -> tuple[torch.Tensor, to
             f"but this model and data have {list(logits.shape)} and {list(labels.shape)}."
         )
     found = torch.from_numpy(labels)
-    return torch.from_numpy(
-        logits
-    ).float(), found.float() if found.is_floating_point() and not several else found.long()
+    found = found.float() if found.is_floating_point() and not several else found.long()
+    return torch.from_numpy(logits).float(), found
