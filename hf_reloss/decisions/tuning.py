@@ -56,7 +56,8 @@ class TunedDecision(NamedTuple):
     def __str__(self) -> str:
         gain = f"{self.after - self.before:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
         kept = f"{self.usual} is kept:" if self.rule is None else "gained"
-        return f"decision: {kept} {gain} {self.metric}, cross-fitted on {self.examples:,} held-out examples ({self.before:.4f} before)"
+        on = f"cross-fitted on {self.examples:,} held-out examples ({self.before:.4f} before)"
+        return f"decision: {kept} {gain} {self.metric}, {on}"
 
 
 def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | Any, *, seed: int = 0) -> TunedDecision:
