@@ -10,7 +10,9 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
+
+logger = logging.get_logger(__name__)
 
 
 def restore_renamed(model: nn.Module, checkpoint: Path) -> bool:
@@ -31,6 +33,13 @@ def restore_renamed(model: nn.Module, checkpoint: Path) -> bool:
     own = model.state_dict()
     if stored <= own.keys():
         return False
-    saved = type(model).from_pretrained(checkpoint, config=model.config, dtype=model.dtype)
-    model.load_state_dict(saved.state_dict())
+    try:
+        saved = type(model).from_pretrained(checkpoint, config=model.config, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())
+    except Exception as error:  # such as of a model that is made with more than its configuration
+        logger.warning(
+            f"{file} has weights under other names than the model's, such as {min(stored - own.keys())}, which "
+            f"from_pretrained cannot read ({error!r}): those weights of the model stay as they were."
+        )
+        return False
     return True
