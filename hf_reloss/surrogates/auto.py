@@ -67,8 +67,8 @@ class AutoSurrogate:
         raise ValueError(
             f"There is no surrogate for a model with the outputs {given} and labels {list(labels.shape)} "
             f"({labels.dtype}): there are some for one label per example or several (0 or 1 each), one number (logits "
-            "[N] or [N, 1], labels [N] of floats), embeddings, tokens, spans, heatmaps of keypoints and maps of classes, "
-            "logits [N, C, h, w] with labels [N, H, W]."
+            "[N] or [N, 1], labels [N] of floats), embeddings, tokens, spans, heatmaps of keypoints and maps "
+            "of classes (logits [N, C, h, w] with labels [N, H, W])."
         )
 
     @classmethod
