@@ -188,7 +188,7 @@ class ReLossMixin(_Base):
         try:
             found, self.decision = tuned_decision(self, dataset, metric)
         except Exception as error:  # too few examples, a metric of something else, one of somebody's own that fails
-            logger.info(f"The decision is left at argmax: {error!r}")
+            logger.info(f"The decision is left as it is: {error!r}")
             return
         self.guard.note(found)
 

@@ -62,7 +62,8 @@ class LossReport:
             gain = (
                 f"{found.after - found.before:+.4f} [{found.low:+.4f}, {found.high:+.4f}], {found.examples:,} examples"
             )
-            did = "gained:" if found.rule is not None else "was left at argmax (a tuned one would have changed it:"
+            left = f"was left at {found.usual} (a tuned one would have changed it:"
+            did = "gained:" if found.rule is not None else left
             parts.append(f"the decision {did} {gain}{'' if found.rule is not None else ')'}")
         judged = f" ({self.metric} on {self.data})" if self.data else ""
         return f"VERDICT: {'; '.join(parts)}{judged}"

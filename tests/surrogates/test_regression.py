@@ -139,7 +139,11 @@ def made_trainer(folder, metric, own=None, kind=float, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("metric", "own"), [("spearmanr", None), ("mae", None), ("pearson", compute_metrics)], ids=["spearmanr", "mae", "key"])
+@pytest.mark.parametrize(
+    ("metric", "own"),
+    [("spearmanr", None), ("mae", None), ("pearson", compute_metrics)],
+    ids=["spearmanr", "mae", "key"],
+)
 def test_one_changed_line_trains_on_it(tmp_path, metric, own):
     trainer = made_trainer(tmp_path, metric, own)
     trainer.train()
