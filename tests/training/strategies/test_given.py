@@ -81,7 +81,9 @@ def test_a_surrogate_of_classes_is_refused_for_tokens_with_what_there_is(tmp_pat
 
 
 def test_a_loss_that_only_classes_have_names_those_of_tokens(tmp_path):
-    with pytest.raises(ValueError, match=r"'lovasz' is for classification. For tokens there are: .*focal"):
+    with pytest.raises(
+        ValueError, match=r"'lovasz' is for classification and segmentation. For tokens there are: .*focal"
+    ):
         ReLossTrainer(tagger(), args(tmp_path), train_dataset=tagged(), surrogate="lovasz")
 
 
