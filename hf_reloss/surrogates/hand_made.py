@@ -18,8 +18,8 @@ def hand_made_loss(
 
     Args:
         name: one of `hand_made_losses(None)`.
-        labels: [n] int64, those of the training data, of which some take the frequencies of the classes; -100 does not
-            count.
+        labels: [n] int64, those of the training data, of which some take the frequencies of the classes, or several of
+            each example, [n, L], 0 or 1; -100 does not count.
         task: what the loss is for: `"classification"`, `"multilabel"`, `"tokens"`, `"segmentation"` or
             `"embeddings"`; by default its first one.
         options: of the loss, such as `gamma=2.0` of `"focal"`; see its class.

@@ -64,6 +64,20 @@ def test_losses_of_several_labels_are_those_of_their_papers():
     torch.testing.assert_close(hand_made_loss("asymmetric")(logits, labels), expected)
 
 
+def test_weights_of_labels_make_both_sides_of_each_as_heavy():
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, -100.0]])
+    loss = hand_made_loss("class_weights", labels, task="multilabel")
+    torch.testing.assert_close(loss.network.frequencies, torch.tensor([1 / 4, 2 / 3]))
+    logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    each = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
+    weights = torch.tensor([[2.0, 1.5], [2 / 3, 0.75], [2 / 3, 0.75], [2 / 3, 0.0]])
+    torch.testing.assert_close(loss(logits, labels), (each * weights).sum() / 7)
+    with pytest.raises(ValueError, match=r"all or none have the labels \[0\]"):
+        hand_made_loss("class_weights", torch.tensor([[1, 0], [1, 1]]), task="multilabel")
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        hand_made_loss("class_weights", task="multilabel", frequencies=[0.5, 1.0])
+
+
 def test_the_class_correlation_loss_is_that_of_a_hand_worked_case():
     loss = made("class_correlation")
     p = LOGITS.softmax(-1).gather(1, LABELS[:, None])[:, 0]

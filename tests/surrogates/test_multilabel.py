@@ -215,7 +215,7 @@ def test_a_function_of_several_labels_scores_groups_as_it_scores_them_alone(tmp_
 
 def test_hand_made_losses_read_several_labels(tmp_path):
     args = ReLossTrainingArguments(str(tmp_path), max_steps=3, save_strategy="no", report_to="none", disable_tqdm=True)
-    for name in ("focal", "asymmetric"):
+    for name in ("focal", "asymmetric", "class_weights"):
         trainer = ReLossTrainer(topics_model(), args, train_dataset=Topics(40, 0), surrogate=name)
         trainer.train()
         assert type(trainer.surrogate) is SurrogateForMultilabel

@@ -25,10 +25,19 @@ def hand_made_losses(task: str | None = "classification") -> dict[str, type[Hand
 
 
 def class_frequencies(name: str, labels: torch.Tensor | Sequence[int] | None) -> list[float]:
-    """The share of each class, [C], among labels [n], for the loss of a name."""
+    """The share of each class, [C], among labels [n], for the loss of a name; or of each of several labels [n, L]."""
     if labels is None:
         raise ValueError(f"The loss {name!r} weighs classes by how frequent they are: pass it the labels= trained on.")
     labels = torch.as_tensor(labels).long()  # of two classes they may be True and False
+    if labels.dim() == 2:
+        shares = (labels > 0).sum(0) / (labels >= 0).sum(0)
+        alike = (~((shares > 0) & (shares < 1))).nonzero().flatten().tolist()
+        if alike:
+            raise ValueError(
+                f"The loss {name!r} divides by the shares of the examples that have each label and have it not, but "
+                f"all or none have the labels {alike}: drop them, or pass frequencies=."
+            )
+        return shares.tolist()
     counts = torch.bincount(labels[labels >= 0])
     if len(counts) < 2 or not counts.all():
         missing = (counts == 0).nonzero().flatten().tolist()

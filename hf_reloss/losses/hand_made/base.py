@@ -21,7 +21,8 @@ class HandMadeLoss(SurrogateNetwork):
     Attributes:
         tasks: whose evidence it reads.
         options: by name, with their defaults; a loss has them as attributes.
-        wants_frequencies: whether it takes the share of each class in the training data, `frequencies` [C].
+        wants_frequencies: whether it takes the share of each class in the training data, `frequencies` [C]; of several
+            labels for each example the share of the examples that have each.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
@@ -46,7 +47,12 @@ class HandMadeLoss(SurrogateNetwork):
                     f"loss_options={{'frequencies': [...]}}, but got {frequencies}."
                 )
             shares = torch.tensor(frequencies, dtype=torch.float32)
-            self.register_buffer("frequencies", shares / shares.sum())
+            if self.of_labels and (shares >= 1).any():
+                raise ValueError(
+                    f"The loss {self.architecture!r} wants the share of the examples that have each label, above 0 and "
+                    f"below 1, but got {frequencies}."
+                )
+            self.register_buffer("frequencies", shares if self.of_labels else shares / shares.sum())
         unknown = given.keys() - self.options.keys()
         if unknown:
             known = ", ".join(self.options) or "none"
@@ -61,7 +67,9 @@ class HandMadeLoss(SurrogateNetwork):
     def checked(self, evidence: Evidence) -> torch.Tensor:
         """The frequencies, if there are as many as the model has classes."""
         # The evidence of tokens does not tell how many classes there are.
-        classes = int(evidence.labels.max()) + 1 if self.of_tokens else evidence.outputs.shape[-1]
+        classes = evidence.outputs.shape[-2 if self.of_labels else -1]
+        if self.of_tokens:
+            classes = int(evidence.labels.max()) + 1
         if len(self.frequencies) != classes and not (self.of_tokens and classes < len(self.frequencies)):
             has = f"there are labels up to {classes - 1}" if self.of_tokens else f"the model puts out {classes} logits"
             raise ValueError(

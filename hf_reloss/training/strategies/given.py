@@ -144,6 +144,8 @@ def _hand_made(name: str, model: nn.Module, dataset: Any, names: Sequence[str] |
     def all_labels() -> torch.Tensor:
         labels = training_labels(dataset, names)
         assert labels is not None  # for there is a first one
+        if task == SurrogateForMultilabel.task:
+            return torch.stack([torch.as_tensor(each) for each in labels])
         return _flat(name, labels)
 
     options = {}
