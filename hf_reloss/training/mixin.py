@@ -159,11 +159,10 @@ class ReLossMixin(_Base):
             self.resumed_from = checkpoint
             self.monitor.start()
             self.strategy.start(checkpoint)
-            if on_own_loss or self._has_no_labels:
+            if on_own_loss:
                 self.strategy.decline()
             if self._has_no_labels:
-                self.strategy.own_loss_because = "the model is given no labels, which a metric would compare with"
-                logger.warning(f"The loss is the model's own: {self.strategy.own_loss_because} (see label_names).")
+                self.strategy.does_without("the model is given no labels to compare with (see label_names)")
             output = super(ReLossMixin, self).train(str(checkpoint) if checkpoint else None, *args, **kwargs)
             if self.monitor.failure is not None:
                 raise FloatingPointError(self.monitor.failure)

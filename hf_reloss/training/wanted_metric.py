@@ -28,14 +28,17 @@ class WantedMetric:
 
     Args:
         trainer: whose run it is.
-        wanted: a word, or a metric.
+        wanted: a word, or what `load_metric` takes.
 
     Attributes:
+        wanted: the word, where it may be a key of `compute_metrics`, or a metric.
         records_evaluation: whether what `compute_metrics` would get is to be recorded beside the predictions.
     """
 
-    def __init__(self, trainer: Any, wanted: str | Metric):
-        self.trainer, self.wanted = trainer, wanted
+    def __init__(self, trainer: Any, wanted: Metric | Any):
+        self.trainer, self.word = trainer, wanted if isinstance(wanted, str) else ""
+        may_be_key = self.word and trainer.compute_metrics is not None
+        self.wanted: str | Metric = wanted if may_be_key else metric_for(trainer.model, wanted)
         self.records_evaluation = False
 
     @property
@@ -59,7 +62,8 @@ class WantedMetric:
         reader.to(labels.device)  # type: ignore[arg-type]  # transformers' decorator hides `self`
         reader.evidence(outputs, labels)
         if not isinstance(self.wanted, str):
-            return self.wanted.informed(kind.metric_options)
+            means_another = self._meant(self.word, kind) != self.word
+            return self._of_name(self.word, kind) if means_another else self.wanted.informed(kind.metric_options)
         columns = kind.recorded(outputs, labels, inputs)
         on_host = {name: x.detach().cpu() for name, x in columns.items()}
         return self._metric_of_key(self.wanted, kind, outputs, on_host, inputs)
@@ -104,10 +108,7 @@ class WantedMetric:
             self.records_evaluation = isinstance(own, EvaluationMetrics)
             return own
         try:
-            # Of texts that a model writes, F1 is that of answers, too.
-            words = (SurrogateForSpans if writes_text(self.trainer.model) else kind).metric_words
-            name = words.get(own.key, own.key)
-            metric = metric_for(self.trainer.model, name).informed(kind.metric_options)
+            metric = self._of_name(own.key, kind)
         except ValueError as unknown:
             why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
             if failed is not None:
@@ -116,9 +117,16 @@ class WantedMetric:
         if failed is not None:
             self.trainer.strategy.tell(
                 f"compute_metrics cannot be called on a training batch ({failed!r}): what is learned is the metric "
-                f"that is known by the name {name!r}."
+                f"that is known by the name {metric.name!r}."
             )
         return metric
+
+    def _meant(self, word: str, kind: type[Surrogate]) -> str:
+        """The name of the metric that a word means for a task; of texts that a model writes, F1 is that of answers."""
+        return (SurrogateForSpans if writes_text(self.trainer.model) else kind).metric_words.get(word, word)
+
+    def _of_name(self, word: str, kind: type[Surrogate]) -> Metric:
+        return metric_for(self.trainer.model, self._meant(word, kind)).informed(kind.metric_options)
 
     def _own_metric(
         self, key: str, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]

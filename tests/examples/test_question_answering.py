@@ -14,7 +14,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_reloss import ReLossMixin, load_metric
+from hf_reloss import ReLossMixin, ReLossTrainer, ReLossTrainingArguments, load_metric
 
 from ..training.test_rewards import make_tokenizer
 from ..training.test_text_trainers import make_tokenizer as make_writers_tokenizer
@@ -132,6 +132,15 @@ def test_answers_that_are_spans(tmp_path, key, unanswered, name):
         resumed = train(str(tmp_path / "checkpoint-40"))
         assert resumed.state.global_step == 60
         assert resumed.surrogate is not None
+
+
+def test_without_compute_metrics_f1_of_answers_is_squads_too(tmp_path):
+    _, features = questions(32, False)
+    model = BertForQuestionAnswering(BertConfig(vocab_size=16, **SIZES))
+    args = ReLossTrainingArguments(str(tmp_path), max_steps=1, save_strategy="no", use_cpu=True, disable_tqdm=True)
+    trainer = ReLossTrainer(model, args, train_dataset=features, processing_class=make_tokenizer(), metric="f1")
+    trainer.train()
+    assert trainer.metric == load_metric("squad_v2_f1")
 
 
 class QuestionAnsweringSeq2SeqTrainer(Seq2SeqTrainer):

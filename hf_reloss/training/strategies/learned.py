@@ -18,7 +18,7 @@ from ...distributed import undisturbed
 from ...learning.learn_surrogate import learn_surrogate
 from ...learning.time_limit import RunClock, Stopwatch, TimeLimit
 from ...metrics import Metric
-from ...predictions.models import is_ctc, looks_like_ctc, metric_for, writes_text
+from ...predictions.models import is_ctc, looks_like_ctc, writes_text
 from ...predictions.recorder import PredictionRecorder
 from ...surrogates.auto import AutoSurrogate
 from ...surrogates.base import Surrogate
@@ -78,10 +78,7 @@ class Learned(SurrogateStrategy):
 
     def prepare(self, trainer: Any) -> None:
         super().prepare(trainer)
-        wanted = self.wanted_metric
-        if trainer.compute_metrics is None or not isinstance(wanted, str):
-            wanted = metric_for(trainer.model, wanted)
-        self.wanted = WantedMetric(trainer, wanted)
+        self.wanted = WantedMetric(trainer, self.wanted_metric)
         self.start(None)
 
     def start(self, checkpoint: Path | None) -> None:
