@@ -1,15 +1,17 @@
 """What the programs of this folder share: their arguments, their labels, and the usual course of a run."""
 
+import itertools
 import json
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import numpy as np
 import torch
 from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, Trainer, TrainingArguments, set_seed
 
@@ -91,6 +93,29 @@ def load_table(path: str) -> datasets.Dataset:
     if kind is None:
         raise ValueError(f"{path} is neither a csv, a json nor a jsonl file.")
     return datasets.load_dataset(kind, data_files=path, split="train")
+
+
+def packed_images(path: str, arrays: Mapping[str, np.ndarray], *beside: str) -> list[Any]:
+    """The images of an .npz file: `image`, uint8 [n, height, width, 3], or JPEG files end to end, `jpeg` and `offsets`.
+
+    Args:
+        path: of the file.
+        arrays: that it holds.
+        beside: other arrays that are wanted.
+
+    Raises:
+        ValueError: if some are missing.
+    """
+    names = set(arrays)
+    if not set(beside) < names or not ("image" in names or {"jpeg", "offsets"} < names):
+        wanted = ", ".join(map(repr, beside))
+        raise ValueError(
+            f"{path} holds {sorted(names)}, but it should hold {wanted}, and either 'image' or 'jpeg' and 'offsets'."
+        )
+    if "image" in names:
+        return list(arrays["image"])
+    jpeg, offsets = arrays["jpeg"], arrays["offsets"]
+    return [{"bytes": jpeg[start:end].tobytes()} for start, end in itertools.pairwise(offsets)]
 
 
 def load_splits(
@@ -320,7 +345,7 @@ def trainer_of_loss(
         usual, learned: the two kinds of trainers.
         options: of either.
     """
-    if model_args.loss not in ("reloss", "minimum_risk", *RIVALS):
+    if model_args.loss not in ("reloss", "minimum_risk", "ala", "approximation", *hand_made_losses(None)):
         return usual(**options)
     surrogate = model_args.surrogate if model_args.loss == "reloss" else model_args.loss
     metric = metric if surrogate in ("auto", "approximation", "ala", "minimum_risk") else None

@@ -22,7 +22,6 @@ An .npz file holds `keypoints` [n, K, 2], x and y in pixels of the image, whose 
 """
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from common import (
     divide,
     load_config,
     load_splits,
+    packed_images,
     run,
     set_up,
     trainer_of_loss,
@@ -96,18 +96,8 @@ def load_file(path: str) -> datasets.Dataset:
     if Path(path).suffix != ".npz":
         raise ValueError(f"{path} is no .npz file.")
     with np.load(path) as file:
-        arrays = {name: file[name] for name in ("image", "jpeg", "offsets", "keypoints", "visible") if name in file}
-    if not {"keypoints", "visible"} < arrays.keys() or not ("image" in arrays or {"jpeg", "offsets"} < arrays.keys()):
-        raise ValueError(
-            f"{path} holds {sorted(arrays)}, but the arrays 'keypoints', 'visible', and either 'image' or 'jpeg' and "
-            "'offsets' are wanted."
-        )
-    if "image" in arrays:
-        images = list(arrays["image"])
-    else:
-        jpeg, offsets = arrays["jpeg"], arrays["offsets"]
-        images = [{"bytes": jpeg[start:end].tobytes()} for start, end in itertools.pairwise(offsets)]
-    points, visible = arrays["keypoints"].astype(np.float32), arrays["visible"].astype(np.float32)
+        images = packed_images(path, file, "keypoints", "visible")
+        points, visible = (file[name].astype(np.float32) for name in ("keypoints", "visible"))
     if points.shape != (len(images), *visible.shape[1:], 2) or visible.ndim != 2:
         raise ValueError(
             f"{path} has {len(images)} images, keypoints {list(points.shape)} and visible {list(visible.shape)}, but "
