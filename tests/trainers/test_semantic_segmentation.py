@@ -33,10 +33,8 @@ def boxes(folder):
 
 
 def test_it_trains_on_mean_iou_and_a_saved_model_is_evaluated_alike(folder, run_here):
-    output = run_here(
-        "semantic_segmentation.py",
-        f"{TRAIN} --num_train_epochs 8 --per_device_train_batch_size 8 --learning_rate 2e-2 --class_names wall red blue",
-    )
+    flags = f"{TRAIN} --num_train_epochs 8 --per_device_train_batch_size 8 --learning_rate 2e-2"
+    output = run_here("semantic_segmentation.py", f"{flags} --class_names wall red blue")
     results = json.loads((output / "all_results.json").read_text())
     assert results["eval_mean_iou"] > 0.6
     assert results["eval_pixel_accuracy"] > results["eval_mean_iou"]
