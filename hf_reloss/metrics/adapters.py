@@ -1,7 +1,6 @@
 """Metrics from what users have: a module of `evaluate`, a Trainer's `compute_metrics`, any function."""
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
 from .base import GroupwiseMetric
+from .directions import less_is_better, takes_truth_first
 
 
 class CallableMetric(GroupwiseMetric):
@@ -20,10 +20,11 @@ class CallableMetric(GroupwiseMetric):
     Args:
         function: takes predictions and references, N each, and options; returns a number, or a dict. Both are arrays,
             or lists where they are texts or of different lengths. One whose first argument is called y_true,
-            references, labels or targets gets the references first.
+            reference, labels, truth or the like (`directions.TRUTHS`) gets the references first.
         key: which entry of a returned dict is the score. Not needed where it has one entry.
         name: how the metric is called; the function's own name by default.
-        higher_is_better: False for error rates.
+        higher_is_better: False for error rates; by default what the function says as `higher_is_better`, as modules of
+            torchmetrics do, or else what its name does: less is better of a word such as error, loss, mse or wer in it.
         class_indices: whether the function gets class indices [N] where the model puts out logits [N, C] for references
             [N], or the logits.
         options: passed to every call.
@@ -38,7 +39,7 @@ class CallableMetric(GroupwiseMetric):
         key: str | None = None,
         *,
         name: str | None = None,
-        higher_is_better: bool = True,
+        higher_is_better: bool | None = None,
         class_indices: bool = True,
         **options: Any,
     ):
@@ -46,6 +47,8 @@ class CallableMetric(GroupwiseMetric):
         self.key = key
         of_function: str = getattr(function, "__name__", type(function).__name__)
         self.name = name or key or of_function
+        if higher_is_better is None:
+            higher_is_better = not less_is_better(f"{self.name}_{key or of_function}", function)
         self.higher_is_better = higher_is_better
         self.class_indices = class_indices
         self.function_options = options
@@ -67,12 +70,7 @@ class CallableMetric(GroupwiseMetric):
 
     @functools.cached_property
     def _truth_first(self) -> bool:
-        """Whether the function takes references first, by the name of its first argument, as scikit-learn's do."""
-        try:
-            first = next(iter(inspect.signature(self.function).parameters), None)
-        except (TypeError, ValueError):  # a built-in function
-            return False
-        return first in ("y_true", "references", "labels", "label_ids", "targets", "target")
+        return takes_truth_first(self.function)
 
 
 class EvaluateMetric(CallableMetric):
@@ -81,13 +79,14 @@ class EvaluateMetric(CallableMetric):
     Args:
         module: an `evaluate.EvaluationModule`.
         key: which entry of its results is the score; the module's own name by default.
-        higher_is_better: False for error rates.
+        higher_is_better: as for `CallableMetric`.
         options: passed to `module.compute`, e.g. `average="macro"`.
     """
 
-    def __init__(self, module: Any, key: str | None = None, *, higher_is_better: bool = True, **options: Any):
+    def __init__(self, module: Any, key: str | None = None, *, higher_is_better: bool | None = None, **options: Any):
         def compute(predictions: Any, references: Any, **options: Any) -> Any:
-            return module.compute(predictions=predictions, references=references, **options)
+            found = module.compute(predictions=predictions, references=references, **options)
+            return found if isinstance(found, Mapping) else {module.name: found}  # of wer and cer it is a number
 
         super().__init__(
             compute,

@@ -11,6 +11,9 @@ import evaluate
 from .base import Metric
 from .loading import load_metric
 
+NUMBERS = ("wer", "cer")
+"""What evaluate gives as a number, not in a dictionary."""
+
 
 def as_evaluate(metric: Any, **options: Any) -> "MetricModule":
     """A metric as an `evaluate.Metric`, with `compute`, `add`, `add_batch`, and for use in `evaluate.combine`.
@@ -21,8 +24,9 @@ def as_evaluate(metric: Any, **options: Any) -> "MetricModule":
             `num_process`, `process_id`, `experiment_id`, `cache_dir`.
 
     Returns:
-        A module whose `compute` gives a dict, with the key that evaluate's module of that name has. Options of the
-        metric can be passed to `compute` as well.
+        A module whose `compute` gives what evaluate's module of that name does: a dict with its key or, of `wer` and
+        `cer`, a number. Options of the metric can be passed to `compute` as well; predictions are
+        `prediction_scores`, too, as where evaluate's module is of scores.
 
     Example:
         >>> module = as_evaluate("f1", average="macro")
@@ -59,15 +63,28 @@ class MetricModule(evaluate.Metric):
         description = f"{self.metric.signature}. {type(self.metric).__doc__ or ''}"
         return evaluate.MetricInfo(description=description, citation="", features=features)
 
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> Any:
+        """The score of what has been taken in, and of predictions and references [n, ...] if there are some.
+
+        Returns:
+            A dictionary or, of `wer` and `cer`, a number; None in all processes but the first.
+        """
+        predictions = options.pop("prediction_scores", predictions)
+        found = super().compute(predictions=predictions, references=references, **options)
+        return found[self.name] if found is not None and self.name in NUMBERS else found
+
     def add_batch(self, *, predictions: Any = None, references: Any = None, **unknown: Any) -> None:
         """Takes in predictions and references, [n, ...] each."""
+        predictions = unknown.pop("prediction_scores", predictions)
         if isinstance(references, Mapping):  # of arrays
             predictions, references = self.metric.read(predictions, references)
         super().add_batch(predictions=_as_json(predictions), references=_as_json(references), **unknown)
 
-    def add(self, *, prediction: Any = None, reference: Any = None, **unknown: Any) -> None:
-        """Takes in one prediction and its reference."""
-        self.add_batch(predictions=[prediction], references=[reference], **unknown)
+    def add(self, *, prediction: Any = None, reference: Any = None, **others: Any) -> None:
+        """Takes in one prediction and its reference, which evaluate also calls `predictions` and `references`."""
+        prediction = others.pop("predictions", others.pop("prediction_scores", prediction))
+        reference = others.pop("references", reference)
+        self.add_batch(predictions=[prediction], references=[reference], **others)
 
     def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, float]:
         metric = self.metric

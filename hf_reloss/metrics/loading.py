@@ -12,6 +12,7 @@ from typing import Any
 
 from .adapters import CallableMetric, EvaluateMetric
 from .base import Metric
+from .directions import less_is_better
 
 
 def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> Metric:
@@ -40,7 +41,8 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
     if isinstance(metric, str):
         return _by_name(metric, options)
     if _is_evaluate_module(metric):
-        return _of_module(metric, options)
+        ours = getattr(metric, "metric", None)  # of `as_evaluate`
+        return load_metric(ours, **options) if isinstance(ours, Metric) else _of_module(metric, options)
     if callable(metric):
         return CallableMetric(metric, **options)
     raise ValueError(f"A metric is a name, a module of evaluate or a function, but this is {type(metric).__name__}.")
@@ -61,9 +63,9 @@ def metric_of(signature: str | None) -> Metric | None:
 
 
 def is_error_rate(name: str) -> bool:
-    """Whether a metric that is known by a name is one of which less is better, such as `"wer"`."""
+    """Whether less of a metric is better: of one that is known by the name, or by a word in it, such as `"error"`."""
     known = _known().get(name)
-    return known is not None and not known.higher_is_better
+    return less_is_better(name) if known is None else not known.higher_is_better
 
 
 def _value(text: str) -> Any:

@@ -7,7 +7,7 @@ import torch
 from transformers.utils import logging
 
 from ..metrics import AdditiveMetric, Metric
-from ..metrics.adapters import ComputeMetrics, EvaluationMetrics
+from ..metrics.adapters import CallableMetric, ComputeMetrics, EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.loading import is_error_rate
 from ..predictions.dataset import scored
@@ -78,6 +78,11 @@ class WantedMetric:
         inputs: Mapping[str, Any],
     ) -> None:
         """Tries a metric on a first batch, decoded by `decoder`, else as `find`: what fails should fail now."""
+        if isinstance(metric, CallableMetric | ComputeMetrics) and not metric.higher_is_better:
+            self.trainer.strategy.tell(
+                f"Less of {metric.name} is taken to be better. If more is, say so: metric=load_metric(..., "
+                "higher_is_better=True) or, of a key of compute_metrics, metric_for_best_model with greater_is_better."
+            )
         if isinstance(metric, EvaluationMetrics):  # which has been called on this batch
             return
         columns = kind.recorded(outputs, labels, inputs)
@@ -188,4 +193,4 @@ class WantedMetric:
         chosen = (self.trainer.args.metric_for_best_model or "").removeprefix("eval_")
         if chosen == key and self.trainer.args.greater_is_better is not None:
             return self.trainer.args.greater_is_better
-        return not key.endswith("loss") and not is_error_rate(key)
+        return not is_error_rate(key)

@@ -105,3 +105,52 @@ def test_functions_that_take_the_truth_first_get_it_first():
 def test_only_metrics_with_a_name_are_checked_against_modules():
     with pytest.raises(ValueError, match="no module to compare"):
         load_metric(precision_score).check_against(None, [0], [0])
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["y_true", "labels", "targets", "y", "gold", "truth", "ground_truth", "actual", "reference", "refs", "label", "gt"],
+)
+def test_the_truth_comes_first_where_a_function_says_so(first):
+    names = {"score": precision_score}
+    exec(f"def f({first}, other): return score({first}, other)", names)
+    predictions, references = np.array([0, 1, 1, 1]), np.array([0, 1, 0, 0])
+    expected = precision_score(references, predictions)
+    assert load_metric(names["f"]).compute(predictions, references) == pytest.approx(expected)
+
+
+def test_functions_of_libraries_are_called_the_right_way_round():
+    jiwer = pytest.importorskip("jiwer")
+    predictions, references = ["a b c d e f"], ["a b"]
+    assert load_metric(jiwer.wer).compute(predictions, references) == jiwer.wer(references, predictions)
+    assert not load_metric(jiwer.wer).higher_is_better
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *((name, False) for name in ("mse", "mean_absolute_error", "smape", "mase", "brier_score", "perplexity")),
+        *((name, False) for name in ("charcut_mt", "WordErrorRate", "eval_loss", "business_cost", "error")),
+        *((name, True) for name in ("f1", "neg_mean_squared_error", "accuracy", "closeness", "terms")),
+    ],
+)
+def test_of_errors_and_costs_less_is_better_by_their_names(name, more):
+    def function(predictions, references):
+        return 0.0
+
+    function.__name__ = name
+    assert load_metric(function).higher_is_better is more
+    assert load_metric(function, higher_is_better=not more).higher_is_better is not more
+    assert load_metric(lambda predictions, references: {name: 0.0}, key=name).higher_is_better is more
+
+
+def test_what_a_module_says_of_its_direction_counts_more_than_its_name():
+    class Error:  # as a module of torchmetrics
+        higher_is_better = True
+
+        def __call__(self, predictions, references):
+            return 0.0
+
+    assert load_metric(Error()).higher_is_better
+    Error.higher_is_better = None
+    assert not load_metric(Error()).higher_is_better

@@ -26,6 +26,28 @@ def test_batches_add_up():
     assert module.compute() == {"matthews_correlation": 0.0}
 
 
+def test_one_at_a_time_goes_by_the_words_of_evaluate():
+    both = evaluate.combine([as_evaluate("accuracy"), as_evaluate("f1")])
+    for prediction, reference in zip([1, 0, 1], [1, 1, 1], strict=True):
+        both.add(prediction=prediction, reference=reference)
+    assert both.compute() == {"accuracy": pytest.approx(2 / 3), "f1": 0.8}
+    module = as_evaluate("accuracy")
+    module.add(predictions=1, references=1)
+    assert module.compute() == {"accuracy": 1.0}
+
+
+def test_scores_and_numbers_are_as_in_evaluate():
+    scores = {"prediction_scores": [0.1, 0.9, 0.8], "references": [0, 1, 0]}
+    assert as_evaluate("roc_auc").compute(**scores) == {"roc_auc": 1.0}
+    module = as_evaluate("roc_auc")
+    module.add_batch(**scores)
+    assert module.compute() == {"roc_auc": 1.0}
+    for name, rate in (("wer", 0.5), ("cer", 1 / 3)):
+        assert as_evaluate(name).compute(predictions=["a b"], references=["a c"]) == pytest.approx(rate)
+        assert not load_metric(as_evaluate(name)).higher_is_better
+    assert load_metric(as_evaluate("f1", average="macro")) == load_metric("f1", average="macro")
+
+
 def test_modules_are_combined():
     combined = evaluate.combine([as_evaluate("accuracy"), as_evaluate("f1", average="macro")])
     scores = combined.compute(predictions=[0, 1, 1, 2], references=[0, 1, 0, 2])
