@@ -126,22 +126,11 @@ def squad_f1() -> Pair:
         recipe=question_answering.RECIPE
         | {"num_train_epochs": 2, "learning_rate": 3e-4, "bf16": False, "per_device_eval_batch_size": 50},
         metric=load_metric("squad_f1"),
-        field_loss=_smoothed_spans,
+        field_loss=None,  # Trainer hands compute_loss_func no positions of answers
         kind=SurrogateForSpans,
         options={"processing_class": question_answering.tokenizer(), "data_collator": question_answering.collator()},
         score=lambda trainer: question_answering.score(trainer.model, "test")["squad_f1"],
     )
-
-
-def _smoothed_spans(pair: Pair) -> Callable[..., torch.Tensor]:
-    """Cross-entropy of starts and ends with 0.1 of the probability spread over all places."""
-
-    def loss(outputs: Any, labels: tuple[torch.Tensor, torch.Tensor], num_items_in_batch: Any = None) -> torch.Tensor:
-        logits = outputs["start_logits"], outputs["end_logits"]
-        each = [F.cross_entropy(*pair, label_smoothing=0.1) for pair in zip(logits, labels, strict=True)]
-        return torch.stack(each).mean()
-
-    return loss
 
 
 def lsp_pck() -> Pair:
