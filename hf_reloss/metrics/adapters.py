@@ -78,7 +78,7 @@ class EvaluateMetric(CallableMetric):
 
     Args:
         module: an `evaluate.EvaluationModule`.
-        key: which entry of its results is the score; the module's own name by default.
+        key: which entry of its results is the score; by default the one of the module's own name, or the only one.
         higher_is_better: as for `CallableMetric`.
         options: passed to `module.compute`, e.g. `average="macro"`.
     """
@@ -90,7 +90,7 @@ class EvaluateMetric(CallableMetric):
 
         super().__init__(
             compute,
-            key or module.name,
+            key,
             name=module.name,
             higher_is_better=higher_is_better,
             **options,
@@ -203,8 +203,8 @@ def _entry(result: Any, key: str | None, name: str) -> float:
     """The score in what a metric function returned."""
     if not isinstance(result, Mapping):
         return float(result)
-    if key is None and len(result) == 1:
-        (key,) = result
+    if key is None:
+        key = name if name in result else next(iter(result)) if len(result) == 1 else None
     if key not in result:
         raise KeyError(f"The metric {name!r} gave {sorted(result)}, without {key!r}: pass key= one of these.")
     return float(result[key])

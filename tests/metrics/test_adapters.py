@@ -44,6 +44,28 @@ def test_a_module_of_evaluate_is_a_metric(drawn):
     assert "average:micro" in metric.signature
 
 
+class Glue(evaluate.Metric):
+    """A module with a name that none of its scores has, as glue's, whose configurations have one score or two."""
+
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description="GLUE", citation="", features=features)
+
+    def _compute(self, predictions, references):
+        accuracy = float(np.mean(np.array(predictions) == references))
+        f1 = {"f1": f1_score(references, predictions)} if self.config_name == "mrpc" else {}
+        return {"accuracy": accuracy} | f1
+
+
+def test_of_a_module_the_only_score_is_taken_and_of_several_the_one_that_is_asked_for():
+    predictions, references = [0, 1, 1, 1], [0, 1, 0, 1]
+    assert load_metric(Glue("sst2", keep_in_memory=True)).compute(predictions, references) == 0.75
+    both = Glue("mrpc", keep_in_memory=True)
+    assert load_metric(both, key="f1").compute(predictions, references) == pytest.approx(0.8)
+    with pytest.raises(KeyError, match=r"gave \['accuracy', 'f1'\].*pass key= one of these"):
+        load_metric(both).compute(predictions, references)
+
+
 def test_compute_metrics_of_a_trainer_is_a_metric(drawn):
     logits, labels, index = drawn
 
