@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
 from .base import GroupwiseMetric
-from .directions import less_is_better, takes_truth_first
+from .directions import less_is_better, takes_scores, takes_truth_first
 
 
 class CallableMetric(GroupwiseMetric):
@@ -26,7 +26,9 @@ class CallableMetric(GroupwiseMetric):
         higher_is_better: False for error rates; by default what the function says as `higher_is_better`, as modules of
             torchmetrics do, or else what its name does: less is better of a word such as error, loss, mse or wer in it.
         class_indices: whether the function gets class indices [N] where the model puts out logits [N, C] for references
-            [N], or the logits.
+            [N], or the logits. By default it gets class indices, unless it calls them y_score, probabilities or the
+            like (`directions.SCORES`), as scikit-learn's `roc_auc_score` does: then it gets probabilities [N, C] or, of
+            two classes, that of the second one, [N]. Of one output, [N, 1], it gets that.
         options: passed to every call.
     """
 
@@ -40,7 +42,7 @@ class CallableMetric(GroupwiseMetric):
         *,
         name: str | None = None,
         higher_is_better: bool | None = None,
-        class_indices: bool = True,
+        class_indices: bool | None = None,
         **options: Any,
     ):
         self.function = function
@@ -50,7 +52,8 @@ class CallableMetric(GroupwiseMetric):
         if higher_is_better is None:
             higher_is_better = not less_is_better(f"{self.name}_{key or of_function}", function)
         self.higher_is_better = higher_is_better
-        self.class_indices = class_indices
+        self.probabilities = class_indices is None and takes_scores(function)
+        self.class_indices = not self.probabilities if class_indices is None else class_indices
         self.function_options = options
 
     @property
@@ -58,8 +61,14 @@ class CallableMetric(GroupwiseMetric):
         return ({"key": self.key} if self.key else {}) | self.function_options
 
     def decide(self, outputs: Any) -> Any:
-        logits = torch.is_tensor(outputs) and outputs.is_floating_point() and outputs.dim() > 1
-        return outputs.argmax(-1) if self.class_indices and logits else outputs
+        if not (torch.is_tensor(outputs) and outputs.is_floating_point() and outputs.dim() > 1):
+            return outputs
+        if outputs.shape[-1] == 1:
+            return outputs.squeeze(-1)
+        if self.probabilities:
+            found = outputs.float().softmax(-1)
+            return found[..., 1] if found.shape[-1] == 2 else found
+        return outputs.argmax(-1) if self.class_indices else outputs
 
     def as_predictions(self, decided: torch.Tensor, classes: int) -> torch.Tensor:
         return decided if self.class_indices and decided.dim() == 1 else _logits(decided, classes)

@@ -1,4 +1,4 @@
-"""What is better, more or less of a metric, and which argument of a function is the truth: by the words they go by."""
+"""What is better, more or less of a metric, and what a function takes: by the words that they go by."""
 
 import inspect
 import re
@@ -20,6 +20,13 @@ TRUTHS = {
     *("ref", "reference", "references", "refs"),
 }
 """What the first argument of a function is called that takes what is right before what was predicted."""
+
+
+SCORES = {
+    *("y_score", "y_scores", "y_prob", "y_proba", "y_probas", "prediction_scores"),
+    *("prob", "probas", "probs", "probabilities", "score", "scores"),
+}
+"""What an argument of a function is called that takes scores of classes, not decisions."""
 
 
 def less_is_better(name: str, of: Any = None) -> bool:
@@ -44,3 +51,12 @@ def takes_truth_first(function: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):  # a built-in function
         return False
     return first.lower() in TRUTHS
+
+
+def takes_scores(function: Callable[..., Any]) -> bool:
+    """Whether a function takes scores of classes and not decisions, by its first two arguments."""
+    try:
+        names = list(inspect.signature(function).parameters)[:2]
+    except (TypeError, ValueError):  # a built-in function
+        return False
+    return any(name.lower() in SCORES for name in names)

@@ -3,7 +3,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import f1_score, mean_absolute_error, precision_score
+from sklearn.metrics import f1_score, mean_absolute_error, precision_score, roc_auc_score
 
 from hf_reloss.metrics import ComputeMetrics, load_metric
 
@@ -176,3 +176,22 @@ def test_what_a_module_says_of_its_direction_counts_more_than_its_name():
     assert load_metric(Error()).higher_is_better
     Error.higher_is_better = None
     assert not load_metric(Error()).higher_is_better
+
+
+def test_functions_of_scores_get_probabilities():
+    logits = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60) % 3
+    metric = load_metric(roc_auc_score, multi_class="ovr")
+    expected = roc_auc_score(labels.numpy(), logits.softmax(-1).numpy(), multi_class="ovr")
+    assert metric.compute(logits, labels) == pytest.approx(expected, abs=1e-6)
+    two = labels.clamp(max=1)
+    expected = roc_auc_score(two.numpy(), (logits[:, 1] - logits[:, 0]).numpy())
+    assert load_metric(roc_auc_score).compute(logits[:, :2], two) == pytest.approx(expected, abs=1e-6)
+    with_logits = load_metric(roc_auc_score, class_indices=False)
+    assert with_logits.decide(logits) is logits
+
+
+def test_functions_of_one_output_get_it_as_it_is():
+    values, references = torch.randn(20, 1), torch.randn(20)
+    found = load_metric(mean_absolute_error).compute(values, references)
+    assert found == pytest.approx(mean_absolute_error(references.numpy(), values[:, 0].numpy()), rel=1e-6)
