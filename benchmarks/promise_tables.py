@@ -19,17 +19,21 @@ PAIR_NAMES = {
     "hwu64_pair_costs": "HWU64, hidden costs of confusions",
     "hwu64_hand_over": "HWU64, handing over to a person",
     "sick_kappa": "SICK, quadratic kappa",
+    "sick_pearson": "SICK, Pearson's correlation",
+    "sick_spearman": "SICK, Spearman's correlation",
+    "sick_kappa_of_scores": "SICK, quadratic kappa of one output, rounded",
     "goemotions_macro_f1": "GoEmotions, 28 labels, macro-F1",
     "goemotions_micro_f1": "GoEmotions, 28 labels, micro-F1",
     "answers_map": "TREC questions, MAP",
     "answers_mrr": "TREC questions, MRR",
     "hwu64_slots": "HWU64, slots, F1 of seqeval",
+    "camvid_mean_iou": "CamVid, mean IoU",
     "squad_f1": "SQuAD, F1",
     "lsp_pck": "Leeds Sports Pose, PCK@0.1",
     "multi30k_nat": "Multi30k, not autoregressive, BLEU",
     "multi30k_autoregressive": "Multi30k, autoregressive, beam of 4, BLEU",
 }
-"""Pairs of data and metric, of benchmarks/pairs.py, label_pairs.py, ranking_pairs.py and task_pairs.py."""
+"""Pairs of data and metric, of benchmarks/pairs.py and of the other files there named ..._pairs.py."""
 
 FIRST_RUNS = {
     "intents": "64 intents, 960 sentences, MiniLM in 60 steps: accuracy",
