@@ -125,7 +125,9 @@ def _source(name: str) -> str:
     return (DOCS.parent / "hf_reloss" / "surrogates" / f"{name}.py").read_text()
 
 
-@pytest.mark.parametrize(("page", "least", "has_decision"), [("labels", 0.4, True), ("ranking", 0.9, False)])
+@pytest.mark.parametrize(
+    ("page", "least", "has_decision"), [("labels", 0.4, True), ("ranking", 0.9, False), ("answers", 60, False)]
+)
 def test_the_page_of_a_task_runs_as_it_stands(page, least, has_decision, tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / f"{page}.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
