@@ -95,11 +95,14 @@ class EvaluateMetric(CallableMetric):
     def __init__(self, module: Any, key: str | None = None, *, higher_is_better: bool | None = None, **options: Any):
         def compute(predictions: Any, references: Any, **options: Any) -> Any:
             found = module.compute(predictions=predictions, references=references, **options)
-            return found if isinstance(found, Mapping) else {module.name: found}  # of wer and cer it is a number
+            if not isinstance(found, Mapping):  # of wer and cer it is a number
+                return {module.name: found}
+            is_only = key is None and module.name not in found and len(found) == 1
+            return {module.name: next(iter(found.values()))} if is_only else found
 
         super().__init__(
             compute,
-            key,
+            key or module.name,
             name=module.name,
             higher_is_better=higher_is_better,
             **options,
@@ -212,8 +215,8 @@ def _entry(result: Any, key: str | None, name: str) -> float:
     """The score in what a metric function returned."""
     if not isinstance(result, Mapping):
         return float(result)
-    if key is None:
-        key = name if name in result else next(iter(result)) if len(result) == 1 else None
+    if key is None and len(result) == 1:
+        (key,) = result
     if key not in result:
         raise KeyError(f"The metric {name!r} gave {sorted(result)}, without {key!r}: pass key= one of these.")
     return float(result[key])
