@@ -93,10 +93,17 @@ def test_labels_are_counted_of_a_data_set_that_is_passed_by_position(tmp_path):
     assert len(trainer.surrogate.network.frequencies) == 4
 
 
-@pytest.mark.parametrize("labels", [["ant", "bee"] * 4, [[1.0, 0.0]] * 8, [0.5] * 8])
-def test_labels_that_cannot_be_counted_are_shown(tmp_path, labels):
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["ant", "bee"] * 4, r"counts the labels of train_dataset, class indices, but the first"),
+        ([0.5] * 8, r"counts the labels of train_dataset, class indices, but the first"),
+        ([[1.0, 0.0]] * 8, r"all or none have the labels \[0, 1\]"),
+    ],
+)
+def test_labels_that_cannot_be_counted_are_shown(tmp_path, labels, message):
     rows = datasets.Dataset.from_dict({"features": [[0.0] * 6] * 8, "labels": labels})
-    with pytest.raises(ValueError, match=r"counts the labels of train_dataset, class indices, but the first"):
+    with pytest.raises(ValueError, match=message):
         ReLossTrainer(TinyClassifier(), args(tmp_path), train_dataset=rows, surrogate="class_weights")
 
 
