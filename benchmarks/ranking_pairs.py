@@ -55,7 +55,7 @@ def _answers(metric: Metric) -> Pair:
     test = _questions("test")
 
     def score(trainer: Trainer) -> float:
-        found = trainer.predict(test)  # type: ignore[arg-type]
+        found = trainer.predict(test)
         return 100 * metric.compute(found.predictions, found.label_ids)
 
     return Pair(

@@ -18,7 +18,7 @@ APART = 1e-6
 class CutPoints(DecisionRule):
     """Decides for the grade `lowest` plus the number of cut points that a value lies above.
 
-    Its scores are values whose rounding is the decision: straight lines take the cut points to the halves between
+    Rounded, its scores are the decision: straight lines take the cut points to the halves between
     grades, and within the range of grades values stay.
 
     Args:

@@ -19,7 +19,7 @@ class CallableMetric(GroupwiseMetric):
 
     Args:
         function: takes predictions and references, N each, and options; returns a number, or a dict. Both are arrays,
-            or lists where they are texts or of different lengths. One whose first argument is called y_true,
+            or lists where they are texts or of different lengths. One with a first argument called y_true,
             reference, labels, truth or the like (`directions.TRUTHS`) gets the references first.
         key: which entry of a returned dict is the score. Not needed where it has one entry.
         name: how the metric is called; the function's own name by default.

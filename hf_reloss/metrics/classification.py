@@ -165,8 +165,8 @@ class GradeMetric(Metric):
     """A metric of classes that a model of one number is judged by: it sees grades, rounded numbers.
 
     Predictions are numbers [N] or [N, 1]; they and the references are rounded (halves to the even grade, as
-    `torch.round`), and predictions do not leave the range of the references. What it is otherwise, such as its name and
-    direction, is that of the metric.
+    `torch.round`), and predictions do not leave the range of the references, which may begin below 0. What it is
+    otherwise, such as its name and direction, is that of the metric.
 
     Args:
         of: the metric, of classes.
@@ -192,7 +192,9 @@ class GradeMetric(Metric):
                 f"{self.name} of grades wants one number for each example, [N] or [N, 1], but got "
                 f"{list(predictions.shape)} for references {list(references.shape)}."
             )
-        return grades(predictions, references), references
+        found, known = grades(predictions, references), references != IGNORED_LABEL
+        below = min(0, int(references[known].min())) if known.any() else 0  # grades may begin at -2, say, classes at 0
+        return found - below, torch.where(known, references - below, references)
 
     def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
         return self.of.score_groups(*self.read(predictions, references), index)

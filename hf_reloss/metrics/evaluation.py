@@ -24,7 +24,7 @@ def as_evaluate(metric: Any, **options: Any) -> "MetricModule":
             `num_process`, `process_id`, `experiment_id`, `cache_dir`.
 
     Returns:
-        A module whose `compute` gives what evaluate's module of that name does: a dict with its key or, of `wer` and
+        A module. Its `compute` gives what evaluate's module of that name does: a dict with its key or, of `wer` and
         `cer`, a number. Options of the metric can be passed to `compute` as well; predictions are
         `prediction_scores`, too, as where evaluate's module is of scores.
 

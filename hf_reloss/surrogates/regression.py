@@ -90,7 +90,7 @@ class SurrogateForRegression(Surrogate):
 
     @classmethod
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForRegression":
-        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes.
+        """A fresh surrogate of a structure that fits a metric, or what `load_metric` takes.
 
         For correlations, keys of compute_metrics that are called as these, and kappa with quadratic weights
         `"agreement"`; for all else `"errors"`, of absolute errors for `mae`.

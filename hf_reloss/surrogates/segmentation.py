@@ -115,7 +115,7 @@ class SurrogateForSegmentation(Surrogate):
 
     @classmethod
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForSegmentation":
-        """A fresh surrogate whose structure fits a metric, or what `load_metric` takes.
+        """A fresh surrogate of a structure that fits a metric, or what `load_metric` takes.
 
         For metrics of counts per class (mean IoU, Dice, F1) that is `"counts"` of the metric itself, for pixel accuracy
         `"margin"`; for a key of `compute_metrics` that of the metric of the name, where there is one; for any other

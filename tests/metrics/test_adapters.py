@@ -45,7 +45,7 @@ def test_a_module_of_evaluate_is_a_metric(drawn):
 
 
 class Glue(evaluate.Metric):
-    """A module with a name that none of its scores has, as glue's, whose configurations have one score or two."""
+    """A module with a name that none of its scores has, as glue's; of its configurations one has two scores."""
 
     def _info(self):
         features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
@@ -141,6 +141,14 @@ def test_the_truth_comes_first_where_a_function_says_so(first):
     assert load_metric(names["f"]).compute(predictions, references) == pytest.approx(expected)
 
 
+def test_of_two_arguments_that_are_both_called_so_neither_is_moved():
+    def f(answers, references):
+        return precision_score(references, answers)
+
+    predictions, references = np.array([0, 1, 1, 1]), np.array([0, 1, 0, 0])
+    assert load_metric(f).compute(predictions, references) == pytest.approx(precision_score(references, predictions))
+
+
 def test_functions_of_libraries_are_called_the_right_way_round():
     jiwer = pytest.importorskip("jiwer")
     predictions, references = ["a b c d e f"], ["a b"]
@@ -154,6 +162,7 @@ def test_functions_of_libraries_are_called_the_right_way_round():
         *((name, False) for name in ("mse", "mean_absolute_error", "smape", "mase", "brier_score", "perplexity")),
         *((name, False) for name in ("charcut_mt", "WordErrorRate", "eval_loss", "business_cost", "error")),
         *((name, True) for name in ("f1", "neg_mean_squared_error", "accuracy", "closeness", "terms")),
+        *((name, True) for name in ("cost_saving", "error_reduction", "cost_aware_f1", "ErrorCorrectionAccuracy")),
     ],
 )
 def test_of_errors_and_costs_less_is_better_by_their_names(name, more):

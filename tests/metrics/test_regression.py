@@ -90,3 +90,10 @@ def test_metrics_of_classes_see_grades():
     assert metric.compute(values[:, None], labels.float()) == pytest.approx(wanted)
     assert metric.name == "cohen_kappa"
     assert metric.informed({"of_grades": True}) is metric
+
+
+def test_grades_may_begin_below_0():
+    values, labels = torch.tensor([-1.6, 0.2, 1.7, 0.9, -0.4]), torch.tensor([-2.0, 0.0, 1.0, 2.0, -100.0])
+    metric = load_metric("cohen_kappa", weights="quadratic").informed({"of_grades": True})
+    expected = sklearn.metrics.cohen_kappa_score([0, 2, 3, 4], [0, 2, 4, 3], weights="quadratic")
+    assert metric.compute(values, labels) == pytest.approx(expected)

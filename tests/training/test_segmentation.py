@@ -31,7 +31,7 @@ def segformer() -> nn.Module:
 
 
 class Plain(nn.Module):
-    """One convolution, whose labels of 255 its own loss ignores."""
+    """One convolution; its own loss ignores labels of 255."""
 
     def __init__(self):
         super().__init__()
