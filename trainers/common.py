@@ -314,16 +314,19 @@ def wanted_metric(model_args: ModelArguments, **defaults: Any) -> Metric:
     return load_metric(model_args.metric, **defaults | json.loads(model_args.metric_options))
 
 
-def make_trainer(model_args: ModelArguments, metric: Metric | None = None, **options: Any) -> Trainer:
+def make_trainer(
+    model_args: ModelArguments, metric: Metric | None = None, beside: str = "accuracy", **options: Any
+) -> Trainer:
     """The trainer for `--loss` of a model that tells classes apart.
 
     Args:
         metric: by default that of `--metric`.
+        beside: what is reported as well.
         options: those of Trainer.
     """
     metric = metric_for(options["model"], metric or wanted_metric(model_args))
-    beside = metric_for(options["model"], load_metric("accuracy"))
-    metrics = {beside.name: beside, metric.name: metric}
+    also = metric_for(options["model"], load_metric(beside))
+    metrics = {also.name: also, metric.name: metric}
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
         return {name: each.compute(evaluation.predictions, evaluation.label_ids) for name, each in metrics.items()}

@@ -20,8 +20,14 @@ Where the column of labels holds lists, each text has several labels, or none:
 
     ... --dataset_name google-research-datasets/go_emotions --label_column labels \
         --metric f1 --metric_options '{"average": "macro"}'
+
+Where it holds numbers with decimals, the model puts out one number for each text, or for each pair of texts:
+
+    ... --train_file pairs.csv --text_column sentence1 --text_pair_column sentence2 --label_column score \
+        --metric spearmanr
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,12 +56,20 @@ class TextDataArguments(DataArguments):
     """DataArguments, for texts."""
 
     text_column: str = field(default="text", metadata={"help": "The column of texts."})
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "The column of second texts, where the model reads pairs of them."}
+    )
     max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut to so many tokens."})
 
 
 @dataclass
 class TextModelArguments(ModelArguments):
     """ModelArguments, with a tokenizer."""
+
+    metric: str | None = field(
+        default=None,
+        metadata={"help": "The metric that is reported, and that auto learns: accuracy; of numbers pearsonr."},
+    )
 
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "The tokenizer, if it is not that of --model_name_or_path or --config_name."}
@@ -71,11 +85,12 @@ def tokenized(data: datasets.Dataset | None, tokenizer: Any, data_args: TextData
     """The data as token ids; the collator pads them batch by batch."""
     if data is None:
         return None
-    column = data_args.text_column
-    check_columns(data, text_column=column)
+    columns = {"text_column": data_args.text_column, "text_pair_column": data_args.text_pair_column}
+    columns = {flag: column for flag, column in columns.items() if column}
+    check_columns(data, **columns)
     length = min(data_args.max_seq_length, tokenizer.model_max_length)
     return data.map(
-        lambda batch: tokenizer(batch[column], truncation=True, max_length=length),
+        lambda batch: tokenizer(*(batch[column] for column in columns.values()), truncation=True, max_length=length),
         batched=True,
         remove_columns=[name for name in data.column_names if name != "labels"],
         desc="tokenizing",
@@ -83,8 +98,12 @@ def tokenized(data: datasets.Dataset | None, tokenizer: Any, data_args: TextData
 
 
 def label_names(data: datasets.Dataset, column: str) -> list[str]:
-    """The names of the classes or, where texts have lists of labels, of all labels that there are."""
+    """The names of the classes or, where texts have lists of labels, of all labels that there are; of one number its
+    column.
+    """
     check_columns(data, label_column=column)
+    if _has_numbers(data, column):
+        return [column]
     if not _has_several(data, column):
         return class_names(data, column)
     names = getattr(data.features[column].feature, "names", None)
@@ -92,12 +111,15 @@ def label_names(data: datasets.Dataset, column: str) -> list[str]:
 
 
 def encode(data: datasets.Dataset, column: str, names: list[str]) -> datasets.Dataset:
-    """The data with a column `labels`: class indices or, of lists of labels, a row of 0.0 and 1.0 for each text.
+    """The data with a column `labels`: class indices; of lists of labels, a row of 0.0 and 1.0 for each text; of
+    numbers, or for a model that puts out one, floats.
 
     Raises:
-        ValueError: for labels that are not in `names`.
+        ValueError: for labels that are not in `names`, and for numbers that are missing.
     """
     check_columns(data, label_column=column)
+    if len(names) == 1 and not _has_several(data, column):
+        return _encode_numbers(data, column)
     if not _has_several(data, column):
         return encode_labels(data, column, names)
     known = getattr(data.features[column].feature, "names", None)
@@ -111,6 +133,22 @@ def encode(data: datasets.Dataset, column: str, names: list[str]) -> datasets.Da
     rows = [[float(name in labels) for name in names] for labels in given]
     data = data.remove_columns([name for name in ("labels",) if name in data.column_names])
     return data.add_column("labels", rows)
+
+
+def _encode_numbers(data: datasets.Dataset, column: str) -> datasets.Dataset:
+    values = data[column][:]
+    wrong = [value for value in values if not isinstance(value, int | float) or not math.isfinite(value)]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(values)} examples have no number in the column {column!r}, but {wrong[0]!r}: leave "
+            "them out."
+        )
+    data = data.remove_columns([name for name in ("labels",) if name in data.column_names])
+    return data.add_column("labels", [float(value) for value in values])
+
+
+def _has_numbers(data: datasets.Dataset, column: str) -> bool:
+    return getattr(data.features[column], "dtype", "").startswith("float")
 
 
 def _has_several(data: datasets.Dataset, column: str) -> bool:
@@ -134,6 +172,10 @@ def main() -> None:
     config.pad_token_id = tokenizer.pad_token_id
     if _has_several(validation if train is None else train, "labels"):
         config.problem_type = "multi_label_classification"
+    elif len(names) == 1:
+        config.problem_type = "regression"
+    of_numbers = config.problem_type == "regression"
+    model_args.metric = model_args.metric or ("pearsonr" if of_numbers else "accuracy")
     # In float32 whatever the checkpoint is stored in: --bf16 is autocast.
     if model_args.model_name_or_path:
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -145,8 +187,9 @@ def main() -> None:
     with args.main_process_first(desc="tokenizing"):
         train, validation = (tokenized(data, tokenizer, data_args) for data in (train, validation))
     trainer = make_trainer(
-        model_args, model=model, args=args, train_dataset=train, eval_dataset=validation, processing_class=tokenizer
-    )
+        model_args, beside="mae" if of_numbers else "accuracy", model=model, args=args, train_dataset=train,
+        eval_dataset=validation, processing_class=tokenizer,
+    )  # fmt: skip
     run(trainer, data_args, task="text-classification")
 
 

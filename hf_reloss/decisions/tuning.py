@@ -159,10 +159,9 @@ def _checked(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, 
 def _checked_grades(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Values [n, 1] and grades [n]; raises ValueError for grades of which there is one, or more than there may be."""
     number = int(labels.max() - labels.min()) + 1
-    if not 2 <= number <= MOST_GRADES or labels.min() < 0:
+    if not 2 <= number <= MOST_GRADES:
         raise ValueError(
-            f"Cut points are tuned between 2 to {MOST_GRADES} grades from 0 on, but the labels, rounded, are "
-            f"{int(labels.min())} to {int(labels.max())}: leave the decision at rounding (tune_decision=False), or "
-            "count grades from 0."
+            f"Cut points are tuned between 2 to {MOST_GRADES} grades, but the labels, rounded, are "
+            f"{int(labels.min())} to {int(labels.max())}: leave the decision at rounding (tune_decision=False)."
         )
     return logits, labels

@@ -37,6 +37,13 @@ def test_kappa_gains_over_rounding_on_other_examples(number):
     assert found.low - 0.02 < gain < found.high + 0.02
 
 
+def test_grades_may_begin_below_0():
+    values, labels = world(0, squeezed=0.5)(300)
+    below, above = tune_decision(values - 3, labels - 3, KAPPA), tune_decision(values, labels, KAPPA)
+    assert below.after == pytest.approx(above.after)
+    assert torch.equal(below.rule.decide(values - 3) + 3, above.rule.decide(values))
+
+
 def test_where_rounding_is_right_it_is_kept():
     labels = torch.arange(300) % 5
     found = tune_decision(labels + 0.3 * (torch.rand(300) - 0.5), labels, KAPPA)
@@ -59,7 +66,7 @@ def test_scores_round_to_what_is_decided_and_keep_the_order(tmp_path):
 
 def test_what_has_no_grades_is_refused():
     values, labels = world(0, 1.0)(100)
-    with pytest.raises(ValueError, match="2 to 20 grades from 0 on, but the labels, rounded, are 1 to 1"):
+    with pytest.raises(ValueError, match="2 to 20 grades, but the labels, rounded, are 1 to 1"):
         tune_decision(values, torch.ones(100), KAPPA)
     with pytest.raises(ValueError, match="there is no decision to tune by it"):
         tune_decision(values, labels, load_metric("pearsonr"))
