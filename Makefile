@@ -31,7 +31,7 @@ quality: $(VENV)/ready
 	$(BIN)/python benchmarks/quality.py multi30k_autoregressive --seeds 3
 	$(BIN)/python benchmarks/quality.py squad --seeds 5
 	$(BIN)/python benchmarks/quality.py lsp --seeds 5
-	$(BIN)/python benchmarks/rivals.py fashion_mnist --seeds 5
+	$(BIN)/python benchmarks/baselines.py fashion_mnist --seeds 5
 	$(BIN)/python benchmarks/alignment.py
 
 cards: $(VENV)/ready

@@ -3,9 +3,9 @@
     HF_RELOSS_DATA=... python benchmarks/alignment.py
 
 One run of MiniLM on HWU64, on cross-entropy, is recorded; from that, for each metric and seed, groups are drawn, a
-surrogate is learned, and alignment is measured on groups of held-out predictions: of the learned surrogate, of its twin
-(before anything is learned) and of cross-entropy; as they are used, and on evidence of one scale ("canonical"), in
-which form surrogates are learned. Writes benchmarks/results/alignment_hwu64.json.
+surrogate is learned, and alignment is measured on groups of held-out predictions: of the learned surrogate, of the soft
+metric (before anything is learned) and of cross-entropy; as they are used, and on evidence of one scale ("canonical"),
+in which form surrogates are learned. Writes benchmarks/results/alignment_hwu64.json.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from hf_reloss.compare.runs import environment
 from hf_reloss.compare.statistics import paired_difference
 from hf_reloss.learning.learn_surrogate import learn_surrogate
 
-LOSSES = ("learned", "twin", "cross_entropy")
+LOSSES = ("learned", "unlearned", "cross_entropy")
 FORMS = ("", "_canonical")  # the loss as it is used, and on evidence of one scale
 
 
@@ -53,11 +53,11 @@ def alignments(predictions: Any, metric: Any, seed: int, learn: bool) -> dict[st
     """Of a surrogate, and of cross-entropy on the same groups."""
     set_seed(seed)
     surrogate = SurrogateForClassification.for_metric(metric)
-    # One epoch at a learning rate of 0 measures the twin.
+    # One epoch at a learning rate of 0 measures the soft metric.
     settings = {} if learn else {"learning_rate": 0.0, "num_train_epochs": 1}
     learn_surrogate(surrogate, predictions, metric, seed=seed, min_alignment=-1.0, **settings)
     record = surrogate.config.record
-    name = "learned" if learn else "twin"
+    name = "learned" if learn else "unlearned"
     return {
         name: record["alignment"],
         f"{name}_canonical": record["alignment_canonical"],

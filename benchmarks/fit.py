@@ -2,9 +2,9 @@
 
     HF_RELOSS_DATA=... python benchmarks/fit.py cifar10
 
-All runs take about as many steps, on more or fewer training images, at the learning rates that rivals.py found for the
-task. Beside the accuracy on test images is that on the training images, as they are: how well the model fits them.
-Results are stored after each run in benchmarks/results/fit_TASK.json, and runs found there are not repeated; both
+All runs take about as many steps, on more or fewer training images, at the learning rates that baselines.py found
+for the task. Beside the accuracy on test images is that on the training images, as they are: how well the model fits
+them. Results are stored after each run in benchmarks/results/fit_TASK.json, and runs found there are not repeated; both
 tasks' are drawn in docs/fit.png.
 """
 
@@ -40,7 +40,12 @@ SIZES = {"fashion_mnist": (1_500, 6_000, 24_000, 48_000), "cifar10": (2_500, 10_
 
 READ = {"fashion_mnist": read_fashion_mnist, "cifar10": read_cifar10}
 TITLES = {"fashion_mnist": "Fashion-MNIST, a small CNN", "cifar10": "CIFAR-10, a small ResNet"}
-LOSSES = {"cross_entropy": "cross-entropy", "twin": "the twin", "reloss": "ReLoss", "reloss_half": "half ReLoss"}
+LOSSES = {
+    "cross_entropy": "cross-entropy",
+    "unlearned": "the soft metric",
+    "reloss": "ReLoss",
+    "reloss_half": "half ReLoss",
+}
 PICTURE = Path(__file__).parents[1] / "docs" / "fit.png"
 
 
@@ -98,7 +103,7 @@ def summary(runs: dict[str, dict[str, float]], name: str, seeds: int) -> dict[st
 def draw(results: dict[str, dict[str, Any]]) -> None:
     """Gains over cross-entropy by the training accuracy that cross-entropy reaches, a panel for each task."""
     figure = Figure(figsize=(4.6 * len(results), 3.6), layout="constrained")
-    colors = {"twin": "#8a6d9e", "reloss": OURS, "reloss_half": "#d9a441"}
+    colors = {"unlearned": "#8a6d9e", "reloss": OURS, "reloss_half": "#d9a441"}
     for axes, (name, by_images) in zip(
         figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True
     ):
@@ -134,7 +139,7 @@ def main() -> None:
     path = RESULTS / f"fit_{options.task}.json"
     stored = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     stored |= {"task": options.task, "command": f"python benchmarks/fit.py {options.task}" + " --bf16" * options.bf16}
-    runs, rates = stored["runs"], json.loads((RESULTS / f"rivals_{options.task}.json").read_text())["learning_rates"]
+    runs, rates = stored["runs"], json.loads((RESULTS / f"baselines_{options.task}.json").read_text())["learning_rates"]
 
     def store() -> None:
         write_atomically(path, json.dumps(stored, indent=2) + "\n")
@@ -149,7 +154,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if jobs.keys() - runs.keys():
             stored["environment"] = environment()
-            stored["surrogates"] = learn_surrogates(options.task, "test", ["reloss", "twin"], folder)
+            stored["surrogates"] = learn_surrogates(options.task, "test", ["reloss", "unlearned"], folder)
         calls = {key: (options.task, *job, folder) for key, job in jobs.items()}
         left = make_runs(calls, run, runs, store, workers=options.workers)
         collections.deque(tqdm(left, total=len(calls.keys() - runs.keys()), desc=options.task), maxlen=0)

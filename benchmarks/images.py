@@ -95,7 +95,7 @@ def fashion_mnist_imbalanced(split: str) -> Task:
         warmup=0.5,
         losses=(
             *("cross_entropy", "label_smoothing", "class_weights", "logit_adjustment", "soft_f1"),
-            *("reloss", "twin", "auto"),
+            *("reloss", "unlearned", "auto"),
         ),
     )
 
@@ -151,7 +151,7 @@ def cifar10(split: str) -> Task:
         make_model=small_resnet,
         recipe=RESNET_RECIPE,
         card="accuracy",
-        losses=("cross_entropy", "transferred", "twin"),
+        losses=("cross_entropy", "transferred", "unlearned"),
     )
 
 
@@ -183,7 +183,7 @@ def cifar10_imbalanced(split: str) -> Task:
         metric=load_metric("f1", average="macro"),
         warmup=0.5,
         card="macro-f1",
-        losses=("cross_entropy", "transferred", "twin"),
+        losses=("cross_entropy", "transferred", "unlearned"),
     )
 
 

@@ -108,7 +108,7 @@ def lsp(split: str) -> Task:
         baselines={"mean_squared_error": lambda outputs, inputs: outputs["loss"]},  # the model's own
         learning={"group_size": 32, "num_groups": 512, "num_eval_groups": 256, "num_train_epochs": 4}
         | {"per_device_train_batch_size": 32, "per_device_eval_batch_size": 32},
-        losses=("mean_squared_error", "reloss", "twin", "paper"),
+        losses=("mean_squared_error", "reloss", "unlearned", "paper"),
     )
 
 

@@ -4,8 +4,8 @@
     HF_RELOSS_DATA=... python benchmarks/quality.py hwu64 --losses cross_entropy reloss --seeds 5
 
 Runs of one seed share their initial weights and the order of their data. Surrogates are learned once and used for all
-seeds: from the predictions of one run with a seed of its own on the twin (the surrogate before anything is learned) or,
-where runs go on from a base, from those that the base made at stages of its training. "auto" learns its own in each
+seeds: from the predictions of one run with a seed of its own on the soft metric (before anything is learned) or, where
+runs go on from a base, from those that the base made at stages of its training. "auto" learns its own in each
 run, from its first stretch on cross-entropy; "transferred" is one of hub_cards/, which was learned on another model.
 "minimum_risk", for models that write token by token, is the expected risk of what they write in training.
 Results are stored after each run in benchmarks/results/, and runs found there are not repeated.
@@ -50,8 +50,8 @@ from hf_reloss.metrics import Metric
 RESULTS = Path(__file__).parent / "results"
 RECORDING_SEED = 1_000  # of the run that surrogates learn from, none of the seeds that are compared
 
-LEARNED = ("reloss", "twin", "paper", "transferred")  # the twin is reloss before anything is learned
-HALVES = ("reloss", "twin")
+LEARNED = ("reloss", "unlearned", "paper", "transferred")  # the soft metric is reloss before anything is learned
+HALVES = ("reloss", "unlearned")
 """With such a word behind its name, a baseline makes half of the loss, and that surrogate the other."""
 
 
@@ -139,7 +139,7 @@ def learn_surrogates(name: str, split: str, losses: list[str], folder: str) -> d
             surrogate = task.kind(SurrogateConfig(task=task.kind.task, architecture="paper", **task.structure))
         elif loss == "transferred":
             surrogate = AutoSurrogate.from_pretrained(f"{ORGANISATION}/{task.card}")
-        if loss in ("twin", "transferred"):  # they stay as they are; one epoch of nothing measures their alignment
+        if loss in ("unlearned", "transferred"):  # they stay as they are; one epoch of nothing measures their alignment
             settings = settings | {"learning_rate": 0.0, "num_train_epochs": 1}
         records[loss] = learn(surrogate, predictions, task.metric, settings)
         surrogate.save_pretrained(Path(folder) / loss)
@@ -153,8 +153,8 @@ def recorded(task: Task, seed: int = RECORDING_SEED) -> datasets.Dataset:
     if task.record is not None:
         return task.record()
     recorder = PredictionRecorder()
-    twin = task.kind.for_metric(task.metric, **task.structure)
-    train_and_score(task, seed, ReLossTrainer, surrogate=twin, callbacks=[recorder])
+    soft_metric = task.kind.for_metric(task.metric, **task.structure)
+    train_and_score(task, seed, ReLossTrainer, surrogate=soft_metric, callbacks=[recorder])
     return recorder.dataset(processing_class=task.trainer_options.get("processing_class"), metric=task.metric)
 
 
@@ -239,7 +239,7 @@ def _store(
         "scores": scores,
         "original": task.original,
         "over_original": differences(task.original, order),
-        "over_twin": differences("twin", ["reloss", "auto"]),
+        "over_unlearned": differences("unlearned", ["reloss", "auto"]),
     }
     write_atomically(path, json.dumps(result, indent=2) + "\n")
     return result

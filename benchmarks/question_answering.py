@@ -150,7 +150,7 @@ def squad(split: str) -> Task:
         score=lambda model: score(model, part),
         record=record,
         learning={"group_size": 64},
-        losses=("cross_entropy", "reloss", "twin"),
+        losses=("cross_entropy", "reloss", "unlearned"),
     )
 
 

@@ -32,9 +32,9 @@ NAMES = {
     "bag_of_ngrams_reloss": "half BoN-L1, half ReLoss",
     "reloss": "**ReLoss**, learned on one run, used on the others",
     "reloss_half": "half cross-entropy, half **ReLoss**",
-    "twin": "its twin, with nothing learned",
+    "unlearned": "the soft metric, nothing learned",
     "label_smoothing_reloss": "half label smoothing, half **ReLoss**",
-    "label_smoothing_twin": "half label smoothing, half the twin",
+    "label_smoothing_unlearned": "half label smoothing, half the soft metric",
     "transferred": "ReLoss, learned on another model (of hub_cards/)",
     "auto": 'ReLoss, `surrogate="auto"`',
     "logit_adjustment_auto": 'half logit adjustment, half **ReLoss**, `"auto"`',
@@ -96,15 +96,15 @@ def _since(loss: str, result: dict[str, Any]) -> str:
     return " (version 0.1)" if is_older and loss.endswith("auto") else ""
 
 
-def rivals(name: str) -> str:
+def baselines(name: str) -> str:
     """A table of all ways to train for a metric, each at the learning rate that was best for it on validation data."""
-    result = json.loads((RESULTS / f"rivals_{name}.json").read_text())
+    result = json.loads((RESULTS / f"baselines_{name}.json").read_text())
     measure = MEASURES[result["measure"]]
-    rows = [row(("loss", "learning rate", measure, "over cross-entropy [95 %]", "over the twin [95 %]"))]
+    rows = [row(("loss", "learning rate", measure, "over cross-entropy [95 %]", "over the soft metric [95 %]"))]
     rows.append(row(["---"] * 5))
     scores = result["scores"]
     for loss in sorted(scores, key=lambda loss: -statistics.fmean(scores[loss].values())):
-        gains = [result["over"][baseline].get(loss) for baseline in ("cross_entropy", "twin")]
+        gains = [result["over"][baseline].get(loss) for baseline in ("cross_entropy", "unlearned")]
         told = (shown_gain(gain) if gain else "" for gain in gains)
         named = NAMES.get(loss, loss.replace("_", " ")) + _since(loss, result)
         mean = f"{statistics.fmean(scores[loss].values()):.2f}"
@@ -112,7 +112,7 @@ def rivals(name: str) -> str:
     return "\n".join(rows)
 
 
-RIVAL_TASKS = {
+BASELINE_TASKS = {
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10, 10,000 images",
     "cifar10_full": "CIFAR-10, all images",
@@ -123,8 +123,8 @@ RIVAL_TASKS = {
 
 
 def overview(of: str) -> str:
-    """A table of what each way to train gains over cross-entropy, on all tasks of benchmarks/rivals.py."""
-    stored = {label: RESULTS / f"{of}_{name}.json" for name, label in RIVAL_TASKS.items()}
+    """A table of what each way to train gains over cross-entropy, on all tasks of benchmarks/baselines.py."""
+    stored = {label: RESULTS / f"{of}_{name}.json" for name, label in BASELINE_TASKS.items()}
     results = {label: json.loads(path.read_text()) for label, path in stored.items() if path.exists()}
     results = {label: result for label, result in results.items() if "scores" in result}  # all of it has been run
     heads = [f"{label}, {MEASURES[result['measure']]}" for label, result in results.items()]
@@ -162,7 +162,16 @@ def fit(name: str) -> str:
 
 def transfer(folder: str) -> str:
     """A table of the surrogates in a folder, hub_cards, each used on a model that it never saw."""
-    heads = ("surrogate", "learned on", "used on", "measure", "usual loss", "with it", "gain [95 %]", "its twin's gain")
+    heads = (
+        "surrogate",
+        "learned on",
+        "used on",
+        "measure",
+        "usual loss",
+        "with it",
+        "gain [95 %]",
+        "the soft metric's gain",
+    )
     rows = [row(heads), row(["---"] * len(heads))]
     for task, places in TRANSFERS.items():
         result = json.loads((RESULTS / f"quality_{task}_test.json").read_text())
@@ -171,7 +180,7 @@ def transfer(folder: str) -> str:
         gains = {loss: shown_gain(gain) for loss, gain in result["over_original"][measure].items()}
         name = f"`{ORGANISATION}/{result['surrogates']['transferred']['card']}`"
         cells = (MEASURES[measure], means[result["original"]], means["transferred"], gains["transferred"])
-        rows.append(row([name, *places, *cells, gains.get("twin", "")]))
+        rows.append(row([name, *places, *cells, gains.get("unlearned", "")]))
     return "\n".join(rows)
 
 
@@ -202,18 +211,20 @@ def embeddings(name: str) -> str:
 def alignment(name: str) -> str:
     """A table of metrics: mean alignment of losses, and the learned one's paired difference to cross-entropy."""
     result = json.loads((RESULTS / f"alignment_{name}.json").read_text())
-    heads = ["metric", "learned surrogate", "its twin", "cross-entropy", "learned over cross-entropy [95 %]"]
+    heads = ["metric", "learned surrogate", "soft metric", "cross-entropy", "learned over cross-entropy [95 %]"]
     rows = [row(heads), row(["---"] * len(heads))]
     for metric, losses in result["alignment"].items():
         mean = {loss: f"{statistics.fmean(values.values()):.3f}" for loss, values in losses.items()}
         for form, called in (("", metric), ("_canonical", f"{metric}, at one scale")):
             gain = result["over_cross_entropy"][metric][f"learned{form}"]
             gained = f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-            rows.append(row([called, *(mean[loss + form] for loss in ("learned", "twin", "cross_entropy")), gained]))
+            rows.append(
+                row([called, *(mean[loss + form] for loss in ("learned", "unlearned", "cross_entropy")), gained])
+            )
     return "\n".join(rows)
 
 
-OWN = (quality, rivals, overview, fit, transfer, alignment, embeddings)
+OWN = (quality, baselines, overview, fit, transfer, alignment, embeddings)
 
 TABLES = {table.__name__: table for table in (*promise_tables.TABLES, *OWN, *time_tables.TABLES)}
 
@@ -232,7 +243,7 @@ def filled(text: str) -> str:
 if __name__ == "__main__":
     for page in (
         ROOT / "README.md",
-        *(ROOT / "docs" / f"{name}.md" for name in ("rivals", "scaling", "decisions", "promise")),
+        *(ROOT / "docs" / f"{name}.md" for name in ("baselines", "scaling", "decisions", "promise", "results")),
         *sorted((ROOT / "docs" / "tasks").glob("*.md")),
     ):
         page.write_text(filled(page.read_text()))

@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import baselines
 import fit
 import metric_learning
 import quality
-import rivals
 import torch
 import unfitted
 from quality import RESULTS
@@ -44,11 +44,11 @@ def of_quality(task: str, loss: str, seed: int = 0) -> tuple[dict[str, float], d
     return {measure: scores[measure][loss][str(seed)] for measure in found}, found
 
 
-def of_rivals(task: str, loss: str, seed: int = 0) -> tuple[float, float]:
-    """The same of rivals.py."""
-    result = stored(f"rivals_{task}")
+def of_baselines(task: str, loss: str, seed: int = 0) -> tuple[float, float]:
+    """The same of baselines.py."""
+    result = stored(f"baselines_{task}")
     key = next(key for key in result["runs"]["test"] if key.split()[:2] == [loss, str(seed)])
-    return result["runs"]["test"][key], rivals.run(task, "test", loss, seed, float(key.split()[2]), "", {})
+    return result["runs"]["test"][key], baselines.run(task, "test", loss, seed, float(key.split()[2]), "", {})
 
 
 def of_unfitted(task: str, way: str, seed: int = 0) -> tuple[float, float]:
@@ -65,7 +65,7 @@ def of_metric_learning(loss: str, seed: int = 0) -> tuple[float, float]:
 
 def of_fit(task: str, images: int, seed: int = 0) -> tuple[dict[str, float], dict[str, float]]:
     """The same of fit.py, for cross-entropy."""
-    rate = stored(f"rivals_{task}")["learning_rates"]["cross_entropy"]
+    rate = stored(f"baselines_{task}")["learning_rates"]["cross_entropy"]
     found = fit.run(task, images, "cross_entropy", seed, {"learning_rate": rate}, "")
     return stored(f"fit_{task}")["runs"][f"cross_entropy {images} {seed}"], found
 
@@ -74,8 +74,8 @@ RUNS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "quality, Fashion-MNIST, cross-entropy": (of_quality, ("fashion_mnist", "cross_entropy")),
     "quality, Fashion-MNIST, ReLoss": (of_quality, ("fashion_mnist", "reloss")),
     "quality, imbalanced Fashion-MNIST, ReLoss": (of_quality, ("fashion_mnist_imbalanced", "reloss")),
-    "rivals, HWU64, focal": (of_rivals, ("hwu64_frozen", "focal")),
-    "rivals, HWU64, soft F1": (of_rivals, ("hwu64_frozen", "soft_f1")),
+    "baselines, HWU64, focal": (of_baselines, ("hwu64_frozen", "focal")),
+    "baselines, HWU64, soft F1": (of_baselines, ("hwu64_frozen", "soft_f1")),
     "unfitted, digits, soft metric": (of_unfitted, ("digits, 6 epochs", "soft_metric")),
     "unfitted, digits, auto": (of_unfitted, ("digits, 6 epochs", "auto")),
     "metric learning, triplet": (of_metric_learning, ("triplet",)),

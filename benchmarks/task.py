@@ -47,7 +47,7 @@ class Task:
         structure: options of its configuration.
         measures: what is reported, from the outputs and labels of the evaluation; by default the metric.
         score: instead of these: what is reported of a trained model, in points.
-        record: instead of the predictions of a run on the twin: what surrogates are learned from.
+        record: instead of the predictions of a run on the soft metric: what surrogates are learned from.
         learning: arguments of `SurrogateTrainingArguments`.
         original: the loss that all others are compared with: the model's own, or one of the baselines.
         baselines: hand-made losses of the task's own, by name.
@@ -73,7 +73,7 @@ class Task:
     original: str = "cross_entropy"
     baselines: dict[str, Loss] = field(default_factory=dict)
     warmup: float = 0.0
-    losses: tuple[str, ...] = ("cross_entropy", "label_smoothing", "reloss", "twin", "paper", "auto")
+    losses: tuple[str, ...] = ("cross_entropy", "label_smoothing", "reloss", "unlearned", "paper", "auto")
     writing: dict[str, Any] = field(default_factory=dict)
     card: str | None = None
     class_names: list[str] = field(default_factory=list)

@@ -183,7 +183,7 @@ def multi30k_nat(split: str) -> Task:
         decoding={"bleu": {}},
         structure={"reach": 4},
         baselines={"label_smoothing": label_smoothing, "bag_of_ngrams": bag_of_ngrams},
-        losses=("label_smoothing", "bag_of_ngrams", "bag_of_ngrams_reloss", "reloss", "twin", "transferred"),
+        losses=("label_smoothing", "bag_of_ngrams", "bag_of_ngrams_reloss", "reloss", "unlearned", "transferred"),
         card="bleu",
     )
 
@@ -196,7 +196,7 @@ def multi30k_autoregressive(split: str) -> Task:
         split,
         decoding={"bleu": GREEDY, "bleu_beam": GREEDY | {"num_beams": 4}},
         baselines={"label_smoothing": label_smoothing},
-        losses=("label_smoothing", "reloss", "twin", "label_smoothing_reloss", "label_smoothing_twin"),
+        losses=("label_smoothing", "reloss", "unlearned", "label_smoothing_reloss", "label_smoothing_unlearned"),
     )
 
 
@@ -210,7 +210,7 @@ def multi30k_de_en(split: str) -> Task:
         target="en",
         metric="rougeL",
         baselines={"label_smoothing": label_smoothing},
-        losses=("label_smoothing", "label_smoothing_reloss", "label_smoothing_twin"),
+        losses=("label_smoothing", "label_smoothing_reloss", "label_smoothing_unlearned"),
     )
 
 
@@ -225,7 +225,7 @@ def multi30k_de_en_nat(split: str) -> Task:
         metric="rougeL",
         structure={"reach": 4},
         baselines={"label_smoothing": label_smoothing},
-        losses=("label_smoothing", "transferred", "twin"),
+        losses=("label_smoothing", "transferred", "unlearned"),
         card="rougeL",
     )
 

@@ -1,4 +1,4 @@
-"""What docs/metrics.md, docs/tasks.md, docs/rivals.md and docs/hub.md say is so."""
+"""What docs/metrics.md, docs/tasks.md, docs/baselines.md and docs/hub.md say is so."""
 
 import importlib
 import json
@@ -31,7 +31,7 @@ def test_it_names_all_metrics_and_no_others():
 
 
 def test_it_names_all_hand_made_losses_with_their_options():
-    table = (DOCS / "rivals.md").read_text().split("## Hand-made losses")[1].split("## ")[0]
+    table = (DOCS / "baselines.md").read_text().split("## Hand-made losses")[1].split("## ")[0]
     rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
     named = {cells[1].strip(" `"): set(re.findall(r"`(\w+)", cells[3])) for cells in rows}
     wants = {name: {"frequencies"} if loss.wants_frequencies else set() for name, loss in hand_made_losses().items()}
@@ -39,7 +39,7 @@ def test_it_names_all_hand_made_losses_with_their_options():
 
 
 def test_it_names_all_losses_of_embeddings_with_their_options():
-    table = (DOCS / "rivals.md").read_text().split("## Metric learning")[1].split("## ")[0]
+    table = (DOCS / "baselines.md").read_text().split("## Metric learning")[1].split("## ")[0]
     rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
     named = {cells[1].strip(" `"): dict(re.findall(r"`(\w+)=([\d.]+)`", cells[3])) for cells in rows}
     losses = hand_made_losses("embeddings")
@@ -93,8 +93,8 @@ def test_the_page_on_the_hub_names_what_comes_along():
 def test_the_tables_are_those_of_the_stored_results(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS.parent / "benchmarks"))  # where its parts are
     readme = importlib.import_module("readme")
-    names = ("scaling", "rivals", "decisions", "promise")
-    scaling, rivals, decisions, promise = ((DOCS / f"{name}.md").read_text() for name in names)
+    names = ("scaling", "baselines", "decisions", "promise")
+    scaling, baselines, decisions, promise = ((DOCS / f"{name}.md").read_text() for name in names)
     assert readme.filled(promise) == promise
     assert len(re.findall(r"<!-- (?:promise|tried) \w+ -->\n\|", promise)) == 8
     for page in (DOCS / "tasks").glob("*.md"):
@@ -105,10 +105,10 @@ def test_the_tables_are_those_of_the_stored_results(monkeypatch):
     assert len(re.findall(r"<!-- (?:gathered|scaling|recording) cpu -->\n\|", scaling)) == 3
     of_tokens = json.loads((DOCS.parent / "benchmarks" / "results" / "scaling_cpu.json").read_text())["bytes"]
     assert of_tokens["4"]["BLEU, 32 sentences of 40 tokens"] == 4 * 32 * 40 * (4 + 8 + 1)  # as the formula has it
-    assert readme.filled(rivals) == rivals
-    results = (DOCS.parent / "benchmarks" / "results").glob("rivals_*.json")
+    assert readme.filled(baselines) == baselines
+    results = (DOCS.parent / "benchmarks" / "results").glob("baselines_*.json")
     stored = {path.stem for path in results if "scores" in json.loads(path.read_text())}
-    assert {f"rivals_{task}" for task in re.findall(r"<!-- rivals (\w+) -->\n\|", rivals)} == stored
+    assert {f"baselines_{task}" for task in re.findall(r"<!-- baselines (\w+) -->\n\|", baselines)} == stored
 
 
 def test_the_table_of_tasks_is_what_there_is():

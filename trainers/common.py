@@ -46,7 +46,7 @@ class DataArguments(DatasetArguments):
     label_column: str = field(default="label", metadata={"help": "The column of labels: integers or strings."})
 
 
-RIVALS = ("ala", "approximation", *hand_made_losses())
+BASELINES = ("ala", "approximation", *hand_made_losses())
 """Other ways to train for a metric, for one label per example."""
 
 
@@ -63,11 +63,11 @@ class ModelArguments:
         default=None,
         metadata={"help": "From scratch: changes to the configuration: num_hidden_layers=2,hidden_sizes=[16,32]"},
     )
-    loss: Literal[("ce", "reloss", *RIVALS)] = field(
+    loss: Literal[("ce", "reloss", *BASELINES)] = field(
         default="reloss",
         metadata={
             "help": "ce: the usual loss, with a plain Trainer. reloss: a learned surrogate. For classes also its "
-            "rivals: ala, approximation, or a hand-made loss such as focal."
+            "baselines: ala, approximation, or a hand-made loss such as focal."
         },
     )
     surrogate: str = field(
@@ -342,7 +342,7 @@ def trainer_of_loss(
     learned: type[ReLossTrainer] = ReLossTrainer,
     **options: Any,
 ) -> Trainer:
-    """The trainer for `--loss`: with a surrogate, which auto learns of `metric`, on a rival, or on the usual loss.
+    """The trainer for `--loss`: with a surrogate, which auto learns of `metric`, on a baseline, or on the usual loss.
 
     Args:
         usual, learned: the two kinds of trainers.

@@ -42,8 +42,8 @@ def test_a_run_of_the_benchmark_learns(fashion_mnist, monkeypatch):
     task.train.images, task.train.labels = task.train.images[:2_000], task.train.labels[:2_000]
     task.evaluation.images, task.evaluation.labels = task.evaluation.images[:1_000], task.evaluation.labels[:1_000]
     task.recipe = task.recipe | {"num_train_epochs": 2}
-    twin = SurrogateForClassification(SurrogateConfig())
-    scores = [quality.train_and_score(task, 0, ReLossTrainer, surrogate=twin) for _ in range(2)]
+    soft_metric = SurrogateForClassification(SurrogateConfig())
+    scores = [quality.train_and_score(task, 0, ReLossTrainer, surrogate=soft_metric) for _ in range(2)]
     assert scores[0] == scores[1]  # a seed fixes a run
     assert 70 < scores[0]["accuracy"] < 95
 
@@ -57,7 +57,7 @@ def test_stored_differences_are_those_of_the_stored_runs(path):
     for measure, of_losses in result["scores"].items():
         scores = {loss: {int(seed): value for seed, value in runs.items()} for loss, runs in of_losses.items()}
         assert result["over_original"][measure].keys() == scores.keys() - {result["original"]}
-        assert result["over_twin"][measure].keys() == scores.keys() & {"reloss", "auto"}
-        for name, baseline in (("original", result["original"]), ("twin", "twin")):
+        assert result["over_unlearned"][measure].keys() == scores.keys() & {"reloss", "auto"}
+        for name, baseline in (("original", result["original"]), ("unlearned", "unlearned")):
             for loss, stored in result[f"over_{name}"][measure].items():
                 assert paired_difference(scores[loss], scores[baseline])._asdict() == pytest.approx(stored)

@@ -121,14 +121,14 @@ def soft_f1_of_classes(logits, labels):
     return torch.stack(of_class)
 
 
-def test_at_its_start_the_counts_surrogate_is_the_soft_twin_of_its_metric_with_a_pull_on_the_scale():
+def test_at_its_start_the_counts_surrogate_is_the_soft_metric_with_a_pull_on_the_scale():
     logits, labels = torch.randn(30, 6), torch.randint(5, (30,))  # class 5 is never due
     config = SurrogateConfig(architecture="counts", scores={"f1": {"average": "macro"}}, scale_weight=0.2)
     expected = -soft_f1_of_classes(logits, labels).log().mean() + 0.2 * scale(logits).mean()
     torch.testing.assert_close(SurrogateForClassification(config)(logits, labels), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_twins_of_hard_decisions_give_the_metric_itself():
+def test_soft_metrics_of_hard_decisions_give_the_metric_itself():
     logits, labels = 200 * torch.randn(40, 4), torch.randint(4, (40,))
     group = Evidence(logits, labels, torch.ones(40, dtype=torch.bool))
     for name, options in {"matthews_correlation": {}, "recall": {"average": "micro"}}.items():  # of one part each

@@ -126,7 +126,7 @@ def test_what_is_recorded_gives_the_same_loss_as_the_model(options):
 # The soft form of BLEU
 
 
-def test_the_twin_is_the_mean_of_the_logarithms_of_soft_precisions():
+def test_the_soft_metric_is_the_mean_of_the_logarithms_of_soft_precisions():
     loss = make()(hits([0.5, 0.8, 0.9], [0.4, 1 - 1e-7]))
     one = (0.5 + 0.8 + 0.9 + 0.4 + 1) / 5
     two = (0.4 + 0.72 + 0.4) / 3

@@ -171,7 +171,7 @@ def test_resumed_run_ends_where_the_uninterrupted_one_did(folder, auto_run):
 
 
 @pytest.mark.parametrize("loss", ["ala", "class_weights"])
-def test_rivals_are_trained_on_by_the_same_flag(folder, loss):
+def test_baselines_are_trained_on_by_the_same_flag(folder, loss):
     data = "--dataset_name hub_like --text_column sentence --label_column code"
     model = f"--model_type bert --config_overrides {BERT} --tokenizer_name bert"
     flags = f"{TRAIN} {data} {model} --loss {loss} --adapt_steps 5 --max_steps 12 --output_dir {loss}"

@@ -8,16 +8,16 @@ from hf_reloss.compare.statistics import paired_difference
 
 from .conftest import BENCHMARKS
 
-STORED = sorted((BENCHMARKS / "results").glob("rivals_*.json"))
+STORED = sorted((BENCHMARKS / "results").glob("baselines_*.json"))
 
 
 @pytest.fixture
-def rivals(program):
-    return program("rivals")
+def baselines(program):
+    return program("baselines")
 
 
 @pytest.fixture
-def asked(rivals, monkeypatch):
+def asked(baselines, monkeypatch):
     """How a run is trained that is never made."""
     seen = {}
 
@@ -31,13 +31,13 @@ def asked(rivals, monkeypatch):
         def __init__(self, split):
             self.split = split
 
-    monkeypatch.setattr(rivals, "train_and_score", train_and_score)
-    monkeypatch.setitem(rivals.TASKS, "made_up", Task)
-    monkeypatch.setattr(rivals.torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(baselines, "train_and_score", train_and_score)
+    monkeypatch.setitem(baselines.TASKS, "made_up", Task)
+    monkeypatch.setattr(baselines.torch, "set_num_threads", lambda count: None)
 
     def ask(loss: str) -> dict:
         seen.clear()
-        assert rivals.run("made_up", "test", loss, 7, 2.0, "", {"bf16": True}) == 50.0
+        assert baselines.run("made_up", "test", loss, 7, 2.0, "", {"bf16": True}) == 50.0
         assert seen.pop("seed") == 7
         return dict(seen)
 
@@ -56,7 +56,7 @@ def test_a_loss_is_read_from_its_name(asked):
 
 
 @pytest.mark.parametrize("path", STORED, ids=[path.stem for path in STORED])
-def test_stored_scores_and_differences_are_those_of_the_stored_runs(path, rivals):
+def test_stored_scores_and_differences_are_those_of_the_stored_runs(path, baselines):
     result = json.loads(path.read_text())
     scores = {loss: {int(seed): value for seed, value in of.items()} for loss, of in result["scores"].items()}
     tuned, tested = (
@@ -66,7 +66,8 @@ def test_stored_scores_and_differences_are_those_of_the_stored_runs(path, rivals
     usual = set()
     for loss, of_seeds in scores.items():
         means = {
-            factor: sum(tuned[loss, seed, factor] for seed in rivals.TUNING_SEEDS) / 2 for factor in rivals.FACTORS
+            factor: sum(tuned[loss, seed, factor] for seed in baselines.TUNING_SEEDS) / 2
+            for factor in baselines.FACTORS
         }
         best = max(means, key=means.__getitem__)
         assert of_seeds == {seed: tested[loss, seed, best] for seed in of_seeds}

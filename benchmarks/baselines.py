@@ -1,13 +1,13 @@
 """All ways to train for a metric, compared with equal tuning: losses × paired seeds, each at its own learning rate.
 
-    HF_RELOSS_DATA=... python benchmarks/rivals.py fashion_mnist --seeds 5
+    HF_RELOSS_DATA=... python benchmarks/baselines.py fashion_mnist --seeds 5
 
 Each loss gets the same small grid of learning rates, half, once and twice that of the task's recipe, two seeds on
 validation data, and keeps the best; then it runs on test data. Group losses and those that are learned in the run start
 after the same first stretch on cross-entropy. Adaptive loss alignment reads some of the validation data on which all
 are tuned, and starts after half of the run; its controller has learned in runs of other seeds before, as surrogates
-have, or, `ala_transferred`, on another task. Results are stored after each run in benchmarks/results/rivals_TASK.json,
-and runs found there are not repeated.
+have, or, `ala_transferred`, on another task. Results are stored after each run, in
+benchmarks/results/baselines_TASK.json, and runs found there are not repeated.
 """
 
 import argparse
@@ -69,7 +69,7 @@ TRANSFERRED_FROM = "fashion_mnist"
 
 FOR_ACCURACY = (
     *("cross_entropy", "label_smoothing", "focal", "poly1", "soft_f1", "lovasz", "auc_margin", "smooth_ap"),
-    *("ala", "ala_transferred", "approximation", "twin", "reloss", "auto"),
+    *("ala", "ala_transferred", "approximation", "unlearned", "reloss", "auto"),
 )
 FOR_F1 = ("cross_entropy", "class_weights", "logit_adjustment", *FOR_ACCURACY[1:], "logit_adjustment_auto")
 
@@ -190,7 +190,7 @@ class Runs:
         runs = {split: dict(sorted(of_split.items())) for split, of_split in self.done.items()}
         stored = {
             "task": self.name,
-            "command": f"python benchmarks/rivals.py {self.name}" + " --bf16" * bool(self.recipe),
+            "command": f"python benchmarks/baselines.py {self.name}" + " --bf16" * bool(self.recipe),
             "environment": self.environment,
             "surrogates": self.surrogates,
             **result,
@@ -210,14 +210,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this less one")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, of one thread each")
     parser.add_argument("--bf16", action="store_true", help="models compute in bfloat16: half the time, on most CPUs")
-    parser.add_argument("--output", type=Path, help="by default benchmarks/results/rivals_TASK.json")
+    parser.add_argument("--output", type=Path, help="by default benchmarks/results/baselines_TASK.json")
     options = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     task = TASKS[options.task]("validation")
     losses = options.losses or (FOR_ACCURACY if task.metric.name == "accuracy" else FOR_F1)
     losses = [loss for loss in losses if loss != "ala_transferred" or options.task != TRANSFERRED_FROM]
-    path = options.output or RESULTS / f"rivals_{options.task}.json"
+    path = options.output or RESULTS / f"baselines_{options.task}.json"
     runs = Runs(
         path,
         options.task,
@@ -235,7 +235,7 @@ def main() -> None:
         baseline: {
             loss: paired_difference(scores[loss], scores[baseline])._asdict() for loss in losses if loss != baseline
         }
-        for baseline in ("cross_entropy", "twin")
+        for baseline in ("cross_entropy", "unlearned")
         if baseline in scores
     }
     rates = {loss: factor * task.recipe["learning_rate"] for loss, factor in factors.items()}
