@@ -106,8 +106,9 @@ def promise(name: str) -> str:
     return "\n".join(rows)
 
 
-def headlines(of: str) -> str:
-    """The three promises of README.md, each with its figures."""
+def headlines(page: str) -> str:
+    """The three promises of README.md, or of the index of the site, each with its figures."""
+    docs = "docs/" if page == "README" else ""
     result = json.loads((RESULTS / "promise.json").read_text())
     gains = result["over_usual"]
     above, below = (
@@ -118,12 +119,12 @@ def headlines(of: str) -> str:
     rare, costly = (f"{shown_gain(gains[pair]['auto'])} points" for pair in ("cifar10_macro_f1", "hwu64_hand_over"))
     return f"""- **Not worse.** On {len(gains)} pairs of data and metric the test metric is significantly below the
   usual loss on {below["auto"] or "none"} and above it on {above["auto"]}; with `guard="strict"` below on \
-{below["auto, strict"] or "none"} and above on {above["auto, strict"]} ([all pairs](docs/promise.md)).
+{below["auto, strict"] or "none"} and above on {above["auto, strict"]} ([all pairs]({docs}promise.md)).
 - **Better where loss and metric disagree.** Over cross-entropy [95 %]: {rare} of macro-F1 where classes are rare,
-  {costly} of a utility that knows when to hand over to a person ([results](docs/results.md)).
+  {costly} of a utility that knows when to hand over to a person ([results]({docs}results.md)).
 - **Honest, and cheap.** Every run ends with a line that says what was gained, on which data, with an interval; it took
   {statistics.fmean(costs):.2f} times the steps on average, {max(costs):.2f} at most \
-([what one line does](docs/promise.md))."""
+([what one line does]({docs}promise.md))."""
 
 
 def tried(pair: str) -> str:

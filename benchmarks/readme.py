@@ -243,7 +243,10 @@ def filled(text: str) -> str:
 if __name__ == "__main__":
     for page in (
         ROOT / "README.md",
-        *(ROOT / "docs" / f"{name}.md" for name in ("baselines", "scaling", "decisions", "promise", "results")),
+        *(
+            ROOT / "docs" / f"{name}.md"
+            for name in ("baselines", "scaling", "decisions", "promise", "results", "index")
+        ),
         *sorted((ROOT / "docs" / "tasks").glob("*.md")),
     ):
         page.write_text(filled(page.read_text()))

@@ -165,3 +165,13 @@ def test_the_page_on_segmentation_runs_as_it_stands(tmp_path, monkeypatch, capsy
     verdict, score = capsys.readouterr().out.splitlines()[-2:]
     assert verdict.startswith("VERDICT: ")
     assert float(score) > 0.8
+
+
+def test_messages_on_the_page_of_troubles_are_those_of_the_package():
+    """A message may be put together from parts that stand in several lines."""
+    source = "".join(path.read_text() for path in (DOCS.parent / "hf_reloss").rglob("*.py"))
+    joined = re.sub(r'["\']\s*\n\s*f?["\']', "", source)
+    rows = re.findall(r"^\| `([^`]+)` \|", (DOCS / "troubleshooting.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) > 15
+    for message in rows:
+        assert message.removeprefix("VERDICT: ") in joined, message

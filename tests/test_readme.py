@@ -19,7 +19,7 @@ def test_its_figures_are_those_of_the_stored_results(monkeypatch):
     readme = importlib.import_module("readme")
     assert readme.filled(README) == README
     assert readme.filled(RESULTS) == RESULTS
-    assert re.search(r"<!-- headlines promise -->\n- \*\*Not worse", README)
+    assert re.search(r"<!-- headlines README -->\n- \*\*Not worse", README)
     kinds = "first_runs|unfitted|quality|overview|transfer|alignment|speed"
     assert len(re.findall(rf"<!-- (?:{kinds}) \w+ -->\n\|", RESULTS)) == 13
 
