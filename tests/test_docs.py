@@ -175,3 +175,15 @@ def test_messages_on_the_page_of_troubles_are_those_of_the_package():
     assert len(rows) > 15
     for message in rows:
         assert message.removeprefix("VERDICT: ") in joined, message
+
+
+def test_the_site_has_all_pages_and_its_reference_all_public_names():
+    site = (DOCS.parent / "mkdocs.yml").read_text()
+    assert set(re.findall(r": ([\w/]+\.md)$", site, flags=re.MULTILINE)) == {
+        str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")
+    }
+    named = {
+        name.rpartition(".")[2]
+        for name in re.findall(r"^::: ([\w.]+)$", (DOCS / "api.md").read_text(), flags=re.MULTILINE)
+    }
+    assert set(hf_reloss.__all__) <= named
