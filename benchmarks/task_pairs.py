@@ -175,7 +175,7 @@ def _translation(
     make_model: Callable[[], nn.Module], decoding: dict[str, Any], *, recipe: dict[str, Any], **options: Any
 ) -> Pair:
     """Multi30k, English to German, from a model that has been trained on label-smoothed cross-entropy."""
-    collator = DataCollatorForSeq2Seq(translation.tokenizer())
+    collator = DataCollatorForSeq2Seq(translation.tokenizer(), make_model())  # which makes decoder_input_ids
     return Pair(
         train=translation.encoded("train", "de"),
         development=translation.encoded("dev", "de"),
@@ -194,11 +194,7 @@ def multi30k_nat() -> Pair:
     """BLEU of a non-autoregressive transformer of 2 + 2 layers; its usual loss is label-smoothed."""
     base = translation.base("multi30k_nat", "de")
 
-    def make_model() -> nn.Module:
-        model = translation.NatForTranslation.from_pretrained(base / "stage_1.0")
-        model.token_loss = functools.partial(translation.token_cross_entropy, label_smoothing=0.1)
-        return model
-
+    make_model = functools.partial(translation.smoothed_nat, base / "stage_1.0")
     return _translation(make_model, {}, recipe={"learning_rate": 1e-3}, field_loss=_bag_of_ngrams)
 
 

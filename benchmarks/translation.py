@@ -24,7 +24,7 @@ from hf_reloss import SurrogateForTokens, load_metric, record_predictions
 
 sys.path.append(str(Path(__file__).parents[1] / "trainers"))
 from bag_of_ngrams import bag_of_ngrams_loss  # the programs' own loss and model
-from nat import NatConfig, NatForTranslation
+from nat import NatConfig, NatForTranslation, token_cross_entropy
 
 SIZES = {"d_model": 160, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1, "pad_token_id": 0, "eos_token_id": 2}
 
@@ -88,6 +88,13 @@ def make_autoregressive() -> MarianMTModel:
 def label_smoothing(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Cross-entropy with 0.1 of the probability spread over all tokens, what translators are usually trained on."""
     return F.cross_entropy(outputs["logits"].flatten(0, 1), inputs["labels"].flatten(), label_smoothing=0.1)
+
+
+def smoothed_nat(folder: Path) -> NatForTranslation:
+    """A trained model; its own loss is label-smoothed."""
+    model = NatForTranslation.from_pretrained(folder)
+    model.token_loss = functools.partial(token_cross_entropy, label_smoothing=0.1)
+    return model
 
 
 def bag_of_ngrams(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
