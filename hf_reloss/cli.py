@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils import logging
 
+from . import __version__
 from .hub.plain import plain
 
 if TYPE_CHECKING:
@@ -24,6 +25,17 @@ app = typer.Typer(help="Train on the metric you are judged by.", no_args_is_help
 console = Console()
 
 
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
+    """Train on the metric you are judged by."""
+    if version:
+        console.print(f"hf_reloss {__version__}", highlight=False)
+    elif context.invoked_subcommand is None:
+        console.print(context.get_help(), highlight=False)
+
+
 @app.command()
 def demo(
     seeds: Annotated[int, typer.Option(min=2, help="Paired training runs of each loss.")] = 10,
@@ -31,11 +43,42 @@ def demo(
         "demo"
     ),
 ) -> None:
-    """Learn a loss on handwritten digits and race it against cross-entropy. Nothing is downloaded."""
+    """Learn a loss on handwritten digits and compare it with cross-entropy. Nothing is downloaded."""
     from .compare.demo import run_demo
 
     _be_quiet()
     _or_exit(run_demo, seeds, output, console)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    options_metavar="",
+)
+def train(
+    context: typer.Context,
+    program: Annotated[str | None, typer.Argument(help="Such as text_classification; none lists them.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many Accelerate launches.")] = 1,
+) -> None:
+    """Train with one of the programs, on data from the Hub or from files. PROGRAM --help says how."""
+    from . import programs
+
+    if program in (None, "--help", "-h"):
+        console.print(
+            "[bold]reloss train PROGRAM ...[/], with --processes N before it on several; PROGRAM --help says how"
+        )
+        console.print(*(f"  {name}" for name in programs.program_names()), sep="\n", highlight=False)
+    elif "--help" in context.args:
+        _be_quiet()
+        about, groups = _or_exit(programs.described, program)
+        console.print(Text(about), highlight=False)
+        for of, options in groups.items():
+            table = Table(title=of, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+            for option, text in options:
+                table.add_row(option, Text(text, overflow="ellipsis", no_wrap=True))
+            console.print(table)
+        console.print(f"and all of TrainingArguments and ReLossTrainingArguments: reloss train {program} -h")
+    else:
+        raise typer.Exit(_or_exit(programs.run_program, program, context.args, processes))
 
 
 @app.command()
@@ -158,7 +201,7 @@ def push(
 @app.command("list")
 def list_(
     metric: Annotated[str | None, typer.Option(help="By its name, such as f1.")] = None,
-    task: Annotated[str | None, typer.Option(help="classification, embeddings, tokens, spans or keypoints.")] = None,
+    task: Annotated[str | None, typer.Option(help="Such as classification or tokens.")] = None,
     author: Annotated[str | None, typer.Option(help="A user or an organisation.")] = None,
 ) -> None:
     """List the surrogates on the Hub."""

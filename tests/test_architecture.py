@@ -21,7 +21,7 @@ FLOORS = [
     {"predictions"},
     {"learning", "adaptive_loss", "decisions"},
     {"training"},
-    {"compare"},
+    {"compare", "programs"},
     {"cli"},
 ]
 """From the ground up; a room imports from its own floor only what is in it."""

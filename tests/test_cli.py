@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from hf_reloss import AutoSurrogate, SurrogateConfig
+from hf_reloss import AutoSurrogate, SurrogateConfig, __version__
 from hf_reloss.cli import app
 
 from .surrogates.test_classification import surrogate_with_random_weights
@@ -143,3 +144,25 @@ def test_convert_refuses_other_files(tmp_path, content, message, capsys):
     assert message in " ".join(output.split())
     assert "harm" not in output
     assert not (tmp_path / "out").exists()
+
+
+def test_the_help_of_a_program_fits_a_screen():
+    code, output = call("train", "text_classification", "--help")
+    assert code == 0
+    assert len(output.splitlines()) < 45
+    assert "reloss train text_classification \\\n" in output
+    for flag in ("--train_file", "--text_pair_column", "--metric"):
+        assert re.search(rf"^{flag} +\w", output, flags=re.MULTILINE)
+
+
+def test_programs_are_listed_and_near_names_are_named():
+    assert all(f"  {name}\n" in call("train")[1] for name in ("translation", "speech_recognition"))
+    code, output = call("train", "text_clasification", "--do_train")
+    assert code == 1
+    assert "is 'text_classification' meant?" in output
+    assert call("--version")[1].split() == ["hf_reloss", __version__]
+
+
+def test_a_program_is_run_with_what_follows_its_name(capfd):
+    assert call("train", "translation", "--do_train", "--output_dir", "out")[0] == 1  # as the program ended
+    assert "Pass either --dataset_name or --train_file" in capfd.readouterr().err
