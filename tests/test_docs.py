@@ -187,3 +187,19 @@ def test_the_site_has_all_pages_and_its_reference_all_public_names():
         for name in re.findall(r"^::: ([\w.]+)$", (DOCS / "api.md").read_text(), flags=re.MULTILINE)
     }
     assert set(hf_reloss.__all__) <= named
+
+
+def test_the_quickstart_runs_and_says_what_is_stored_in_it(tmp_path, monkeypatch, capsys):
+    cells = json.loads((DOCS / "quickstart.ipynb").read_text())["cells"]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    stored = "".join(line for cell in cells for output in cell.get("outputs", []) for line in output["text"])
+    scores = [
+        [float(score) for score in re.findall(r"macro-F1 on test images: ([\d.]+)", text)]
+        for text in (stored, capsys.readouterr().out)
+    ]
+    for usual, learned, decided in scores:
+        assert min(learned, decided) > usual + 0.05
