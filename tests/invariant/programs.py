@@ -10,13 +10,18 @@ from pathlib import Path
 
 import datasets
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import TrainerCallback
+from transformers.modeling_outputs import SemanticSegmenterOutput, SequenceClassifierOutput
 
 from hf_reloss import (
     ReLossTrainer,
     ReLossTrainingArguments,
     SurrogateForClassification,
+    SurrogateForMultilabel,
+    SurrogateForRegression,
+    SurrogateForSegmentation,
     SurrogateForTokens,
     SurrogateTrainer,
     SurrogateTrainingArguments,
@@ -94,6 +99,71 @@ def texts(folder: Path, spy: Trajectory, **options) -> None:
     translating(folder / "run", make_tokenizer(), surrogate=surrogate, callbacks=[spy], **options).train()
 
 
+class TinyRegressor(TinyClassifier):
+    """One number for each example."""
+
+    def __init__(self):
+        super().__init__(classes=1)
+
+    def forward(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
+        return super().forward(features)
+
+
+class TinySegmenter(TinyClassifier):
+    """Maps of 2×2 pixels."""
+
+    def __init__(self):
+        super().__init__(classes=16)
+
+    def forward(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> SemanticSegmenterOutput:
+        return SemanticSegmenterOutput(logits=super().forward(features).logits.unflatten(-1, (4, 2, 2)))
+
+
+def of_other_labels(surrogate, make_labels, model, folder: Path, spy: Trajectory, **options) -> None:
+    """ReLossTrainer on labels that are made of class indices [N]; every fifth example does not count."""
+    torch.manual_seed(0)
+    rows = tiny_rows(EXAMPLES)
+    made = make_labels(torch.stack([row["labels"] for row in rows]))
+    made[::5] = -100
+    rows = [row | {"labels": label} for row, label in zip(rows, made, strict=True)]
+    args = ReLossTrainingArguments(str(folder / "run"), save_strategy="no", **options)
+    ReLossTrainer(model, args, train_dataset=rows, surrogate=surrogate, callbacks=[spy]).train()
+
+
+def several(folder: Path, spy: Trajectory, **options) -> None:
+    """Several labels for each example, and a mean over examples."""
+    surrogate = SurrogateForMultilabel.for_metric("subset_accuracy")
+    of_other_labels(surrogate, lambda labels: F.one_hot(labels, 4).float(), TinyClassifier(), folder, spy, **options)
+
+
+def ranked(folder: Path, spy: Trajectory, **options) -> None:
+    """Four documents for each query, and a mean over queries."""
+    surrogate = SurrogateForMultilabel.for_metric("ndcg")
+    of_other_labels(surrogate, lambda labels: F.one_hot(labels, 4).float(), TinyClassifier(), folder, spy, **options)
+
+
+def numbers(folder: Path, spy: Trajectory, **options) -> None:
+    """One number for each example, and the mean of its errors."""
+    surrogate = SurrogateForRegression.for_metric("mse")
+    of_other_labels(surrogate, lambda labels: labels.float(), TinyRegressor(), folder, spy, **options)
+
+
+def agreement(folder: Path, spy: Trajectory, **options) -> None:
+    """One number for each example, and the correlation of a group."""
+    surrogate = SurrogateForRegression.for_metric("pearsonr")
+    of_other_labels(surrogate, lambda labels: labels.float(), TinyRegressor(), folder, spy, **options)
+
+
+def maps(folder: Path, spy: Trajectory, **options) -> None:
+    """Maps of classes, and the mean IoU of a group."""
+    surrogate = SurrogateForSegmentation.for_metric("mean_iou")
+
+    def made(labels: torch.Tensor) -> torch.Tensor:
+        return (labels[:, None, None] + torch.tensor([[0, 0], [0, 1]])) % 4
+
+    of_other_labels(surrogate, made, TinySegmenter(), folder, spy, **options)
+
+
 def learned(folder: Path, spy: Trajectory, **options) -> None:
     """SurrogateTrainer."""
     torch.manual_seed(0)
@@ -107,7 +177,9 @@ def learned(folder: Path, spy: Trajectory, **options) -> None:
     ).train()
 
 
-PROGRAMS = {program.__name__: program for program in (mean, dropped, split, stream, group, texts, learned)}
+ON_CLASSES = (mean, dropped, split, stream, group)
+ON_OTHER_LABELS = (several, ranked, numbers, agreement, maps)
+PROGRAMS = {program.__name__: program for program in (*ON_CLASSES, *ON_OTHER_LABELS, texts, learned)}
 
 if __name__ == "__main__":
     folder, micro_batch, accumulation = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

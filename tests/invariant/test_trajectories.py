@@ -45,7 +45,7 @@ def test_all_divisions_follow_one_trajectory(trajectories, program, division):
         pytest.skip("of an epoch, as many whole micro-batches are left as there are, not whole steps")
     # Of smaller groups the loss is another one: that of all processes' micro-batches. Of a stream, a Trainer leaves out
     # the micro-batches at its end that do not fill a step.
-    is_other = program in ("group", "texts", "stream") and division[1] > 1
+    is_other = program in ("group", "agreement", "maps", "texts", "stream") and division[1] > 1
     reference = DIVISIONS[1] if is_other else DIVISIONS[0]
     one, two = trajectories[reference][program], trajectories[division][program]
     assert one.keys() == two.keys()
