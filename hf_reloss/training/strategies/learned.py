@@ -193,8 +193,8 @@ class Learned(SurrogateStrategy):
         given = (outputs, batch.labels, batch.inputs)
         metric = self.wanted.find(kind, *given)
         with torch.random.fork_rng(devices=[]):
-            surrogate, _ = self.to_learn(kind, metric)  # of embeddings there is nothing to learn
-        self._is_of_groups = self.starts_at_soft_metric and surrogate.network.is_of_groups() and not kind.of_values
+            surrogate, _ = self.to_learn(kind, metric)
+        self._is_of_groups = self.starts_at_soft_metric and surrogate.network.is_of_groups() and not kind.swaps_labels
         self.wanted.try_on(metric, kind, self.decoder(kind, metric), *given)
         self.metric = metric
 
