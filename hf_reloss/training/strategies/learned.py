@@ -195,6 +195,8 @@ class Learned(SurrogateStrategy):
         with torch.random.fork_rng(devices=[]):
             surrogate, _ = self.to_learn(kind, metric)
         self._is_of_groups = self.starts_at_soft_metric and surrogate.network.is_of_groups() and not kind.swaps_labels
+        if kind.swaps_labels and not self.placed(surrogate)(outputs, batch.labels):
+            return self.does_without(f"the first batch has no examples that {metric.name} compares: make it larger")
         self.wanted.try_on(metric, kind, self.decoder(kind, metric), *given)
         self.metric = metric
 
