@@ -9,7 +9,7 @@ from transformers.utils import logging
 from ..losses.base import Evidence
 from ..losses.hand_made.margin import Margin
 from ..losses.hand_made.triplet import Triplet
-from ..losses.learned.neighbours import NeighbourNetwork, neighbours, supervised_contrastive
+from ..losses.learned.neighbours import NeighbourNetwork, supervised_contrastive
 from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.retrieval import RecallAtK
@@ -48,7 +48,9 @@ class SurrogateForEmbeddings(Surrogate):
 
     @classmethod
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:
-        if labels.dim() != 1 or not isinstance(outputs, Mapping) or outputs.get("logits") is not None:
+        if labels.dim() != 1 or labels.is_floating_point() or not isinstance(outputs, Mapping):
+            return False
+        if outputs.get("logits") is not None:
             return False
         return any(outputs.get(name) is not None for name in NAMES)
 
@@ -82,7 +84,7 @@ class SurrogateForEmbeddings(Surrogate):
                 "precision."
             )
         evidence = Evidence(embeddings, classes.masked_fill(~counts, 0), counts)
-        if counts.dim() == 1 and len(counts) > 1 and (missing := _missing(evidence)):
+        if counts.dim() == 1 and (missing := _missing(evidence)):
             logger.warning_once(
                 f"In a batch {missing}, so that there is nothing in it to learn from. If that is so in most of them, "
                 "use larger ones, or a sampler that draws some examples of each of several classes."
@@ -104,11 +106,11 @@ class SurrogateForEmbeddings(Surrogate):
 
 
 def _missing(evidence: Evidence) -> str:
-    """What a group lacks of examples of one class and of different ones; empty if it has both."""
-    _, same, other = neighbours(evidence, 1.0)
-    if not same.any():
+    """What a group [N] lacks of examples of one class and of different ones; empty if it has both, or nothing."""
+    sizes = evidence.labels[evidence.counts].unique(return_counts=True)[1]
+    if len(sizes) > 1 and sizes.max() == 1:
         return "no two examples are of one class"
-    return "" if other.any() else "all examples are of one class"
+    return "all examples are of one class" if len(sizes) == 1 else ""
 
 
 def embeddings_of(outputs: Any) -> torch.Tensor:
