@@ -22,8 +22,8 @@ class NeighbourNetwork(SurrogateNetwork):
     At its start the loss of a query is -log p. One that is the only example of its class, or has none of another class
     to be told from, is no query; the loss of a group without queries is 0.
 
-    With k > 1 the loss is the same: of a whole collection, an example is among the k nearest only if in a batch of it,
-    with far fewer of other classes, it is the first.
+    With k > 1 the loss is the same: a batch has far fewer examples of other classes than what is searched in the end,
+    of which what is among the k nearest there mostly is the first here.
 
     Args:
         temperature: that cosines are divided by.
