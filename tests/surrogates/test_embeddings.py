@@ -233,7 +233,7 @@ def test_auto_stays_on_the_own_loss_where_batches_have_nothing_to_compare(labels
         (lambda: draw_groups(of_one_class(), RECALL, num_groups=32, group_size=8), "is 1 for all 32 groups"),
     ],
 )
-def test_what_is_wrong_is_told(make, message):
+def test_wrong_input_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

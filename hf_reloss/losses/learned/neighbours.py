@@ -20,7 +20,7 @@ class NeighbourNetwork(SurrogateNetwork):
     softmax of cosines over a temperature; p is the probability that it is of the query's class, and m = log p/(1-p)
     the margin (Goldberger et al. 2004, "Neighbourhood components analysis"). g is an increasing spline that is learned.
     At its start the loss of a query is -log p. One that is the only example of its class, or has none of another class
-    to be told from, is no query; the loss of a group without queries is 0.
+    beside it, is no query; the loss of a group without queries is 0.
 
     With k > 1 the loss is the same: a batch has far fewer examples of other classes than what is searched in the end,
     of which what is among the k nearest there mostly is the first here.
