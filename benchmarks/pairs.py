@@ -36,6 +36,7 @@ class Pair:
             None if there is none.
         kind: of its surrogates.
         options: further arguments of Trainer.
+        warmup: share of the steps on the usual loss before the soft metric takes over; None for what suits its form.
         score: of a trainer that has trained, in points on test data; None for the metric of the most likely classes.
     """
 
@@ -48,6 +49,7 @@ class Pair:
     field_loss: "Callable[[Pair], Callable[..., torch.Tensor]] | None" = field(default=lambda pair: label_smoothing)
     kind: type[Surrogate] = SurrogateForClassification
     options: dict[str, Any] = field(default_factory=dict)
+    warmup: float | None = None
     score: Callable[[Trainer], float] | None = None
 
     def arguments(
@@ -135,8 +137,8 @@ FROZEN_RECIPE = {
 }
 
 
-def _intents(data: str, metric: Metric, more_classes: int = 0, **options: Any) -> Pair:
-    """Intents of sentences, which MiniLM has embedded as it comes, with a small head."""
+def intent_rows(data: str) -> tuple[list[Rows], list[str]]:
+    """Sentences to train on, of development and of test, which MiniLM has embedded as it comes, and their intents."""
     train, test = read_lines(data, "train"), read_lines(data, "test")
     if data == "hwu64":
         train, development = [row for i, row in enumerate(train) if i % 8], train[::8]
@@ -150,6 +152,12 @@ def _intents(data: str, metric: Metric, more_classes: int = 0, **options: Any) -
         )
         for name, rows in (("train_part", train), ("development", development), ("test_part", test))
     ]
+    return parts, names
+
+
+def _intents(data: str, metric: Metric, more_classes: int = 0, **options: Any) -> Pair:
+    """Intents of sentences with a small head."""
+    parts, names = intent_rows(data)
     return Pair(*parts, functools.partial(Head, len(names) + more_classes), FROZEN_RECIPE, metric=metric, **options)
 
 

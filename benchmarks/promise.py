@@ -20,6 +20,7 @@ from paired import Scores, arguments, stored_runs
 from pairs import CLASS_PAIRS, Pair
 from ranking_pairs import RANKING_PAIRS
 from regression_pairs import REGRESSION_PAIRS
+from retrieval_pairs import RETRIEVAL_PAIRS
 from rich.console import Console
 from rich.table import Table
 from segmentation_pairs import SEGMENTATION_PAIRS
@@ -34,7 +35,8 @@ from hf_reloss.metrics.credits import judges_decisions
 
 WAYS = ("usual", "soft metric", "field's own", "auto", "auto, strict")
 DECIDED = "usual, decision tuned"
-PAIRS = CLASS_PAIRS | LABEL_PAIRS | RANKING_PAIRS | REGRESSION_PAIRS | SEGMENTATION_PAIRS | TASK_PAIRS
+PAIRS = CLASS_PAIRS | LABEL_PAIRS | RANKING_PAIRS | REGRESSION_PAIRS
+PAIRS |= RETRIEVAL_PAIRS | SEGMENTATION_PAIRS | TASK_PAIRS
 
 
 def run(name: str, way: str, seed: int) -> dict[str, Any]:
@@ -71,7 +73,8 @@ def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
     recipe: dict[str, Any] = {}
     if way == "soft metric":
         kind, surrogate = ReLossTrainer, pair.kind.for_metric(pair.metric)
-        recipe["surrogate_warmup"] = 0.5 if surrogate.network.is_of_groups() else 0.1
+        usual = 0.5 if surrogate.network.is_of_groups() else 0.1
+        recipe["surrogate_warmup"] = usual if pair.warmup is None else pair.warmup
         recipe["model_loss_share"] = 0.5 if "label_smoothing_factor" in pair.recipe else 0.0  # as "auto" has it
         options["surrogate"] = surrogate
     elif way == "field's own":

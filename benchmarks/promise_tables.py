@@ -26,6 +26,8 @@ PAIR_NAMES = {
     "goemotions_micro_f1": "GoEmotions, 28 labels, micro-F1",
     "answers_map": "TREC questions, MAP",
     "answers_mrr": "TREC questions, MRR",
+    "retrieval_intents": "HWU64, 64 intents, Recall@1",
+    "retrieval_new_intents": "CLINC150, intents not trained on, Recall@1",
     "hwu64_slots": "HWU64, slots, F1 of seqeval",
     "camvid_mean_iou": "CamVid, mean IoU",
     "squad_f1": "SQuAD, F1",

@@ -126,7 +126,8 @@ def _source(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("page", "least", "has_decision"), [("labels", 0.4, True), ("ranking", 0.9, False), ("answers", 60, False)]
+    ("page", "least", "has_decision"),
+    [("labels", 0.4, True), ("ranking", 0.9, False), ("answers", 60, False), ("embeddings", 0.5, False)],
 )
 def test_the_page_of_a_task_runs_as_it_stands(page, least, has_decision, tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / f"{page}.md").read_text(), flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Metric learning of sentences or images, on the triplet or the margin loss, which a controller may adapt.
+"""Metric learning of sentences or images, on soft Recall@k, or the triplet or the margin loss, which may be adapted.
 
 With a data set from the Hub, Recall@1 on the last half of its classes, which is not trained on:
 
@@ -14,7 +14,9 @@ Recall@1 on a fifth of the classes that would be trained on:
         --train_file birds --image_size 224 --model_name_or_path microsoft/resnet-50 \
         --loss ala --adapted_loss margin_loss --do_train --do_eval --output_dir birds-embeddings
 
-Losses of embeddings want pytorch-metric-learning: pip install 'hf-reloss[metric-learning]'.
+On cross-entropy of the classes at first, and then on what is learned of Recall@k: --loss reloss.
+
+Hand-made losses of embeddings want pytorch-metric-learning: pip install 'hf-reloss[metric-learning]'.
 """
 
 import json
@@ -51,7 +53,14 @@ from transformers import (
     Trainer,
 )
 
-from hf_reloss import AdaptiveLossTrainer, AutoSurrogate, ReLossTrainer, ReLossTrainingArguments, hand_made_loss
+from hf_reloss import (
+    AdaptiveLossTrainer,
+    AutoSurrogate,
+    ReLossTrainer,
+    ReLossTrainingArguments,
+    Surrogate,
+    hand_made_loss,
+)
 
 
 @dataclass
@@ -82,7 +91,7 @@ class EmbedderArguments(TextModelArguments):
         default="triplet",
         metadata={
             "help": "triplet, margin_loss: of embeddings. ala: one of these, adapted to the metric. reloss: "
-            "--surrogate. ce: cross-entropy of the classes trained on, with a head."
+            "--surrogate. ce: cross-entropy of the classes trained on, with a head, on which reloss begins, too."
         },
     )
     adapted_loss: Literal["triplet", "margin_loss"] = field(
@@ -90,7 +99,7 @@ class EmbedderArguments(TextModelArguments):
     )
     loss_options: str = field(default="{}", metadata={"help": 'Options of the loss as JSON: {"margin": 0.1}.'})
     surrogate: str = field(
-        default="auto", metadata={"help": "Of --loss reloss: the folder or Hub id of a loss of embeddings."}
+        default="auto", metadata={"help": "Of --loss reloss: auto, or the folder or Hub id of a loss of embeddings."}
     )
     metric: str = field(default="recall_at_k", metadata={"help": "What is reported, and what ala adapts the loss to."})
     embedding_size: int = field(default=128, metadata={"help": "Of a new model."})
@@ -208,6 +217,11 @@ class AdaptivePairsTrainer(_OfClasses, AdaptiveLossTrainer):
     """An AdaptiveLossTrainer on a loss of embeddings."""
 
 
+def begins_on_classes(model_args: EmbedderArguments) -> bool:
+    """Whether a run is, or begins, on cross-entropy of the classes trained on, for which the model has a head."""
+    return model_args.loss == "ce" or (model_args.loss == "reloss" and model_args.surrogate == "auto")
+
+
 def make_trainer(
     model_args: EmbedderArguments, examples_per_class: int, reading: datasets.Dataset | None, **options: Any
 ) -> Trainer:
@@ -226,10 +240,9 @@ def make_trainer(
     options["compute_metrics"] = compute_metrics
     if model_args.loss == "ce":
         return Trainer(**options)
+    loss: Surrogate | str
     if model_args.loss == "reloss":
-        if model_args.surrogate == "auto":
-            raise ValueError("No surrogate is learned for embeddings: pass --surrogate, or another --loss.")
-        loss = AutoSurrogate.from_pretrained(model_args.surrogate)
+        loss = "auto" if begins_on_classes(model_args) else AutoSurrogate.from_pretrained(model_args.surrogate)
     else:
         name = model_args.adapted_loss if model_args.loss == "ala" else model_args.loss
         loss = hand_made_loss(name, **json.loads(model_args.loss_options))
@@ -278,7 +291,7 @@ def main() -> None:
         def prepare(data: datasets.Dataset | None) -> datasets.Dataset | None:
             return tokenized(data, processor, data_args)
 
-    model = make_model(model_args, config, trained if model_args.loss == "ce" else 0)
+    model = make_model(model_args, config, trained if begins_on_classes(model_args) else 0)
     with args.main_process_first(desc="preparing the data"):
         train, validation, reading = map(prepare, (train, validation, reading))
     trainer = make_trainer(

@@ -181,6 +181,19 @@ class AdditiveMetric(Metric):
         return self.score(add_up(statistics, index.to(statistics.device)))
 
 
+class CollectionMetric(Metric):
+    """A metric of each example among all others of its group: bootstrap samples are of examples that are judged so,
+    for one that is drawn twice would find itself. A subclass defines `statistics`, `score` and `score_groups`."""
+
+    @abc.abstractmethod
+    def statistics(self, predictions: Any, references: Any) -> torch.Tensor:
+        """What is added up, [n, K] float64, of n examples, each among all of them."""
+
+    @abc.abstractmethod
+    def score(self, sums: torch.Tensor) -> torch.Tensor:
+        """Scores [...] of sums [..., K] of statistics."""
+
+
 class GroupwiseMetric(Metric):
     """A metric that can only be called, one group at a time. A subclass defines `score_one`."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..progress import without_bars
-from .base import AdditiveMetric, Metric
+from .base import AdditiveMetric, CollectionMetric, Metric
 
 RESAMPLES, CALLS, SECONDS = 1_000, (40, 200), 2.0
 """Bootstrap samples; of a metric that is called for each, how many at least and at most, and how long at most."""
@@ -24,7 +24,7 @@ def bootstrapped(metric: Metric, ways: Sequence[Any], references: Any, number: i
         seed: of the samples.
     """
     generator = torch.Generator().manual_seed(seed)
-    if not isinstance(metric, AdditiveMetric):
+    if not isinstance(metric, AdditiveMetric | CollectionMetric):
         begun = time.perf_counter()
         metric.score_groups(ways[0], references, torch.arange(number)[None])
         fewest, most = CALLS

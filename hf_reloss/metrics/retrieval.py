@@ -1,19 +1,20 @@
 """Metrics of embeddings: whether the nearest ones are of the same class."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from .base import IGNORED_LABEL, Metric
+from .base import IGNORED_LABEL, CollectionMetric
 
 MOST_COSINES = 2**24
 """How many are in memory at a time."""
 
 
 @dataclass(frozen=True)
-class RecallAtK(Metric):
+class RecallAtK(CollectionMetric):
     """Recall@k (Jégou et al. 2011, as used for metric learning by Oh Song et al. 2016, arXiv:1511.06452), in [0, 1].
 
     Each example is a query against all others of its group: the share of those with one of their class among the k
@@ -54,16 +55,26 @@ class RecallAtK(Metric):
         predictions, references = self.read(predictions, references)
         predictions, (groups, size) = F.normalize(predictions, dim=-1), index.shape
         at_a_time = max(1, MOST_COSINES // max(1, size * size))
-        rows = max(1, MOST_COSINES // max(1, at_a_time * size))
-        hits, queries = torch.zeros(2, groups, dtype=torch.float64, device=predictions.device)
+        sums = predictions.new_zeros(groups, 2, dtype=torch.float64)
         for first in range(0, groups, at_a_time):
             part = index[first : first + at_a_time].to(predictions.device)
-            embeddings, labels = predictions[part], references[part]
-            for start in range(0, size, rows):
-                hit, query = self._hits(embeddings, labels, slice(start, start + rows))
-                hits[first : first + at_a_time] += hit.sum(-1)
-                queries[first : first + at_a_time] += query.sum(-1)
-        return hits / queries
+            for found in self._found(predictions[part], references[part]):
+                sums[first : first + at_a_time] += found.sum(1)
+        return self.score(sums)
+
+    def statistics(self, predictions: Any, references: Any) -> torch.Tensor:
+        predictions, references = self.read(predictions, references)
+        return torch.cat([found[0] for found in self._found(F.normalize(predictions, dim=-1)[None], references[None])])
+
+    def score(self, sums: torch.Tensor) -> torch.Tensor:
+        return sums[..., 0] / sums[..., 1]
+
+    def _found(self, embeddings: torch.Tensor, labels: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Whether each example [m, R, 2] of m groups [m, N, D] is a hit and a query, some rows R at a time."""
+        groups, size = labels.shape
+        rows = max(1, MOST_COSINES // max(1, groups * size))
+        for start in range(0, size, rows):
+            yield torch.stack(self._hits(embeddings, labels, slice(start, start + rows)), dim=-1).double()
 
     def _hits(self, embeddings: torch.Tensor, labels: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Which examples [m, R] in some rows of m groups [m, N, D] are hits, and which of them are queries."""

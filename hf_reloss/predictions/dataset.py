@@ -133,7 +133,7 @@ def recorded_dataset(
         stored |= texts
         features |= dict.fromkeys(texts, datasets.Value("string"))
     if isinstance(metric, AdditiveMetric) and not (
-        kind.scores_logits or kind.of_values
+        kind.scores_logits or kind.swaps_labels
     ):  # groups of which get other labels
         name, statistics = statistics_column(metric), metric.statistics(*compared).cpu().numpy()
         stored[name], features[name] = statistics, datasets.List(datasets.Value("float64"), statistics.shape[-1])

@@ -22,8 +22,8 @@ MOST_SAMPLED = 2**18
 MAPPED = 0.5
 """The share of groups in which each label is replaced by one class only, of metrics that may mind which one it is."""
 
-MOST_LABELS = 2**22
-"""Of how many labels, of several for each prediction, statistics are laid out at a time."""
+MOST_VALUES = 2**22
+"""How many labels, or values that models put out, of groups are laid out at a time."""
 
 FEWEST_GROUPS = 16
 """With fewer groups for which the metric is defined there is no rank correlation to speak of."""
@@ -138,7 +138,7 @@ def draw_groups(
     position = (start + width * torch.rand(num_groups, group_size, generator=generator)) * len(stage)
     index = stage.argsort(stable=True)[position.long().clamp(max=len(stage) - 1)]
     kind = AutoSurrogate.reading_columns(predictions.column_names)
-    if kind is not None and (kind.scores_logits or (kind.of_values and not isinstance(metric, EvaluationMetrics))):
+    if kind is not None and (kind.scores_logits or (kind.swaps_labels and not isinstance(metric, EvaluationMetrics))):
         metric = metric.informed(kind.metric_options)
         groups = _corrupted(predictions, metric, index, corruption, generator, kind)
     else:
@@ -174,7 +174,7 @@ def _corrupted(
     logits, labels = (columns[name] for name in kind.scored)
     share = torch.rand(index.shape, generator=generator), torch.rand(len(index), 1, generator=generator)
     is_replaced = share[0] < share[1] * corruption
-    if labels.dim() > 1 or kind.of_values:
+    if labels.dim() > 1 or kind.swaps_labels:
         others = torch.randint(len(labels), index.shape, generator=generator)
         own, labels = labels[index], labels[torch.where(is_replaced, others, index)]
         # What does not count is the prediction's own: the documents of two queries need not be as many.
@@ -198,7 +198,8 @@ def _scores(metric: Metric, logits: torch.Tensor, labels: torch.Tensor, index: t
     """Scores [m] of groups index [m, N] of logits [n, ...], with labels of their own, [m, N] or [m, N, L]."""
     # Of rows of labels a metric decides itself, by their shape: a function gets logits of the same.
     decided = metric.decide(logits) if labels.dim() == 2 else logits
-    at_once = len(index) if labels.dim() == 2 else max(1, MOST_LABELS // labels[0].numel())
+    of_group = max(labels[0].numel(), index.shape[1] * decided[0].numel())
+    at_once = max(1, MOST_VALUES // of_group)
     parts = []
     for rows, own in zip(index.split(at_once), labels.split(at_once), strict=True):
         drawn = torch.arange(rows.numel()).view_as(rows)

@@ -56,7 +56,9 @@ class Surrogate(PreTrainedModel):
     scores_logits: ClassVar[bool] = False
     """Whether metrics compare one row of logits with one label per example: as compute_metrics gets them."""
     of_values: ClassVar[bool] = False
-    """Whether models put out one number per example: of groups, labels are replaced by those of other examples."""
+    """Whether models put out one number per example."""
+    swaps_labels: ClassVar[bool] = False
+    """Whether labels of groups are replaced by those of other examples, for no list of classes holds them."""
     metric_options: ClassVar[Mapping[str, Any]] = {}
     """Options of metrics that hold for its predictions, where they were left at their defaults."""
     metric_words: ClassVar[Mapping[str, str]] = {}

@@ -48,15 +48,15 @@ class SurrogateConfig(PreTrainedConfig):
         architecture: the network from evidence to loss, by default the first of its task, which is monotone by
             construction. Of classification: `"margin"`, `"counts"` and `"credit"` (monotone, too), `"paper"` (Huang
             et al. 2022), `"set"` (Grabocka et al. 2019) or a hand-made loss (`hf_reloss.losses`). Of several labels:
-            `"margin"`, `"subset"`, `"counts"`, `"ranks"` or a hand-made loss. Of embeddings: `"triplet"` or
-            `"margin_loss"`, hand-made too. Of tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of keypoints:
-            `"hits"` or `"paper"`. Of segmentation: `"counts"`, `"margin"` or a hand-made loss. Of regression:
-            `"errors"`, `"agreement"` or a hand-made loss.
+            `"margin"`, `"subset"`, `"counts"`, `"ranks"` or a hand-made loss. Of embeddings: `"neighbours"`, or
+            `"triplet"` or `"margin_loss"`, hand-made. Of tokens: `"ngrams"` or `"paper"`. Of spans: `"overlap"`. Of
+            keypoints: `"hits"` or `"paper"`. Of segmentation: `"counts"`, `"margin"` or a hand-made loss. Of
+            regression: `"errors"`, `"agreement"` or a hand-made loss.
         scores: of `"counts"`: the metrics of counts per class whose soft forms are mixed, each name with its options,
             as `load_metric` takes them; of `"ranks"`: `"ndcg"`, `"map"` or `"mrr"`, of `"hits"`: `"pck"` or `"oks"`,
             with its options.
-        num_knots: of `"margin"`, `"subset"`, `"ranks"`, `"counts"`, `"credit"`, `"overlap"`, `"hits"` and `"errors"`:
-            intervals of the learned monotone spline.
+        num_knots: of `"margin"`, `"subset"`, `"ranks"`, `"counts"`, `"credit"`, `"overlap"`, `"hits"`, `"neighbours"`
+            and `"errors"`: intervals of the learned monotone spline.
         knot_range: of the same: the spline bends at margins between -knot_range and knot_range.
         trust_region: of the same: whether the spline is learned above 0 only. Below, where a prediction is wrong, the
             curve stays that of the soft metric, so that what is learned never lets go of wrong predictions.
@@ -68,8 +68,8 @@ class SurrogateConfig(PreTrainedConfig):
             learned share; 0 to 4.
         level: of `"ngrams"`: whether soft precisions are those of the `"group"`, as of BLEU, or of each `"sentence"`.
         credit: of `"overlap"`: of an answer that is partly right: `"f1"`, that of its tokens, or none, `"exact"`.
-        loss_options: of a hand-made loss, of `"credit"`, `"errors"`, `"agreement"`, or of a network that is defined
-            outside of this package: its options, such as `{"gamma": 2.0}`.
+        loss_options: of a hand-made loss, of `"credit"`, `"errors"`, `"agreement"`, `"neighbours"`, or of a network
+            that is defined outside of this package: its options, such as `{"gamma": 2.0}`.
         hidden_size: of `"paper"`: width of its layers; of keypoints it is 8.
         sigma: of keypoints: standard deviation of the Gaussians that heatmaps are usually trained on, in their pixels;
             by default a 32nd of their longer side, at least 1.

@@ -1,16 +1,22 @@
-"""Losses of embeddings, of which nothing is learned: from embeddings [..., N, D] and classes [..., N]."""
+"""Losses of embeddings, learned and hand-made: from embeddings [..., N, D] and classes [..., N]."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from ..losses.base import Evidence
 from ..losses.hand_made.margin import Margin
 from ..losses.hand_made.triplet import Triplet
-from ..metrics import Metric
+from ..losses.learned.neighbours import NeighbourNetwork, supervised_contrastive
+from ..metrics import Metric, load_metric
 from ..metrics.base import IGNORED_LABEL
+from ..metrics.retrieval import RecallAtK
 from .base import Surrogate, output_tensor
+from .config import SurrogateConfig
+
+logger = logging.get_logger(__name__)
 
 NAMES = ("embeddings", "sentence_embedding", "text_embeds", "image_embeds")
 """What models call their embeddings, the logits of those with a head aside."""
@@ -19,26 +25,32 @@ NAMES = ("embeddings", "sentence_embedding", "text_embeds", "image_embeds")
 class SurrogateForEmbeddings(Surrogate):
     """A loss for metric learning: examples of one class are to be near each other, and far from all others.
 
-    Its architectures are hand-made losses, `"triplet"` and `"margin_loss"`, of groups. Embeddings are what the model
-    puts out as `embeddings`, `sentence_embedding`, `text_embeds`, `image_embeds` or, if it has none of these, `logits`.
+    The architecture `"neighbours"` is the soft form of Recall@k; `"triplet"` and `"margin_loss"` are hand-made losses.
+    All are of groups. Embeddings are what the model puts out as `embeddings`, `sentence_embedding`, `text_embeds`,
+    `image_embeds` or, if it has none of these, `logits`.
+
+    Evidence: outputs [..., N, D], embeddings; labels [..., N] int64, classes; counts [..., N], False where the label
+    was -100.
 
     Example:
-        >>> from hf_reloss import hand_made_loss
-        >>> loss = hand_made_loss("triplet", margin=0.1)
+        >>> loss = SurrogateForEmbeddings.for_metric("recall_at_k")
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
         >>> loss(embeddings, torch.tensor([7, 7, 9])) < loss(embeddings, torch.tensor([7, 9, 7]))
         tensor(True)
     """
 
     task = "embeddings"
-    networks = (Triplet, Margin)
+    networks = (NeighbourNetwork, Triplet, Margin)
     read_columns = ("embeddings",)
     scored = ("embeddings", "labels")
-    original_loss = "triplet"
+    original_loss = "supervised_contrastive"
+    swaps_labels = True
 
     @classmethod
     def reads(cls, outputs: Any, labels: torch.Tensor) -> bool:
-        if labels.dim() != 1 or not isinstance(outputs, Mapping) or outputs.get("logits") is not None:
+        if labels.dim() != 1 or labels.is_floating_point() or not isinstance(outputs, Mapping):
+            return False
+        if outputs.get("logits") is not None:
             return False
         return any(outputs.get(name) is not None for name in NAMES)
 
@@ -71,23 +83,34 @@ class SurrogateForEmbeddings(Surrogate):
                 "finite: the model has diverged. Lower the learning rate, clip gradients, or train in a wider "
                 "precision."
             )
-        return Evidence(embeddings, classes.masked_fill(~counts, 0), counts)
+        evidence = Evidence(embeddings, classes.masked_fill(~counts, 0), counts)
+        if counts.dim() == 1 and (missing := _missing(evidence)):
+            logger.warning_once(
+                f"In a batch {missing}, so that there is nothing in it to learn from. If that is so in most of them, "
+                "use larger ones, or a sampler that draws some examples of each of several classes."
+            )
+        return evidence
+
+    def original_losses(self, evidence: Evidence) -> torch.Tensor:
+        return supervised_contrastive(evidence)
 
     @classmethod
     def for_metric(cls, metric: Metric | Any, **options: Any) -> "SurrogateForEmbeddings":
-        """There is none: no surrogate of a metric of embeddings is learned here.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "No surrogate of a metric of embeddings is learned: train on surrogate='triplet' or 'margin_loss', or on "
-            "one of them that is adapted to the metric, AdaptiveLossTrainer(..., loss='triplet')."
-        )
+        """A fresh surrogate for a metric, or what `load_metric` takes: `"neighbours"`, which is soft Recall@k."""
+        load_metric(metric)
+        return cls(SurrogateConfig(**{"task": cls.task, "architecture": "neighbours"} | options))
 
     @classmethod
     def has_soft_metric(cls, metric: Metric) -> bool:
-        return False
+        return isinstance(metric, RecallAtK)
+
+
+def _missing(evidence: Evidence) -> str:
+    """What a group [N] lacks of examples of one class and of different ones; empty if it has both, or nothing."""
+    sizes = evidence.labels[evidence.counts].unique(return_counts=True)[1]
+    if len(sizes) > 1 and sizes.max() == 1:
+        return "no two examples are of one class"
+    return "all examples are of one class" if len(sizes) == 1 else ""
 
 
 def embeddings_of(outputs: Any) -> torch.Tensor:

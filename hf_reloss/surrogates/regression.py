@@ -41,6 +41,7 @@ class SurrogateForRegression(Surrogate):
     scored = ("values", "labels")
     original_loss = "squared_error"
     of_values = True
+    swaps_labels = True
     metric_options: ClassVar[dict[str, Any]] = {"of_grades": True}
 
     @classmethod

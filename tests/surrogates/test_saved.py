@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from hf_reloss import AutoSurrogate, Surrogate, SurrogateConfig, hand_made_loss, hand_made_losses, load_metric
 from hf_reloss.losses.learned.counts import GENERAL_SCORES
 from hf_reloss.surrogates.classification import SurrogateForClassification
+from hf_reloss.surrogates.embeddings import SurrogateForEmbeddings
 from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
 from hf_reloss.surrogates.multilabel import SurrogateForMultilabel
 from hf_reloss.surrogates.regression import SurrogateForRegression
@@ -65,6 +66,7 @@ LEARNED = {
     ),
     "spearmanr": lambda: SurrogateForRegression.for_metric("spearmanr"),
     "ranks": lambda: SurrogateForMultilabel.for_metric(load_metric("ndcg", k=2)),
+    "recall_at_k": lambda: SurrogateForEmbeddings.for_metric("recall_at_k", loss_options={"temperature": 0.2}),
     "mean IoU": lambda: SurrogateForSegmentation.for_metric("mean_iou"),
     "pixel accuracy": lambda: SurrogateForSegmentation.for_metric("pixel_accuracy", trust_region=True),
     "pixels, function": lambda: SurrogateForSegmentation.for_metric(load_metric(squared)),

@@ -90,6 +90,13 @@ def test_a_controller_adapts_the_loss_by_classes_of_its_own(folder):
     assert (folder / "adapted" / "controller" / "model.safetensors").is_file()
 
 
+def test_reloss_begins_on_cross_entropy_of_the_classes(folder):
+    results = run_program(folder, "metric_learning.py", f"{TEXT} --loss reloss --max_steps 30", folder / "soft")
+    assert results["train_samples"] > 0
+    loss = AutoSurrogate.from_pretrained(folder / "soft" / "surrogate")
+    assert (loss.config.architecture, loss.config.metric) == ("neighbours", "recall_at_k|k:1")
+
+
 def test_a_saved_model_is_evaluated_on_data_of_other_classes(folder, tmp_path, triplet_run, load):
     data = "--validation_file new.jsonl --held_out_classes 0 --model_name_or_path embeddings"
     flags = f"--do_eval {data} --loss reloss --surrogate embeddings/surrogate"
@@ -140,7 +147,6 @@ def test_batches_hold_pairs_and_each_example_once(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--loss reloss", "pass --surrogate, or another --loss"),
         ("--loss ala --held_out_classes 0.75", "Of 12 classes 1 would be trained on, 2 read"),
         ("--held_out_classes 0.9", "Of 12 classes 1 would be trained on, 0 read by the controller and 11 held out"),
         ('--loss_options {"gamma":1}', r"no options \['gamma'\]: there are margin"),

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from ...distributed import undisturbed
 from ...learning.learn_surrogate import learn_surrogate
 from ...learning.time_limit import RunClock, Stopwatch, TimeLimit
+from ...losses.base import gathered_evidence
 from ...metrics import Metric
 from ...predictions.models import is_ctc, looks_like_ctc, writes_text
 from ...predictions.recorder import PredictionRecorder
@@ -193,8 +194,10 @@ class Learned(SurrogateStrategy):
         given = (outputs, batch.labels, batch.inputs)
         metric = self.wanted.find(kind, *given)
         with torch.random.fork_rng(devices=[]):
-            surrogate, _ = self.to_learn(kind, metric)  # of embeddings there is nothing to learn
-        self._is_of_groups = self.starts_at_soft_metric and surrogate.network.is_of_groups() and not kind.of_values
+            surrogate, _ = self.to_learn(kind, metric)
+        self._is_of_groups = self.starts_at_soft_metric and surrogate.network.is_of_groups() and not kind.swaps_labels
+        if kind.swaps_labels and not self.placed(surrogate)(gathered_evidence(surrogate.evidence(*given[:2]))):
+            return self.does_without(f"the first batch has no examples that {metric.name} compares: make it larger")
         self.wanted.try_on(metric, kind, self.decoder(kind, metric), *given)
         self.metric = metric
 
