@@ -193,7 +193,7 @@ def set_loss(
         if args.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor smooths cross-entropy: leave it out with --loss bag_of_ngrams.")
         model.token_loss = bag_of_ngrams_loss
-    elif model_args.loss == "ce":
+    elif model_args.loss in ("ce", "reloss"):
         # Trainer's own smoothing would leave out the loss of the length.
         model.token_loss = functools.partial(token_cross_entropy, label_smoothing=args.label_smoothing_factor)
         args.label_smoothing_factor = 0.0

@@ -122,11 +122,6 @@ def check(args: TrainingArguments) -> None:
         ValueError: for these.
     """
     share = option(args, "model_loss_share") or 0.0
-    if args.label_smoothing_factor and share == 0:
-        raise ValueError(
-            f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate "
-            "replaces: set it to 0, use Trainer, or keep a model_loss_share, which is smoothed then."
-        )
     if not 0 <= share <= 1:
         raise ValueError(f"model_loss_share is a share between 0 and 1, got {share}.")
     warmup = option(args, "surrogate_warmup")
@@ -137,6 +132,21 @@ def check(args: TrainingArguments) -> None:
         )
     if warmup is not None and (warmup < 0 or (warmup > 1 and not float(warmup).is_integer())):
         raise ValueError(f"surrogate_warmup is a share of all steps below 1, or a number of steps, got {warmup}.")
+
+
+def check_smoothing(args: TrainingArguments) -> None:
+    """Refuses label smoothing, which is of the model's own loss, in a run in which that has no part.
+
+    Raises:
+        ValueError: for that.
+    """
+    has_part = option(args, "model_loss_share") or option(args, "surrogate_warmup")
+    if args.label_smoothing_factor and not has_part:
+        raise ValueError(
+            f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate "
+            "replaces from the first step on: set it to 0, use Trainer, or keep a model_loss_share, which is smoothed "
+            "then."
+        )
 
 
 def check_learning(args: TrainingArguments) -> None:

@@ -281,7 +281,6 @@ def test_two_processes_share_out_distillation_and_score_each_sentence_once(folde
         ("--do_eval --validation_file dev.jsonl --source_lang en --target_lang de", "wants a trained model"),
         (f"{WORDS} {T5} --loss bag_of_ngrams", "this is T5ForConditionalGeneration: pass --architecture nat"),
         (f"{WORDS} {NAT} --loss bag_of_ngrams --label_smoothing_factor 0.1", "leave it out with --loss bag_of_ngrams"),
-        (f"{WORDS} {NAT} --loss reloss --label_smoothing_factor 0.1", "label_smoothing_factor=0.1 smooths"),
         (f"{WORDS} {NAT} --loss minimum_risk", "token by token, but this is NatForTranslation"),
         (f"{WORDS} {T5} --metric bleurt", "Unknown metric 'bleurt'"),
     ],

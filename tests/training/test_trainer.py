@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedConfig, Trainer, TrainerCallback, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateConfig, SurrogateForClassification
@@ -240,7 +240,6 @@ def test_a_surrogate_is_loaded_from_its_folder(tmp_path):
         ({"surrogate": "auto"}, "wants one"),
         ({"surrogate": nn.Linear(2, 2)}, r"takes a function of \(outputs, labels\)"),
         ({"surrogate": 7}, "got int"),
-        ({"surrogate": "auto", "metric": "accuracy", "label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
         ({"surrogate": "auto", "metric": "accuracy", "model_loss_share": 1.5}, "between 0 and 1"),
         ({"surrogate": "auto", "metric": "accuracy", "batch_eval_metrics": True}, "batch_eval_metrics"),
         ({"surrogate": "auto", "metric": "f7", "compute_metrics": None}, "Unknown metric 'f7'"),
@@ -257,6 +256,21 @@ def test_a_surrogate_is_loaded_from_its_folder(tmp_path):
 def test_bad_arguments_say_what_is_wanted(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, **options)
+
+
+def test_with_auto_the_own_loss_is_smoothed_as_a_trainers_is(tmp_path):
+    options = {"label_smoothing_factor": 0.1, "max_steps": 6}
+    models = [TinyClassifier(), TinyClassifier()]
+    models[1].load_state_dict(models[0].state_dict())
+    for model in models:
+        model.config = PreTrainedConfig()  # which Trainer reads
+    usual = make_trainer(tmp_path, Trainer, TrainingArguments, models[0], **options)
+    learning = {"surrogate": "auto", "metric": "accuracy", "surrogate_warmup": 6}
+    auto = make_trainer(tmp_path, model=models[1], **learning, **options)
+    for trainer in (usual, auto):
+        trainer.train()
+    assert_same(weights(usual), weights(auto))
+    assert auto.evaluate()["eval_loss"] == pytest.approx(usual.evaluate()["eval_loss"], rel=1e-5)
 
 
 def test_label_smoothing_with_a_given_surrogate_is_refused(tmp_path):

@@ -21,7 +21,7 @@ from ...predictions.dataset import text_decoder
 from ...progress import without_bars
 from ...surrogates.auto import AutoSurrogate
 from ...surrogates.base import Surrogate
-from ..arguments import SURROGATE_LOSS, option
+from ..arguments import SURROGATE_LOSS, check_smoothing, option
 from ..batch import Batch
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ class LossStrategy(ABC):
         Raises:
             ValueError: for these.
         """
+        if not self.is_guarded:  # one that is begins on the model's own loss, and may stay with it
+            check_smoothing(args)
         if option(args, "adapt_children") and "adapt_children" not in self.options:
             raise ValueError("adapt_children=True is for surrogate='ala', whose controller the children share.")
         steps = option(args, "refresh_steps")
