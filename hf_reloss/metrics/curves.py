@@ -9,6 +9,7 @@ import torch
 
 from ..ranking import hard_rank
 from .base import IGNORED_LABEL, Metric
+from .probabilities import are_probabilities
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,7 @@ class AveragePrecision(CurveMetric):
 
 def _against_rest(predictions: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and positives, [N, C] or, of two classes, [N], from logits or probabilities [N, C] and classes [N]."""
-    probabilities = (predictions >= 0).all() and ((predictions.sum(-1) - 1).abs() < 1e-2).all()  # also of bfloat16
-    scores = predictions if probabilities else predictions.double().softmax(-1)
+    scores = predictions if are_probabilities(predictions) else predictions.double().softmax(-1)
     if scores.shape[-1] == 2:
         # The difference does not saturate.
         return predictions[:, 1] - predictions[:, 0], references == 1
