@@ -50,6 +50,19 @@ class Metric(abc.ABC):
             cls.evaluate_module = vars(cls).get("evaluate_module", cls.name)
             cls.evaluate_key = vars(cls).get("evaluate_key", cls.name)
 
+    @classmethod
+    def named(cls, config_name: str | None = None, **options: Any) -> "Metric":
+        """The metric that `load_metric` gives for the name.
+
+        Args:
+            config_name: as the second argument of `evaluate.load`: "multilabel" is of several labels per example.
+            options: the metric's.
+        """
+        metric = cls(**options)
+        if config_name not in (None, "default", "binary", "multiclass", "multilabel", "multilist"):
+            raise ValueError(f"{cls.name} has no configuration {config_name!r}: its options are passed by their names.")
+        return metric.informed({"threshold": 0.5}) if config_name == "multilabel" else metric
+
     @property
     def options(self) -> dict[str, Any]:
         """The options that it was given, by name."""
