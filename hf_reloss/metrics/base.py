@@ -298,8 +298,9 @@ def same_length(name: str, predictions: Any, references: Any) -> None:
 
 def _later(metric: Metric) -> dict[str, Any]:
     """The defaults of options that a metric got `LATER`."""
-    fields = dataclasses.fields(metric) if dataclasses.is_dataclass(metric) else ()
-    return {field.name: field.default for field in fields if field.metadata.get("later")}
+    if not dataclasses.is_dataclass(metric):
+        return {}
+    return {field.name: field.default for field in dataclasses.fields(metric) if field.metadata.get("later")}
 
 
 def _as_word(value: Any) -> Any:

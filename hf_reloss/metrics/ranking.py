@@ -146,7 +146,7 @@ class PlacesMetric(RankingMetric):
         return (relevant * inside).sum(-1) / self._number(relevant.sum(-1))
 
     @abc.abstractmethod
-    def _number(self, relevant: torch.Tensor) -> torch.Tensor | int | None:
+    def _number(self, relevant: torch.Tensor) -> torch.Tensor:
         """Of how many it is the share, where this many documents [N] are relevant."""
 
 
@@ -159,8 +159,8 @@ class PrecisionAtK(PlacesMetric):
 
     name: ClassVar[str] = "precision_at_k"
 
-    def _number(self, relevant: torch.Tensor) -> torch.Tensor | int | None:
-        return self.k
+    def _number(self, relevant: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(relevant, self.k or 0)
 
 
 @dataclass(frozen=True)
@@ -172,5 +172,5 @@ class RankedRecallAtK(PlacesMetric):
 
     name: ClassVar[str] = "ranked_recall_at_k"
 
-    def _number(self, relevant: torch.Tensor) -> torch.Tensor | int | None:
+    def _number(self, relevant: torch.Tensor) -> torch.Tensor:
         return relevant

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from .base import Metric
 from .loading import load_metric
 
-Scores = Mapping[str, tuple[str, Mapping[str, Any]]]
+Scores = dict[str, tuple[str, dict[str, Any]]]
 """What a module returns: of each key, the name of the metric and its options."""
 
 ACCURACY: Scores = {"accuracy": ("accuracy", {})}
@@ -42,7 +42,7 @@ class SeveralScores(Metric):
     @classmethod
     def _chosen(cls, scores: Scores, of: str, key: str | None = None) -> Metric:
         key = next(iter(scores)) if key is None and len(scores) == 1 else key
-        if key not in scores:
+        if key is None or key not in scores:
             given = "" if key is None else f", but got {key!r}"
             raise ValueError(f"{of} gives {' and '.join(scores)}: pass key= one of these{given}.")
         name, options = scores[key]
@@ -66,11 +66,11 @@ class ByTask(SeveralScores):
     @classmethod
     def named(cls, config_name: str | None = None, **options: Any) -> Metric:
         """The metric of a task; raises ValueError for a task that there is not, or as of `SeveralScores`."""
-        task = options.pop("task", None) or config_name
+        task = options.pop("task", "") or config_name or ""
         if task in cls.elsewhere:
             raise ValueError(f"{cls.name}: {task} {cls.elsewhere[task]}")
         if task not in cls.tasks:
-            given = "none" if task is None else repr(task)
+            given = repr(task) if task else "none"
             raise ValueError(
                 f"{cls.name} is scored by task, of which it got {given}: pass load_metric({cls.name!r}, task=...), one "
                 f"of {', '.join(cls.tasks)}."

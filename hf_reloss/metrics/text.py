@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from .base import LATER, AdditiveMetric, need, same_length
+from .base import LATER, AdditiveMetric, Metric, need, same_length
 
 logger = logging.get_logger(__name__)
 
@@ -27,12 +27,12 @@ NO_LATIN = re.compile(r"[^a-zA-Z0-9]*[^\W_a-zA-Z0-9][^a-zA-Z0-9]*")
 
 
 @dataclass(frozen=True)
-class TextMetric(AdditiveMetric):
+class StringMetric(Metric):
     """A metric of strings.
 
     Predictions are N strings. References are N strings, or N sequences of strings: several references of a prediction,
     not necessarily the same number of each. They are grouped by prediction as in `evaluate`, not by stream as in
-    sacrebleu. Statistics are on the CPU.
+    sacrebleu.
 
     Attributes:
         evaluate_nests: whether its module of `evaluate` takes lists of references.
@@ -89,6 +89,11 @@ class TextMetric(AdditiveMetric):
             "predictions": predictions,
             "references": references if self.evaluate_nests else self.one_each(references),
         }
+
+
+@dataclass(frozen=True)
+class TextMetric(StringMetric, AdditiveMetric):
+    """A metric of strings that adds up, on the CPU. Predictions and references as of `StringMetric`."""
 
     def _statistics(self, predictions: list[str], references: list[list[str]]) -> torch.Tensor:
         # Where there are no predictions, an empty pair says how many statistics there are.
