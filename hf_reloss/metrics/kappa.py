@@ -92,5 +92,5 @@ class CohenKappa(ClassMetric):
 def _places(values: torch.Tensor, labels: Sequence[int]) -> torch.Tensor:
     """The places of values [...] among labels, -1 for others."""
     ordered, order = torch.tensor(labels, device=values.device).sort()
-    found = torch.searchsorted(ordered, values.long()).clamp(max=len(labels) - 1)
+    found = torch.searchsorted(ordered, values.long().contiguous()).clamp(max=len(labels) - 1)
     return torch.where(ordered[found] == values, order[found], -1)
