@@ -89,7 +89,8 @@ def _by_name(name: str, config_name: str | None, options: dict[str, Any]) -> Met
             "passed as evaluate.load(...), as a function of (predictions, references) that returns a number, or, in a "
             "trainer, as the key of compute_metrics."
         )
-    if not _takes(known[name], options):
+    of_several = _takes(known[name], {"key": ""})  # which passes options on to the one that is meant
+    if not (of_several or _takes(known[name], options)):
         takes = ", ".join(inspect.signature(known[name]).parameters) or "no options"
         raise ValueError(f"The metric {name!r} takes {takes}, but got {', '.join(sorted(options))}.")
     return known[name].named(config_name, **options)

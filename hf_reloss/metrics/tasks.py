@@ -19,7 +19,7 @@ ERROR_RATES: Scores = {"wer": ("wer", {}), "cer": ("cer", {})}
 
 @dataclass(frozen=True)
 class SeveralScores(Metric):
-    """A name for several metrics, of which `load_metric` gives the one that is meant.
+    """A name for several metrics, of which `load_metric` gives the one that is meant, with any options of that.
 
     Args:
         key: of the score, as in what evaluate's module of the name returns; not needed where it is the only one.
@@ -40,13 +40,13 @@ class SeveralScores(Metric):
         return cls._chosen(cls.scores, cls.name, **options)
 
     @classmethod
-    def _chosen(cls, scores: Scores, of: str, key: str | None = None) -> Metric:
+    def _chosen(cls, scores: Scores, of: str, key: str | None = None, **options: Any) -> Metric:
         key = next(iter(scores)) if key is None and len(scores) == 1 else key
         if key is None or key not in scores:
             given = "" if key is None else f", but got {key!r}"
             raise ValueError(f"{of} gives {' and '.join(scores)}: pass key= one of these{given}.")
-        name, options = scores[key]
-        return load_metric(name, **options)
+        name, usual = scores[key]
+        return load_metric(name, **usual | options)
 
 
 @dataclass(frozen=True)

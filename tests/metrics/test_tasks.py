@@ -53,7 +53,7 @@ def test_every_name_gives_a_metric_that_is_known():
                 assert load_metric(kind.name, task, key=key) == load_metric(name, **options)
     assert load_metric("xnli").name == "accuracy"
     assert not load_metric("xtreme_s", "mls", key="wer").higher_is_better
-    assert load_metric("rouge", key="rougeL").name == "rougeL"
+    assert load_metric("rouge", key="rougeL", use_stemmer=True) == load_metric("rougeL", use_stemmer=True)
     assert load_metric("squad", key="f1").name == "squad_f1"
 
 
@@ -72,6 +72,7 @@ def test_every_name_gives_a_metric_that_is_known():
         (lambda: load_metric("rouge"), "rouge gives rouge1 and rouge2 and rougeL and rougeLsum"),
         (lambda: load_metric("squad_v2"), "squad_v2 gives exact and f1"),
         (lambda: load_metric("xnli", "sts-b"), "xnli has no tasks, but got 'sts-b'"),
+        (lambda: load_metric("rouge", key="rougeL", k=1), "'rougeL' takes use_stemmer, tokenizer, but got k"),
         (lambda: load_metric("f1", "macro"), "f1 has no configuration 'macro'"),
         (lambda: load_metric(accuracy, "glue"), "goes with the name of a metric, but this is function"),
     ],
