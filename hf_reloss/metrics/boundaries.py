@@ -65,10 +65,10 @@ class BoundaryIoU(MeanIoU):
         found = torch.zeros(len(references), 3, max(classes, 1, largest + 1), dtype=torch.float64)
         diagonal = math.hypot(*references.shape[1:])
         distance = max(1, round(self.dilation_ratio * diagonal))
-        for image, (predicted, due) in enumerate(zip(predictions, references, strict=True)):
+        for image, (predicted, wanted) in enumerate(zip(predictions, references, strict=True)):
             known = counts[image]
-            present = torch.cat([predicted[known], due[known]]).unique()[:, None, None]
-            edges, theirs = (_near_edges(x == present, distance) & known for x in (predicted, due))
+            present = torch.cat([predicted[known], wanted[known]]).unique()[:, None, None]
+            edges, theirs = (_near_edges(x == present, distance) & known for x in (predicted, wanted))
             kinds = torch.stack([edges & theirs, edges, theirs]).flatten(2).sum(-1)
             found[image, :, present.flatten().cpu()] = kinds.double().cpu()
         return found.flatten(1).to(references.device)

@@ -19,8 +19,8 @@ MOST_CLASSES = 1_000
 class CohenKappa(ClassMetric):
     """Agreement beyond chance, as `sklearn.metrics.cohen_kappa_score`; at most 1, nan where there is one class only.
 
-    Statistics: [N, C²], the confusion matrix, due by predicted; C is the number of `labels` or, without these, one more
-    than the largest class. Scores of groups take no more classes than occur, however large their numbers.
+    Statistics: [N, C²], the confusion matrix, labels by decisions; C is the number of `labels` or, without these, one
+    more than the largest class. Scores of groups take no more classes than occur, however large their numbers.
 
     Args:
         weights: None, or how much it costs to be off by a number of classes: "linear" or "quadratic" (QWK).
@@ -57,8 +57,8 @@ class CohenKappa(ClassMetric):
         occurring, places = both.unique(return_inverse=True)
         places = places - int((occurring < 0).any())
         # Those that occur keep their order, which is all that counts.
-        decided, due = places.masked_fill(~counts, 0)[0], places[1].masked_fill(~counts, IGNORED_LABEL)
-        return super().score_groups(decided, due, index)
+        decided, wanted = places.masked_fill(~counts, 0)[0], places[1].masked_fill(~counts, IGNORED_LABEL)
+        return super().score_groups(decided, wanted, index)
 
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         known = 0
@@ -78,14 +78,14 @@ class CohenKappa(ClassMetric):
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
         confusion = sums.unflatten(-1, (math.isqrt(sums.shape[-1]), -1))
-        due, predicted = confusion.sum(-1), confusion.sum(-2)
+        wanted, predicted = confusion.sum(-1), confusion.sum(-2)
         if self.weights is None:
-            cost = 1 - torch.eye(due.shape[-1], dtype=sums.dtype, device=sums.device)
+            cost = 1 - torch.eye(wanted.shape[-1], dtype=sums.dtype, device=sums.device)
         else:
-            occurs = torch.ones_like(due) if self.labels is not None else (due + predicted) > 0
+            occurs = torch.ones_like(wanted) if self.labels is not None else (wanted + predicted) > 0
             position = occurs.cumsum(-1).to(sums.dtype)
             cost = (position[..., :, None] - position[..., None, :]).abs() ** (1 if self.weights == "linear" else 2)
-        expected = due[..., :, None] * predicted[..., None, :] / due.sum(-1)[..., None, None]
+        expected = wanted[..., :, None] * predicted[..., None, :] / wanted.sum(-1)[..., None, None]
         return 1 - (cost * confusion).sum((-1, -2)) / (cost * expected).sum((-1, -2))
 
 

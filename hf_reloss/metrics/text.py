@@ -332,6 +332,6 @@ class WordInformationLost(AlignedErrorRate):
     name: ClassVar[str] = "wil"
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
-        hits, _, due, predicted = sums.unbind(-1)
-        preserved = (hits / due.clamp(min=1)) * (hits / predicted.clamp(min=1))
-        return 1 - torch.where(due + predicted > 0, preserved, 1.0)
+        hits, _, wanted, predicted = sums.unbind(-1)
+        preserved = (hits / wanted.clamp(min=1)) * (hits / predicted.clamp(min=1))
+        return 1 - torch.where(wanted + predicted > 0, preserved, 1.0)

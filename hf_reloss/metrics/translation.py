@@ -79,14 +79,14 @@ class Bleu(TextMetric):
     def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
         split, rows, orders = self.tokenizer or tokenizer_13a(), [], range(1, self.max_order + 1)
         for prediction, given in zip(predictions, references, strict=True):
-            tokens, due = split(prediction), [split(text) for text in given]
+            tokens, wanted = split(prediction), [split(text) for text in given]
             most: Counter[tuple[str, ...]] = Counter()
-            for text in due:
+            for text in wanted:
                 most |= ngrams_of(text, 1, self.max_order)
             found = ngrams_of(tokens, 1, self.max_order)
             matches = Counter(len(ngram) for ngram in (found & most).elements())
             number = [max(0, len(tokens) + 1 - order) for order in orders]
-            rows.append([len(tokens), min(map(len, due)), *(matches[order] for order in orders), *number])
+            rows.append([len(tokens), min(map(len, wanted)), *(matches[order] for order in orders), *number])
         return rows
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
@@ -189,8 +189,8 @@ class GoogleBleu(TextMetric):
             found = ngrams_of(split(prediction), self.min_len, self.max_len)
             ways = [(0, 0)]
             for text in given:
-                due = ngrams_of(split(text), self.min_len, self.max_len)
-                ways.append(((found & due).total(), max(found.total(), due.total())))
+                wanted = ngrams_of(split(text), self.min_len, self.max_len)
+                ways.append(((found & wanted).total(), max(found.total(), wanted.total())))
             # The first of equally good ones, as in NLTK, where those without n-grams are passed over.
             rows.append(max(ways, key=lambda way: (way[1] > 0, way[0] / max(1, way[1]))))
         return rows

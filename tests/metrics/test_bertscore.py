@@ -38,11 +38,11 @@ def by_loop(folder, layer, prediction, reference):
         inner = [place for place, token in enumerate(ids["input_ids"][0]) if token not in tokenizer.all_special_ids]
         return states / states.norm(dim=-1, keepdim=True), inner
 
-    (ours, words), (theirs, due) = read(prediction), read(reference)
-    if not (words and due):
+    (ours, words), (theirs, others) = read(prediction), read(reference)
+    if not (words and others):
         return 0.0, 0.0, 0.0
     precision = sum(max(float(ours[i] @ other) for other in theirs) for i in words) / len(words)
-    recall = sum(max(float(theirs[j] @ other) for other in ours) for j in due) / len(due)
+    recall = sum(max(float(theirs[j] @ other) for other in ours) for j in others) / len(others)
     return precision, recall, 2 * precision * recall / (precision + recall)
 
 

@@ -19,10 +19,10 @@ def edges(mask, distance):
 def counts(predictions, references, classes, ratio):
     """Of each image and class, the pixels near both edges, and near either."""
     found = np.zeros((classes, 2))
-    for predicted, due in zip(predictions, references, strict=True):
-        distance = max(1, round(ratio * math.hypot(*due.shape)))
+    for predicted, true in zip(predictions, references, strict=True):
+        distance = max(1, round(ratio * math.hypot(*true.shape)))
         for kind in range(classes):
-            ours, theirs = (edges(x == kind, distance) & (due < 200) for x in (predicted, due))
+            ours, theirs = (edges(x == kind, distance) & (true < 200) for x in (predicted, true))
             found[kind] += (ours & theirs).sum(), (ours | theirs).sum()
     return found
 
