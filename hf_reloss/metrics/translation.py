@@ -43,11 +43,10 @@ def tokenizer_13a() -> Tokenizer:
 
 def ngrams_of(tokens: Sequence[str], shortest: int, longest: int) -> "Counter[tuple[str, ...]]":
     """How often each run of `shortest` to `longest` tokens occurs."""
-    return Counter(
-        tuple(tokens[start : start + order])
-        for order in range(shortest, longest + 1)
-        for start in range(len(tokens) - order + 1)
-    )
+    tokens, ngrams = tuple(tokens), []
+    for order in range(shortest, longest + 1):
+        ngrams += [tokens[start : start + order] for start in range(len(tokens) - order + 1)]
+    return Counter(ngrams)
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,18 @@ class Bleu(TextMetric):
         check_tokenizer(self.name, self.tokenizer)
 
     def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
-        split, rows, orders = self.tokenizer or tokenizer_13a(), [], range(1, self.max_order + 1)
+        split, rows = self.tokenizer or tokenizer_13a(), []
         for prediction, given in zip(predictions, references, strict=True):
-            tokens, wanted = split(prediction), [split(text) for text in given]
-            most: Counter[tuple[str, ...]] = Counter()
-            for text in wanted:
-                most |= ngrams_of(text, 1, self.max_order)
-            found = ngrams_of(tokens, 1, self.max_order)
-            matches = Counter(len(ngram) for ngram in (found & most).elements())
-            number = [max(0, len(tokens) + 1 - order) for order in orders]
-            rows.append([len(tokens), min(map(len, wanted)), *(matches[order] for order in orders), *number])
+            tokens, texts = split(prediction), [split(text) for text in given]
+            wanted = ngrams_of(texts[0], 1, self.max_order)
+            for text in texts[1:]:
+                wanted |= ngrams_of(text, 1, self.max_order)
+            matches = [0] * self.max_order
+            for ngram, times in ngrams_of(tokens, 1, self.max_order).items():
+                if ngram in wanted:
+                    matches[len(ngram) - 1] += min(times, wanted[ngram])
+            number = [max(0, len(tokens) - shorter) for shorter in range(self.max_order)]
+            rows.append([len(tokens), min(map(len, texts)), *matches, *number])
         return rows
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
