@@ -122,10 +122,8 @@ def _of_module(module: Any, options: dict[str, Any]) -> Metric:
     same = []
     if _is_canonical(module):
         same = [kind for kind in _known().values() if plain(kind.evaluate_module) == plain(module.name)]
-        of_scores = [kind for kind in same if not _takes(kind, {"key": ""})]
-        if same and not of_scores:
+        if same and _takes(same[0], {"key": ""}):
             return _of_task(same[0], module, options)
-        same = of_scores
     if "key" in options:
         same = [kind for kind in same if kind.evaluate_key == options["key"]]
     elif len(same) > 1:

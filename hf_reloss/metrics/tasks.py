@@ -151,6 +151,7 @@ class RougeScores(SeveralScores):
     """What evaluate's `rouge` gives: `load_metric("rouge", key="rougeL")` is `rougeL`."""
 
     name: ClassVar[str] = "rouge"
+    evaluate_module: ClassVar[str] = ""  # which is that of its scores
     scores: ClassVar[Scores] = {name: (name, {}) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
 
 
@@ -159,6 +160,7 @@ class SquadScores(SeveralScores):
     """What evaluate's `squad` gives: `load_metric("squad", key="f1")` is `squad_f1`."""
 
     name: ClassVar[str] = "squad"
+    evaluate_module: ClassVar[str] = ""  # which is that of its scores
     scores: ClassVar[Scores] = {"exact_match": ("squad_exact_match", {}), "f1": ("squad_f1", {})}
 
 
@@ -167,4 +169,5 @@ class SquadV2Scores(SeveralScores):
     """What evaluate's `squad_v2` gives: `load_metric("squad_v2", key="f1")` is `squad_v2_f1`."""
 
     name: ClassVar[str] = "squad_v2"
+    evaluate_module: ClassVar[str] = ""  # which is that of its scores
     scores: ClassVar[Scores] = {"exact": ("squad_v2_exact", {}), "f1": ("squad_v2_f1", {})}
