@@ -27,9 +27,14 @@ def folder():
     return str(Path(find_spec(package.__name__).submodule_search_locations[0]) / "model")
 
 
-def by_loop(folder, layer, prediction, reference):
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+
+def by_loop(loaded, layer, prediction, reference):
     """Precision, recall and F1 of one pair, as Zhang et al. (2020) have it, without padding."""
-    tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    tokenizer, encoder = loaded
 
     def read(text):
         ids = tokenizer(text, return_tensors="pt")
@@ -47,10 +52,10 @@ def by_loop(folder, layer, prediction, reference):
 
 
 @pytest.mark.parametrize("layer", [None, 3])
-def test_it_is_that_of_a_loop(folder, layer):
+def test_it_is_that_of_a_loop(folder, loaded, layer):
     wanted = []
     for prediction, given in zip(PREDICTIONS, REFERENCES, strict=True):
-        every = [by_loop(folder, -1 if layer is None else layer, prediction, reference) for reference in given]
+        every = [by_loop(loaded, -1 if layer is None else layer, prediction, reference) for reference in given]
         wanted.append([max(column) for column in zip(*every, strict=True)])
     names = ("bertscore_precision", "bertscore_recall", "bertscore")
     for name, column in zip(names, zip(*wanted, strict=True), strict=True):
