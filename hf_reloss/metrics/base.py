@@ -21,6 +21,9 @@ from transformers.utils import logging
 IGNORED_LABEL = -100
 """The label of a prediction that does not count, as everywhere in transformers."""
 
+LATER = {"later": True}
+"""Metadata of fields, options that a metric did not have at first."""
+
 
 class Metric(abc.ABC):
     """A score of a group of predictions against their references.
@@ -47,6 +50,19 @@ class Metric(abc.ABC):
             cls.evaluate_module = vars(cls).get("evaluate_module", cls.name)
             cls.evaluate_key = vars(cls).get("evaluate_key", cls.name)
 
+    @classmethod
+    def named(cls, config_name: str | None = None, **options: Any) -> "Metric":
+        """The metric that `load_metric` gives for the name.
+
+        Args:
+            config_name: as the second argument of `evaluate.load`: "multilabel" is of several labels per example.
+            options: the metric's.
+        """
+        metric = cls(**options)
+        if config_name not in (None, "default", "binary", "multiclass", "multilabel", "multilist"):
+            raise ValueError(f"{cls.name} has no configuration {config_name!r}: its options are passed by their names.")
+        return metric.informed({"threshold": 0.5}) if config_name == "multilabel" else metric
+
     @property
     def options(self) -> dict[str, Any]:
         """The options that it was given, by name."""
@@ -56,8 +72,12 @@ class Metric(abc.ABC):
 
     @property
     def signature(self) -> str:
-        """One line that fixes what is computed: the name, all options, the versions of what counts."""
-        options = [f"{key}:{value}" for key, value in self.options.items()]
+        """One line that fixes what is computed: the name, all options, the versions of what counts.
+
+        Options that a metric got `LATER` are there only where they are set: what was saved without them keeps it.
+        """
+        later = {key for key, default in _later(self).items() if getattr(self, key) == default}
+        options = [f"{key}:{_as_word(value)}" for key, value in self.options.items() if key not in later]
         versions = [f"{library}:{importlib.metadata.version(library)}" for library in self.libraries]
         return "|".join([self.name, *options, *versions])
 
@@ -287,6 +307,21 @@ def same_length(name: str, predictions: Any, references: Any) -> None:
             f"{name} wants one reference per prediction, but got {len(predictions)} predictions and "
             f"{len(references)} references."
         )
+
+
+def _later(metric: Metric) -> dict[str, Any]:
+    """The defaults of options that a metric got `LATER`."""
+    if not dataclasses.is_dataclass(metric):
+        return {}
+    return {field.name: field.default for field in dataclasses.fields(metric) if field.metadata.get("later")}
+
+
+def _as_word(value: Any) -> Any:
+    """A function as its name; any other value as it is."""
+    if not callable(value):
+        return value
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{module}.{name}" if module else name
 
 
 def _on_host(values: Any) -> Any:

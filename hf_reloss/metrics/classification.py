@@ -165,7 +165,8 @@ class GradeMetric(Metric):
     """A metric of classes that a model of one number is judged by: it sees grades, rounded numbers.
 
     Predictions are numbers [N] or [N, 1]; they and the references are rounded (halves to the even grade, as
-    `torch.round`), and predictions do not leave the range of the references, which may begin below 0. What it is
+    `torch.round`), and predictions do not leave the range of the references, which may begin below 0, or of the
+    metric's `labels`. What it is
     otherwise, such as its name and direction, is that of the metric.
 
     Args:
@@ -192,6 +193,9 @@ class GradeMetric(Metric):
                 f"{self.name} of grades wants one number for each example, [N] or [N, 1], but got "
                 f"{list(predictions.shape)} for references {list(references.shape)}."
             )
+        grades_of = getattr(self.of, "labels", None)
+        if grades_of is not None:
+            return predictions.round().clamp(min(grades_of), max(grades_of)).long(), references
         found, known = grades(predictions, references), references != IGNORED_LABEL
         below = min(0, int(references[known].min())) if known.any() else 0  # grades may begin at -2, say, classes at 0
         return found - below, torch.where(known, references - below, references)

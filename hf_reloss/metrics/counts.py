@@ -1,4 +1,4 @@
-"""Metrics that are functions of counts per class: precision, recall, F1, Matthews correlation, kappa."""
+"""Metrics that are functions of counts per class: precision, recall, F1, Matthews correlation."""
 
 import abc
 import math
@@ -275,42 +275,7 @@ class MatthewsCorrelation(CountMetric):
         return torch.where(constant, 0.0, covariance / variances.masked_fill(constant, 1.0).sqrt()), (total > 0).to(due)
 
 
-@dataclass(frozen=True)
-class CohenKappa(ClassMetric):
-    """Agreement beyond chance, as `sklearn.metrics.cohen_kappa_score`; at most 1, nan where there is one class only.
-
-    Statistics: [N, C²], the confusion matrix, due by predicted.
-
-    Args:
-        weights: None, or how much it costs to be off by a number of classes: "linear" or "quadratic" (QWK). Classes are
-            taken in their order, those that do not occur in the group being passed over, as scikit-learn does.
-    """
-
-    name: ClassVar[str] = "cohen_kappa"
-    weights: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.weights not in (None, "linear", "quadratic"):
-            raise ValueError(f"{self.name}: weights is None, 'linear' or 'quadratic', but got {self.weights!r}.")
-
-    def _statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        predictions, references, classes = _marked(predictions, references, 0, self.name)
-        cell = torch.where(references < 0, -1, references * classes + predictions)
-        return _histograms(cell, torch.arange(len(cell), device=cell.device)[:, None], classes**2)
-
-    def _score(self, sums: torch.Tensor) -> torch.Tensor:
-        confusion = sums.unflatten(-1, (math.isqrt(sums.shape[-1]), -1))
-        due, predicted = confusion.sum(-1), confusion.sum(-2)
-        if self.weights is None:
-            cost = 1 - torch.eye(due.shape[-1], dtype=sums.dtype, device=sums.device)
-        else:
-            position = ((due + predicted) > 0).cumsum(-1).to(sums.dtype)
-            cost = (position[..., :, None] - position[..., None, :]).abs() ** (1 if self.weights == "linear" else 2)
-        expected = due[..., :, None] * predicted[..., None, :] / due.sum(-1)[..., None, None]
-        return 1 - (cost * confusion).sum((-1, -2)) / (cost * expected).sum((-1, -2))
-
-
-def _marked(
+def marked(
     predictions: torch.Tensor, references: torch.Tensor, classes: int, name: str
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Class indices [n, positions], -1 where nothing counts, and the number of classes, `classes` or more."""
@@ -325,17 +290,17 @@ def _marked(
 
 def _kinds(predictions: torch.Tensor, references: torch.Tensor, classes: int, name: str) -> tuple[torch.Tensor, int]:
     """The class that was right, predicted and due, int32 [3, n, positions], -1 for none, and the number of classes."""
-    predictions, references, classes = _marked(predictions, references, classes, name)
+    predictions, references, classes = marked(predictions, references, classes, name)
     return torch.stack([references.masked_fill(predictions != references, -1), predictions, references]).int(), classes
 
 
 def _count(kinds: torch.Tensor, classes: int) -> torch.Tensor:
     """Counts [n, 3 classes] of kinds [3, n, positions]."""
     rows = torch.arange(3 * kinds.shape[1], device=kinds.device).view(-1, 3, 1).transpose(0, 1)
-    return _histograms(kinds, rows, classes).view(-1, 3 * classes)
+    return histograms(kinds, rows, classes).view(-1, 3 * classes)
 
 
-def _histograms(indices: torch.Tensor, rows: torch.Tensor, slots: int) -> torch.Tensor:
+def histograms(indices: torch.Tensor, rows: torch.Tensor, slots: int) -> torch.Tensor:
     """How often each of 0 .. slots - 1 occurs in each row.
 
     Args:

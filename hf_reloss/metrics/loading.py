@@ -15,7 +15,7 @@ from .base import Metric
 from .directions import less_is_better
 
 
-def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> Metric:
+def load_metric(metric: "str | Metric | Callable[..., Any]", config_name: str | None = None, **options: Any) -> Metric:
     """A metric from its name, from a module of `evaluate`, or from a function.
 
     A module of `evaluate` whose metric is known here by its name is replaced by that, for the same score in less time.
@@ -24,6 +24,8 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
     Args:
         metric: a name (`"f1"`), an `evaluate.EvaluationModule`, a function (predictions, references) -> number
             or dict, or a `Metric`, which is returned as it is.
+        config_name: of a name, what goes with it in `evaluate.load(name, config_name)`: the task of a benchmark, as in
+            `load_metric("glue", "cola")`, or "multilabel".
         options: the metric's own (`average="macro"`), or those of the adapter: `key`, `higher_is_better`, and for
             functions `name` and `class_indices`.
 
@@ -39,7 +41,9 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
             raise ValueError(f"{metric.name!r} is a metric already, so {', '.join(sorted(options))} cannot be set.")
         return metric
     if isinstance(metric, str):
-        return _by_name(metric, options)
+        return _by_name(metric, config_name, options)
+    if config_name is not None:
+        raise ValueError(f"{config_name!r} goes with the name of a metric, but this is {type(metric).__name__}.")
     if _is_evaluate_module(metric):
         ours = getattr(metric, "metric", None)  # of `as_evaluate`
         return load_metric(ours, **options) if isinstance(ours, Metric) else _of_module(metric, options)
@@ -75,7 +79,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _by_name(name: str, options: dict[str, Any]) -> Metric:
+def _by_name(name: str, config_name: str | None, options: dict[str, Any]) -> Metric:
     known = _known()
     if name not in known:
         near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
@@ -85,10 +89,11 @@ def _by_name(name: str, options: dict[str, Any]) -> Metric:
             "passed as evaluate.load(...), as a function of (predictions, references) that returns a number, or, in a "
             "trainer, as the key of compute_metrics."
         )
-    if not _takes(known[name], options):
+    of_several = _takes(known[name], {"key": ""})  # which passes options on to the one that is meant
+    if not (of_several or _takes(known[name], options)):
         takes = ", ".join(inspect.signature(known[name]).parameters) or "no options"
         raise ValueError(f"The metric {name!r} takes {takes}, but got {', '.join(sorted(options))}.")
-    return known[name](**options)
+    return known[name].named(config_name, **options)
 
 
 def _known() -> dict[str, type[Metric]]:
@@ -117,6 +122,8 @@ def _of_module(module: Any, options: dict[str, Any]) -> Metric:
     same = []
     if _is_canonical(module):
         same = [kind for kind in _known().values() if plain(kind.evaluate_module) == plain(module.name)]
+        if same and _takes(same[0], {"key": ""}):
+            return _of_task(same[0], module, options)
     if "key" in options:
         same = [kind for kind in same if kind.evaluate_key == options["key"]]
     elif len(same) > 1:
@@ -136,6 +143,17 @@ def _of_module(module: Any, options: dict[str, Any]) -> Metric:
     if elsewise or not _takes(kind, own) or direction != kind.higher_is_better:
         return EvaluateMetric(module, **{"key": kind.evaluate_key, "higher_is_better": direction} | options)
     return kind(**own)
+
+
+def _of_task(kind: type[Metric], module: Any, options: dict[str, Any]) -> Metric:
+    """The metric of a benchmark's task that a module of `evaluate` computes, or an adapter for a key of its own."""
+    try:
+        if options.keys() <= {"key"}:
+            return kind.named(**({"task": module.config_name} if _takes(kind, {"task": ""}) else {}), **options)
+    except ValueError:
+        if "key" not in options:
+            raise
+    return EvaluateMetric(module, **options)
 
 
 def _is_canonical(module: Any) -> bool:

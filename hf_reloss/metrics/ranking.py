@@ -124,3 +124,53 @@ class MeanReciprocalRank(RankingMetric):
         alike = (above == above.gather(-1, best)) & ~relevant
         place = above.gather(-1, best)[:, 0] + alike.sum(-1) + 1
         return self.first(place) / place.double()
+
+
+@dataclass(frozen=True)
+class PlacesMetric(RankingMetric):
+    """A mean over queries of how many relevant documents are in the first k places, as a share of something.
+
+    A document that scores as others do counts by the share of their places that are among the first k, the mean over
+    all orders of them. Arguments as of `RankingMetric`.
+    """
+
+    k: int | None = 10
+
+    def __post_init__(self) -> None:
+        if self.k is None or self.k < 1:
+            raise ValueError(f"{self.name}: k is how many of the first places count, 1 or more, but got {self.k}.")
+
+    def _of_order(self, relevance: torch.Tensor, above: torch.Tensor, at_least: torch.Tensor) -> torch.Tensor:
+        relevant = (relevance > 0).double()
+        inside = (at_least.clamp(max=self.k) - above.clamp(max=self.k)).double() / (at_least - above)
+        return (relevant * inside).sum(-1) / self._number(relevant.sum(-1))
+
+    @abc.abstractmethod
+    def _number(self, relevant: torch.Tensor) -> torch.Tensor:
+        """Of how many it is the share, where this many documents [N] are relevant."""
+
+
+@dataclass(frozen=True)
+class PrecisionAtK(PlacesMetric):
+    """Precision at k: the share of the first k places with a relevant document, also where there are fewer documents.
+
+    Mean over the queries that have a relevant document. Arguments as of `PlacesMetric`.
+    """
+
+    name: ClassVar[str] = "precision_at_k"
+
+    def _number(self, relevant: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(relevant, self.k or 0)
+
+
+@dataclass(frozen=True)
+class RankedRecallAtK(PlacesMetric):
+    """Recall at k of ranked documents: the share of a query's relevant documents that is in the first k places.
+
+    `recall_at_k` is that of embeddings. Arguments as of `PlacesMetric`.
+    """
+
+    name: ClassVar[str] = "ranked_recall_at_k"
+
+    def _number(self, relevant: torch.Tensor) -> torch.Tensor:
+        return relevant

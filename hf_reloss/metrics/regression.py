@@ -1,5 +1,6 @@
 """Metrics of numbers: errors and correlations, and metrics of classes on numbers that are rounded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,6 +9,9 @@ import torch
 from ..ranking import hard_rank
 from .base import IGNORED_LABEL, AdditiveMetric, Metric
 from .classification import one_number_each
+
+EPSILON = torch.finfo(torch.float64).eps
+"""What is divided by at least, as in scikit-learn."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,11 @@ class ErrorMetric(NumberMetric, AdditiveMetric):
 
     def _statistics(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         counts = references != IGNORED_LABEL
-        errors = self._errors(predictions - references).masked_fill(~counts, 0.0)
+        errors = self._errors(predictions, references).masked_fill(~counts, 0.0)
         return torch.stack([errors, counts.double()], dim=-1)
 
-    def _errors(self, differences: torch.Tensor) -> torch.Tensor:
-        return differences.square()
+    def _errors(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return (predictions - references).square()
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
         return sums[..., 0] / sums[..., 1]
@@ -74,8 +78,65 @@ class MeanAbsoluteError(ErrorMetric):
 
     name: ClassVar[str] = "mae"
 
-    def _errors(self, differences: torch.Tensor) -> torch.Tensor:
-        return differences.abs()
+    def _errors(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return (predictions - references).abs()
+
+
+@dataclass(frozen=True)
+class MeanAbsolutePercentageError(ErrorMetric):
+    """Mean of |error| / |reference|, as `sklearn.metrics.mean_absolute_percentage_error`; nan where nothing counts.
+
+    1 is an error of 100 %. A reference of 0 is taken for 2.2e-16, so that an error there is beyond all others.
+    """
+
+    name: ClassVar[str] = "mape"
+
+    def _errors(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return (predictions - references).abs() / references.abs().clamp(min=EPSILON)
+
+
+@dataclass(frozen=True)
+class SymmetricMeanAbsolutePercentageError(ErrorMetric):
+    """Mean of 2 |error| / (|prediction| + |reference|), in [0, 2]; nan where nothing counts.
+
+    As evaluate's `smape` (Chen and Yang 2004); 0 where both are 0.
+    """
+
+    name: ClassVar[str] = "smape"
+
+    def _errors(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        sizes = predictions.abs().clamp(min=EPSILON) + references.abs().clamp(min=EPSILON)
+        return 2 * (predictions - references).abs() / sizes
+
+
+@dataclass(frozen=True)
+class MeanAbsoluteScaledError(ErrorMetric):
+    """Mean absolute error, divided by that of a naive forecast of a series (Hyndman and Koehler 2006).
+
+    As evaluate's `mase`; nan where nothing counts.
+
+    Args:
+        training: the series, numbers in their order, more than `periodicity` of them.
+        periodicity: the naive forecast is the number that was there so many places before.
+    """
+
+    name: ClassVar[str] = "mase"
+    training: Sequence[float] = ()
+    periodicity: int = 1
+
+    def __post_init__(self) -> None:
+        series = tuple(float(number) for number in self.training)  # also of an array
+        object.__setattr__(self, "training", series)
+        if self.periodicity < 1 or len(series) <= self.periodicity:
+            raise ValueError(
+                f"{self.name} wants a series of more numbers than its periodicity, to scale errors by: pass training=, "
+                f"of which there are {len(series)}, and periodicity= 1 or more, which is {self.periodicity}."
+            )
+
+    def _errors(self, predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        series = torch.tensor(self.training, dtype=torch.float64)
+        naive = (series[self.periodicity :] - series[: -self.periodicity]).abs().mean().clamp(min=EPSILON)
+        return (predictions - references).abs() / float(naive)
 
 
 @dataclass(frozen=True)

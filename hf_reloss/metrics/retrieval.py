@@ -41,7 +41,8 @@ class RecallAtK(CollectionMetric):
         if predictions.dim() != 2 or references.dim() != 1 or references.is_floating_point():
             raise ValueError(
                 f"{self.name} wants embeddings [N, D] and class indices [N], but got {list(predictions.shape)} and "
-                f"{list(references.shape)} ({references.dtype})."
+                f"{list(references.shape)} ({references.dtype}). Of scores [N, D] of ranked "
+                "documents with their relevance [N, D], the metric is 'ranked_recall_at_k'."
             )
         predictions = predictions.to(torch.promote_types(predictions.dtype, torch.float32))
         if not predictions.isfinite().all():

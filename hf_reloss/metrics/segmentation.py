@@ -32,7 +32,7 @@ class SegmentationMetric(CountMetric):
         return outputs.argmax(1) if outputs.is_floating_point() else outputs
 
     def read(self, predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        if _differ(predictions) or _differ(references):
+        if differ(predictions) or differ(references):
             predictions, references = self._as_one(predictions, references)
         return super().read(predictions, references)
 
@@ -58,7 +58,7 @@ class SegmentationMetric(CountMetric):
 
     def statistics(self, predictions: Any, references: Any) -> torch.Tensor:
         classes = self.num_labels or 0
-        if not _differ(predictions):
+        if not differ(predictions):
             predictions = numbers(predictions, self.name)
             if predictions.is_floating_point():
                 if predictions.dim() != 4:
@@ -88,7 +88,11 @@ class SegmentationMetric(CountMetric):
                     f"{self.name} is of {classes} classes, 0 to {classes - 1}, but {what} hold {int(maps[beyond][0])}: "
                     f"set num_labels, or ignore_index (which is {self.ignore_index}) to the label that does not count."
                 )
-        return super()._statistics(predictions, references.masked_fill(ignored, IGNORED_LABEL), classes)
+        return self._of_pixels(predictions, references.masked_fill(ignored, IGNORED_LABEL), classes)
+
+    def _of_pixels(self, predictions: torch.Tensor, references: torch.Tensor, classes: int) -> torch.Tensor:
+        """Statistics of maps; -100 in the references is all that does not count, `classes` are there at least."""
+        return super()._statistics(predictions, references, classes)
 
     def for_evaluate(self, predictions: Any, references: Any) -> dict[str, Any]:
         maps = {
@@ -152,7 +156,7 @@ def _ratio(part: torch.Tensor, whole: torch.Tensor) -> tuple[torch.Tensor, torch
     return part / whole.masked_fill(~present, 1.0), present.to(whole)
 
 
-def _differ(maps: Any) -> bool:
+def differ(maps: Any) -> bool:
     """Whether they are a list of maps of different sizes."""
     if not isinstance(maps, list | tuple):
         return False

@@ -7,23 +7,32 @@ import abc
 import functools
 import re
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
-from .base import AdditiveMetric, need, same_length
+from .base import LATER, AdditiveMetric, Metric, need, same_length
+
+logger = logging.get_logger(__name__)
+
+Tokenizer = Callable[[str], Sequence[str]]
+
+NO_LATIN = re.compile(r"[^a-zA-Z0-9]*[^\W_a-zA-Z0-9][^a-zA-Z0-9]*")
+"""Texts with letters of which none is Latin."""
 
 
 @dataclass(frozen=True)
-class TextMetric(AdditiveMetric):
+class StringMetric(Metric):
     """A metric of strings.
 
     Predictions are N strings. References are N strings, or N sequences of strings: several references of a prediction,
     not necessarily the same number of each. They are grouped by prediction as in `evaluate`, not by stream as in
-    sacrebleu. Statistics are on the CPU.
+    sacrebleu.
 
     Attributes:
         evaluate_nests: whether its module of `evaluate` takes lists of references.
@@ -81,6 +90,11 @@ class TextMetric(AdditiveMetric):
             "references": references if self.evaluate_nests else self.one_each(references),
         }
 
+
+@dataclass(frozen=True)
+class TextMetric(StringMetric, AdditiveMetric):
+    """A metric of strings that adds up, on the CPU. Predictions and references as of `StringMetric`."""
+
     def _statistics(self, predictions: list[str], references: list[list[str]]) -> torch.Tensor:
         # Where there are no predictions, an empty pair says how many statistics there are.
         rows = self._rows(predictions, references) if predictions else self._rows([""], [[""]])
@@ -89,6 +103,14 @@ class TextMetric(AdditiveMetric):
     @abc.abstractmethod
     def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
         """Statistics [N, K] of N predictions, at least one."""
+
+
+def check_tokenizer(name: str, tokenizer: Any) -> None:
+    """Raises ValueError for a tokenizer of a metric that is no function."""
+    if not (tokenizer is None or callable(tokenizer)):
+        raise ValueError(
+            f"{name}: tokenizer is a function from a text to its tokens, such as str.split, but got {tokenizer!r}."
+        )
 
 
 @dataclass(frozen=True)
@@ -100,20 +122,34 @@ class Rouge(TextMetric):
     F-measure and 1.
 
     Args:
-        use_stemmer: compares stems of English words.
+        use_stemmer: compares stems of English words; of no effect beside a tokenizer.
+        tokenizer: a function from a text to its tokens, such as `str.split` or a tokenizer's `tokenize`. By default
+            tokens are runs of the letters a to z and digits, in lower case, so that of texts without Latin letters
+            there is nothing left, and a warning says so.
     """
 
     libraries: ClassVar[tuple[str, ...]] = ("rouge-score",)
     use_stemmer: bool = False
+    tokenizer: Tokenizer | None = field(default=None, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        check_tokenizer(self.name, self.tokenizer)
 
     @functools.cached_property
     def scorer(self) -> Any:
-        return need("rouge_score.rouge_scorer", "text").RougeScorer([self.name], use_stemmer=self.use_stemmer)
+        scorer = need("rouge_score.rouge_scorer", "text")
+        own = None if self.tokenizer is None else SimpleNamespace(tokenize=self.tokenizer)
+        return scorer.RougeScorer([self.name], use_stemmer=self.use_stemmer, tokenizer=own)
 
     def for_evaluate(self, predictions: Any, references: Any) -> dict[str, Any]:
         return super().for_evaluate(predictions, references) | {"rouge_types": [self.name], "use_aggregator": False}
 
     def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
+        if self.tokenizer is None and any(NO_LATIN.fullmatch(text) for given in references for text in given):
+            logger.warning_once(
+                f"{self.name} reads the letters a to z and digits only, of which there is none in some references: "
+                "these score 0 whatever is predicted. Pass tokenizer= a function that splits texts, such as str.split."
+            )
         score, name = self.scorer.score, self.name
         return [
             (max([score(reference, prediction)[name].fmeasure for reference in given]), 1)
@@ -213,11 +249,15 @@ class ErrorRate(TextMetric):
     transform: ClassVar[str]
     """What of jiwer splits strings into units."""
 
-    def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
+    def _pairs(self, predictions: list[str], references: list[list[str]]) -> Iterable[tuple[list[str], list[str]]]:
+        """The units of predictions and references, N of each."""
         split = getattr(need("jiwer", "text"), self.transform)
+        return zip(split(predictions), split(self.one_each(references)), strict=True)
+
+    def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
         # jiwer counts with rapidfuzz as well, and lays out alignments, which nobody needs here.
         distance = need("rapidfuzz.distance.Levenshtein", "text").distance
-        pairs = zip(split(predictions), split(self.one_each(references)), strict=True)
+        pairs = self._pairs(predictions, references)
         return [(distance(reference, prediction), len(reference)) for prediction, reference in pairs]
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
@@ -239,3 +279,59 @@ class CharacterErrorRate(ErrorRate):
 
     name: ClassVar[str] = "cer"
     transform: ClassVar[str] = "cer_default"
+
+
+@dataclass(frozen=True)
+class AlignedErrorRate(ErrorRate):
+    """A rate of words that are aligned. One reference per prediction.
+
+    Statistics: [N, 4], words that are aligned with an equal one, edits, and words of the reference and of the
+    prediction.
+    """
+
+    transform: ClassVar[str] = "wer_default"
+
+    def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
+        # Of several alignments with as few edits, the counts depend on which: it has to be the one of jiwer.
+        opcodes = need("rapidfuzz.distance.Levenshtein", "text").opcodes
+        rows = []
+        for prediction, reference in self._pairs(predictions, references):
+            steps = [(code.tag == "equal", code) for code in opcodes(reference, prediction)]
+            hits = sum(code.src_end - code.src_start for equal, code in steps if equal)
+            edits = sum(
+                max(code.src_end - code.src_start, code.dest_end - code.dest_start)
+                for equal, code in steps
+                if not equal
+            )
+            rows.append((hits, edits, len(reference), len(prediction)))
+        return rows
+
+
+@dataclass(frozen=True)
+class MatchErrorRate(AlignedErrorRate):
+    """Match error rate (Morris et al. 2004): the share of edits among all alignments, in [0, 1]. Equal to `jiwer.mer`.
+
+    0 where neither side has a word.
+    """
+
+    name: ClassVar[str] = "mer"
+
+    def _score(self, sums: torch.Tensor) -> torch.Tensor:
+        hits, edits, _, _ = sums.unbind(-1)
+        return edits / (hits + edits).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class WordInformationLost(AlignedErrorRate):
+    """Word information lost (Morris et al. 2004), in [0, 1]. Equal to `jiwer.wil`.
+
+    1 less the product of the shares of words, of the references and of the predictions, that are aligned with an equal
+    one; 0 where neither side has a word.
+    """
+
+    name: ClassVar[str] = "wil"
+
+    def _score(self, sums: torch.Tensor) -> torch.Tensor:
+        hits, _, wanted, predicted = sums.unbind(-1)
+        preserved = (hits / wanted.clamp(min=1)) * (hits / predicted.clamp(min=1))
+        return 1 - torch.where(wanted + predicted > 0, preserved, 1.0)

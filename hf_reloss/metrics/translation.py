@@ -6,14 +6,15 @@ Options, defaults and scales are those of the modules of `evaluate`. sacrebleu i
 import abc
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from .base import need
-from .text import TextMetric
+from .base import LATER, need
+from .text import TextMetric, Tokenizer, check_tokenizer
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,23 @@ class SacrebleuMetric(TextMetric):
         return self.scorer._extract_corpus_statistics(predictions, streams)
 
 
+@functools.cache
+def tokenizer_13a() -> Tokenizer:
+    """What splits a text into tokens as WMT's mteval-v13a does."""
+    tokenize = need("sacrebleu", "text").BLEU().tokenizer
+    return lambda text: tokenize(text).split()
+
+
+def ngrams_of(tokens: Sequence[str], shortest: int, longest: int) -> "Counter[tuple[str, ...]]":
+    """How often each run of `shortest` to `longest` tokens occurs."""
+    tokens, ngrams = tuple(tokens), []
+    for order in range(shortest, longest + 1):
+        ngrams += [tokens[start : start + order] for start in range(len(tokens) - order + 1)]
+    return Counter(ngrams)
+
+
 @dataclass(frozen=True)
-class Bleu(SacrebleuMetric):
+class Bleu(TextMetric):
     """BLEU of `evaluate`, in [0, 1]: that of TensorFlow NMT, of tokens 13a.
 
     The shortest reference's length counts. Without smoothing the score is 0 where any precision is. Where predictions
@@ -46,23 +62,32 @@ class Bleu(SacrebleuMetric):
     Args:
         max_order: the longest n-grams.
         smooth: adds 1 to the matches and to the n-grams of each order.
+        tokenizer: a function from a text to its tokens, in place of 13a: `list`, of characters, for scripts without
+            spaces.
     """
 
     name: ClassVar[str] = "bleu"
+    libraries: ClassVar[tuple[str, ...]] = ("sacrebleu",)
     max_order: int = 4
     smooth: bool = False
+    tokenizer: Tokenizer | None = field(default=None, metadata=LATER)
 
-    @functools.cached_property
-    def scorer(self) -> Any:
-        return need("sacrebleu", "text").BLEU(max_ngram_order=self.max_order)
+    def __post_init__(self) -> None:
+        check_tokenizer(self.name, self.tokenizer)
 
     def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
-        scorer, rows = self.scorer, []
+        split, rows = self.tokenizer or tokenizer_13a(), []
         for prediction, given in zip(predictions, references, strict=True):
-            reference = scorer._extract_reference_info([scorer.tokenizer(text) for text in given])
-            # Of these lengths sacrebleu would take the closest.
-            reference["ref_lens"] = [min(reference["ref_lens"])]
-            rows.append(scorer._compute_segment_statistics(scorer.tokenizer(prediction), reference))
+            tokens, texts = split(prediction), [split(text) for text in given]
+            wanted = ngrams_of(texts[0], 1, self.max_order)
+            for text in texts[1:]:
+                wanted |= ngrams_of(text, 1, self.max_order)
+            matches = [0] * self.max_order
+            for ngram, times in ngrams_of(tokens, 1, self.max_order).items():
+                if ngram in wanted:
+                    matches[len(ngram) - 1] += min(times, wanted[ngram])
+            number = [max(0, len(tokens) - shorter) for shorter in range(self.max_order)]
+            rows.append([len(tokens), min(map(len, texts)), *matches, *number])
         return rows
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
@@ -131,6 +156,49 @@ class SacreBleu(SacrebleuMetric):
         logs = torch.where(present, (matches / ngrams).log(), 0.0 if self.use_effective_order else -torch.inf)
         orders = present.sum(-1) if self.use_effective_order else present.shape[-1]
         return torch.where(any_match, 100 * _brevity_penalty(sums) * (logs.sum(-1) / orders).exp(), 0.0)
+
+
+@dataclass(frozen=True)
+class GoogleBleu(TextMetric):
+    """GLEU (Wu et al. 2016, arXiv:1609.08144), of evaluate, in [0, 1]: the lesser of n-gram precision and recall.
+
+    Matching n-grams of all orders, divided by those of the prediction or of its reference, whichever are more; of
+    several references the one that gives most. Equal to `nltk.translate.gleu_score.corpus_gleu`, of tokens 13a; 0
+    where there are no n-grams. Statistics: [N, 2], matches and n-grams.
+
+    Args:
+        tokenizer: a function from a text to its tokens, in place of 13a.
+        min_len, max_len: the shortest and the longest n-grams.
+    """
+
+    name: ClassVar[str] = "google_bleu"
+    libraries: ClassVar[tuple[str, ...]] = ("sacrebleu",)
+    tokenizer: Tokenizer | None = None
+    min_len: int = 1
+    max_len: int = 4
+
+    def __post_init__(self) -> None:
+        check_tokenizer(self.name, self.tokenizer)
+        if not 1 <= self.min_len <= self.max_len:
+            raise ValueError(
+                f"{self.name}: min_len is 1 or more, max_len that or more, but got {self.min_len} and {self.max_len}."
+            )
+
+    def _rows(self, predictions: list[str], references: list[list[str]]) -> Sequence[Sequence[float]]:
+        split, rows = self.tokenizer or tokenizer_13a(), []
+        for prediction, given in zip(predictions, references, strict=True):
+            found = ngrams_of(split(prediction), self.min_len, self.max_len)
+            ways = [(0, 0)]
+            for text in given:
+                wanted = ngrams_of(split(text), self.min_len, self.max_len)
+                ways.append(((found & wanted).total(), max(found.total(), wanted.total())))
+            # The first of equally good ones, as in NLTK, where those without n-grams are passed over.
+            rows.append(max(ways, key=lambda way: (way[1] > 0, way[0] / max(1, way[1]))))
+        return rows
+
+    def _score(self, sums: torch.Tensor) -> torch.Tensor:
+        matches, ngrams = sums.unbind(-1)
+        return matches / ngrams.clamp(min=1)
 
 
 def _brevity_penalty(sums: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,7 @@ class SurrogateConfig(PreTrainedConfig):
             keypoints: `"hits"` or `"paper"`. Of segmentation: `"counts"`, `"margin"` or a hand-made loss. Of
             regression: `"errors"`, `"agreement"` or a hand-made loss.
         scores: of `"counts"`: the metrics of counts per class whose soft forms are mixed, each name with its options,
-            as `load_metric` takes them; of `"ranks"`: `"ndcg"`, `"map"` or `"mrr"`, of `"hits"`: `"pck"` or `"oks"`,
+            as `load_metric` takes them; of `"ranks"`: one of rankings, as `"ndcg"`, of `"hits"`: `"pck"` or `"oks"`,
             with its options.
         num_knots: of `"margin"`, `"subset"`, `"ranks"`, `"counts"`, `"credit"`, `"overlap"`, `"hits"`, `"neighbours"`
             and `"errors"`: intervals of the learned monotone spline.

@@ -95,7 +95,7 @@ class SurrogateForMultilabel(Surrogate):
         """A fresh surrogate whose structure fits a metric, or what `load_metric` takes.
 
         For metrics of counts per label or per example that is `"counts"` of the metric itself, for `subset_accuracy`
-        `"subset"`, for `ndcg`, `map` and `mrr` `"ranks"`, for any other, such as a function, `"margin"`.
+        `"subset"`, for those of rankings, as `ndcg`, `"ranks"`, for any other, such as a function, `"margin"`.
         """
         metric = load_metric(metric).informed(cls.metric_options)
         structure: dict[str, Any] = {"task": cls.task, "architecture": "margin", "scale_weight": PULL}

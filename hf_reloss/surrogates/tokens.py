@@ -114,9 +114,13 @@ def _structure(metric: Metric) -> dict[str, Any] | None:
     """The n-grams whose soft precision is the soft form of a metric, as options; None if there are none for it."""
     if metric.name in ("bleu", "sacrebleu"):
         return {"max_order": getattr(metric, "max_order", 4), "level": "group"}
+    if metric.name == "google_bleu":
+        return {"max_order": metric.options["max_len"], "level": "group"}
+    if metric.name == "meteor":
+        return {"max_order": 1, "level": "sentence"}
     if metric.name.startswith("rouge"):
         return {"max_order": 1 if metric.name == "rouge1" else 2, "level": "sentence"}
-    if metric.name in ("accuracy", "f1", "precision", "recall", "wer", "cer"):
+    if metric.name in ("accuracy", "f1", "precision", "recall", "wer", "cer", "mer", "wil"):
         return {"max_order": 1, "level": "group"}
     if metric.name.startswith(("seqeval", "overall_")):  # as seqeval's keys are called in evaluate
         return {"max_order": 2, "level": "group"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..metrics import Metric
 from ..metrics.sentences import metric_of_each, score_each
-from ..metrics.text import TextMetric
+from ..metrics.text import StringMetric
 
 BESIDE = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
 """What TRL hands to a reward function that is no column of the data."""
@@ -130,7 +130,7 @@ def text_of(completion: Any) -> str:
 
 def is_comparable(metric: Metric, reference: Any) -> bool:
     """Whether there is something to compare a text with: of SQuAD v2, no answer is an answer, too."""
-    return reference is not None and not (isinstance(metric, TextMetric) and reference in ([], ()))
+    return reference is not None and not (isinstance(metric, StringMetric) and reference in ([], ()))
 
 
 def stripped(reference: Any) -> Any:

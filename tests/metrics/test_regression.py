@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_reloss import load_metric
+from hf_reloss.metrics import metric_of
 from hf_reloss.metrics.classification import GradeMetric
 
 
@@ -22,12 +23,18 @@ def correlation(function):
     return of
 
 
+def smape(x, y):
+    return np.mean(2 * abs(x - y) / np.maximum(abs(x) + abs(y), np.finfo(float).eps))
+
+
 THEIRS = {
     "pearsonr": correlation(scipy.stats.pearsonr),
     "spearmanr": correlation(scipy.stats.spearmanr),
     "mse": lambda x, y: sklearn.metrics.mean_squared_error(y, x),
     "rmse": lambda x, y: sklearn.metrics.root_mean_squared_error(y, x),
     "mae": lambda x, y: sklearn.metrics.mean_absolute_error(y, x),
+    "mape": lambda x, y: sklearn.metrics.mean_absolute_percentage_error(y, x),
+    "smape": smape,
     "r_squared": lambda x, y: sklearn.metrics.r2_score(y, x),
     "r2": lambda x, y: sklearn.metrics.r2_score(y, x),
 }
@@ -69,7 +76,7 @@ def test_groups_are_scored_as_they_are_alone_and_minus_100_does_not_count(name):
 
 def test_which_direction_is_better_and_what_is_refused():
     worse = {name for name in THEIRS if not load_metric(name).higher_is_better}
-    assert worse == {"mse", "rmse", "mae"}
+    assert worse == {"mse", "rmse", "mae", "mape", "smape"}
     assert load_metric("mse", squared=False).compute([1.0, 3.0], [1.0, 1.0]) == pytest.approx(math.sqrt(2))
     assert math.isnan(load_metric("mse").compute([1.0], [-100.0]))
     assert math.isnan(load_metric("spearmanr").compute([1.0, math.nan, 2.0], [1.0, 2.0, 3.0]))
@@ -97,3 +104,16 @@ def test_grades_may_begin_below_0():
     metric = load_metric("cohen_kappa", weights="quadratic").informed({"of_grades": True})
     expected = sklearn.metrics.cohen_kappa_score([0, 2, 3, 4], [0, 2, 4, 3], weights="quadratic")
     assert metric.compute(values, labels) == pytest.approx(expected)
+
+
+def test_errors_are_scaled_by_those_of_the_naive_forecast_of_a_series():
+    predictions, references, training = [2.5, 0.0, 2, 8, 1.25], [3, -0.5, 2, 7, 2], [5, 0.5, 4, 6, 3, 5, 2]
+    mean = np.mean(np.abs(np.subtract(predictions, references)))
+    for periodicity in (1, 3):
+        naive = np.mean(np.abs(np.subtract(training[periodicity:], training[:-periodicity])))
+        metric = load_metric("mase", training=np.array(training), periodicity=periodicity)
+        assert metric.compute(predictions, references) == pytest.approx(mean / naive)
+        assert not metric.higher_is_better
+        assert metric_of(metric.signature) == metric
+    with pytest.raises(ValueError, match="pass training=, of which there are 1"):
+        load_metric("mase", training=[1.0])

@@ -7,8 +7,10 @@ import sacrebleu
 import torch
 from hypothesis import given, settings
 from nltk.translate.bleu_score import corpus_bleu
+from nltk.translate.gleu_score import corpus_gleu
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
+from hf_reloss import load_metric
 from hf_reloss.metrics.translation import Bleu, ChrF, SacreBleu, TranslationEditRate
 
 from .test_text import PREDICTIONS, REFERENCES, corpora, official, same
@@ -50,6 +52,26 @@ def brute_force_bleu(predictions, references, max_order=4, smooth=False):
 @given(corpora(), st.integers(1, 5), st.booleans())
 def test_bleu_equals_brute_force(corpus, max_order, smooth):
     assert same(Bleu(max_order, smooth).compute(*corpus), brute_force_bleu(*corpus, max_order, smooth))
+
+
+@settings(max_examples=60, deadline=None)
+@given(corpora(), st.integers(1, 3), st.integers(0, 3), st.sampled_from([None, str.split, list]))
+def test_google_bleu_equals_nltk(corpus, min_len, more, tokenizer):
+    predictions, references = corpus
+    split = tokenizer or (lambda text: Tokenizer13a()(text).split())
+    theirs = corpus_gleu(
+        [[split(text) for text in given] for given in references],
+        [split(text) for text in predictions],
+        min_len,
+        min_len + more,
+    )
+    ours = load_metric("google_bleu", tokenizer=tokenizer, min_len=min_len, max_len=min_len + more)
+    assert same(ours.compute(predictions, references), theirs)
+
+
+def test_google_bleu_wants_orders_in_their_order():
+    with pytest.raises(ValueError, match="max_len that or more, but got 3 and 2"):
+        load_metric("google_bleu", min_len=3, max_len=2)
 
 
 # In shorter ones NLTK counts an n-gram that there is not.

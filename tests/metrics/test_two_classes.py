@@ -18,6 +18,14 @@ from hf_reloss.metrics.loading import _known
 
 from ..losses.test_two_classes import EXAMPLES, LABELLINGS, LABELS, LOGITS
 
+
+def best_precision(references, scores, recall):
+    if not references.any():
+        return math.nan
+    precisions, recalls, _ = sklearn.metrics.precision_recall_curve(references, scores)
+    return precisions[recalls >= recall].max()
+
+
 THEIRS = {
     "accuracy": [({}, sklearn.metrics.accuracy_score, {})],
     "top_k_accuracy": [
@@ -47,9 +55,10 @@ THEIRS = {
     "average_precision": [
         ({"average": average}, sklearn.metrics.average_precision_score, {}) for average in ("macro", "weighted")
     ],
+    "precision_at_recall": [({"min_recall": recall}, best_precision, {"recall": recall}) for recall in (0.5, 1.0)],
 }  # fmt: skip
 OF_MAPS = ("mean_iou", "dice", "pixel_accuracy")
-OF_SCORES = ("top_k_accuracy", "roc_auc", "average_precision")
+OF_SCORES = ("top_k_accuracy", "roc_auc", "average_precision", "precision_at_recall")
 """Those for which scikit-learn takes the score of the second class."""
 
 
@@ -60,7 +69,8 @@ def test_no_metric_of_classes_is_left_out():
         for name, kind in _known().items()
         if issubclass(kind, families) and kind.__module__.startswith("hf_reloss")
     }
-    assert THEIRS.keys() == of_classes - {"subset_accuracy"}  # which is of several labels for each example
+    # One is of several labels for each example, the other of whole maps.
+    assert THEIRS.keys() == of_classes - {"subset_accuracy", "boundary_iou"}
 
 
 @pytest.mark.parametrize("labels", LABELLINGS.values(), ids=LABELLINGS.keys())

@@ -41,6 +41,16 @@ def test_of_scores_far_apart_it_is_minus_the_logarithm_of_the_metric(name):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["precision_at_k", "ranked_recall_at_k"])
+def test_shares_of_the_first_places_start_as_the_mean_precision(name):
+    scores, relevance = drawn(20)
+    metric = load_metric(name, k=3)
+    assert SurrogateForMultilabel.has_soft_metric(metric)
+    loss, of_map = (SurrogateForMultilabel.for_metric(x, scale_weight=1e-9) for x in (metric, load_metric("map")))
+    assert torch.equal(loss(scores, relevance), of_map(scores, relevance))
+    assert loss.config.scores == {name: {"k": 3}}
+
+
 def test_at_its_start_it_is_the_metric_of_soft_ranks():
     scores, relevance = drawn(20)
     loss = SurrogateForMultilabel.for_metric("ndcg", scale_weight=1e-9)

@@ -284,7 +284,8 @@ def test_unknown_settings_are_refused():
 @pytest.mark.parametrize(
     ("metric", "max_order", "level"),
     [("sacrebleu", 4, "group"), ("rouge1", 1, "sentence"), ("rougeL", 2, "sentence"), ("wer", 1, "group"),
-     ("accuracy", 1, "group"), (lambda predictions, references: 0.5, 4, "group")],
+     ("google_bleu", 4, "group"), ("meteor", 1, "sentence"), ("mer", 1, "group"), ("accuracy", 1, "group"),
+     (lambda predictions, references: 0.5, 4, "group")],
 )  # fmt: skip
 def test_its_structure_fits_the_metric(metric, max_order, level):
     config = SurrogateForTokens.for_metric(metric).config

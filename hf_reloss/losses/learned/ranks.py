@@ -23,7 +23,7 @@ class RankNetwork(LabelMarginNetwork):
     for the pull κ. The loss of a group is the mean over its queries, each divided among its documents.
 
     Args:
-        scores: the one metric, by its name, with its options: "ndcg", "map" or "mrr".
+        scores: the one metric, by its name, with its options: `SOFT` has their names.
     """
 
     architecture = "ranks"
@@ -105,5 +105,11 @@ def soft_reciprocal_rank(
     return 1 / (1 + (above * ~relevant).sum(-1))
 
 
-SOFT = {"ndcg": soft_ndcg, "map": soft_average_precision, "mrr": soft_reciprocal_rank}
-"""The soft forms of metrics, by name."""
+SOFT = {
+    "ndcg": soft_ndcg,
+    "map": soft_average_precision,
+    "mrr": soft_reciprocal_rank,
+    "precision_at_k": soft_average_precision,
+    "ranked_recall_at_k": soft_average_precision,
+}
+"""The soft forms of metrics, by name; of shares of the first places, without that limit, the mean precision."""
