@@ -21,6 +21,9 @@ from transformers.utils import logging
 IGNORED_LABEL = -100
 """The label of a prediction that does not count, as everywhere in transformers."""
 
+MOST_SHOWN = 64
+"""Of how many predictions is found out what a function does that is not known."""
+
 
 class Metric(abc.ABC):
     """A score of a group of predictions against their references.
@@ -216,18 +219,24 @@ class GroupwiseMetric(Metric):
         alike = all(map(torch.is_tensor, read)) and read[0].shape == read[1].shape
         return (read[0] if alike else self.decide(read[0])), read[1]
 
+    def score_rows(self, predictions: Any, references: Any, rows: np.ndarray) -> float:
+        """The score of some rows of predictions and references, arrays [n, ...] or lists."""
+        return self.score_one(take(predictions, rows), take(references, rows))
+
+    def settle(self, predictions: Any, references: Any, rows: np.ndarray) -> None:
+        """Finds out what is not known of the metric yet, by some rows of what is to be scored."""
+
     def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
-        predictions, references = (_on_host(values) for values in self.read(predictions, references))
+        predictions, references = (on_host(values) for values in self.read(predictions, references))
         # Where labels are sequences, -100 marks positions inside a prediction: the metric's own business.
         of_labels = isinstance(references, np.ndarray) and references.ndim == 1
         counts = references != IGNORED_LABEL if of_labels else np.ones(len(references), bool)
         groups = index.cpu().numpy()
+        if counts[:MOST_SHOWN].any():
+            self.settle(predictions, references, counts[:MOST_SHOWN].nonzero()[0])
         if len(groups) >= 64 and logging.is_progress_bar_enabled():
             groups = tqdm(groups, f"scoring {self.name}", leave=False, unit="group")
-        scores = []
-        for rows in groups:
-            rows = rows[counts[rows]]
-            scores.append(float(self.score_one(_take(predictions, rows), _take(references, rows))))
+        scores = [self.score_rows(predictions, references, rows[counts[rows]]) for rows in groups]
         return torch.tensor(scores, dtype=torch.float64)
 
 
@@ -289,12 +298,13 @@ def same_length(name: str, predictions: Any, references: Any) -> None:
         )
 
 
-def _on_host(values: Any) -> Any:
+def on_host(values: Any) -> Any:
     """Tensors as arrays; NumPy has no bfloat16."""
     if not torch.is_tensor(values):
         return values
     return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
 
 
-def _take(values: Any, rows: np.ndarray) -> Any:
-    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
+def take(values: Any, rows: np.ndarray) -> Any:
+    """Some rows of an array, a tensor or a list."""
+    return values[rows] if isinstance(values, np.ndarray) or torch.is_tensor(values) else [values[row] for row in rows]

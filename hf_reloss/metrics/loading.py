@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .adapters import CallableMetric, EvaluateMetric
+from .adapters import CallableMetric, ComputeMetrics, EvaluateMetric
 from .base import Metric
-from .directions import less_is_better
+from .directions import direction_of, takes_one
+from .per_example import PerExampleMetric
 
 
-def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> Metric:
+def load_metric(metric: "str | Metric | Callable[..., Any]", *, per_example: bool = False, **options: Any) -> Metric:
     """A metric from its name, from a module of `evaluate`, or from a function.
 
     A module of `evaluate` whose metric is known here by its name is replaced by that, for the same score in less time.
@@ -23,7 +24,9 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
 
     Args:
         metric: a name (`"f1"`), an `evaluate.EvaluationModule`, a function (predictions, references) -> number
-            or dict, or a `Metric`, which is returned as it is.
+            or dict, a Trainer's `compute_metrics`, which takes one argument, or a `Metric`, which is returned as it is.
+        per_example: whether a function or a module scores examples one by one: each is scored once then, and a group
+            by the mean (`PerExampleMetric`).
         options: the metric's own (`average="macro"`), or those of the adapter: `key`, `higher_is_better`, and for
             functions `name` and `class_indices`.
 
@@ -34,6 +37,8 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
         >>> load_metric("f1", average="macro").compute([0, 1, 1, 2], [0, 1, 0, 2])
         0.7777777777777777
     """
+    if per_example:
+        return _per_example(metric, options)
     if isinstance(metric, Metric):
         if options:
             raise ValueError(f"{metric.name!r} is a metric already, so {', '.join(sorted(options))} cannot be set.")
@@ -44,8 +49,25 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", **options: Any) -> 
         ours = getattr(metric, "metric", None)  # of `as_evaluate`
         return load_metric(ours, **options) if isinstance(ours, Metric) else _of_module(metric, options)
     if callable(metric):
-        return CallableMetric(metric, **options)
+        return ComputeMetrics(metric, **options) if takes_one(metric) else CallableMetric(metric, **options)
     raise ValueError(f"A metric is a name, a module of evaluate or a function, but this is {type(metric).__name__}.")
+
+
+def _per_example(metric: Any, options: dict[str, Any]) -> Metric:
+    if isinstance(metric, str | Metric) or isinstance(getattr(metric, "metric", None), Metric):
+        name = metric if isinstance(metric, str) else getattr(metric, "name", "")
+        raise ValueError(
+            f"per_example=True is for functions and modules of evaluate, but {name!r} is a metric of this package: it "
+            "counts each example once already where it can, so leave per_example out."
+        )
+    if _is_evaluate_module(metric):
+        return PerExampleMetric(EvaluateMetric(metric, **options))
+    if not callable(metric) or takes_one(metric):
+        raise ValueError(
+            "per_example=True is for a function of predictions and references, but this is "
+            f"{getattr(metric, '__name__', type(metric).__name__)}, which takes neither."
+        )
+    return PerExampleMetric(CallableMetric(metric, **options))
 
 
 def metric_of(signature: str | None) -> Metric | None:
@@ -62,10 +84,10 @@ def metric_of(signature: str | None) -> Metric | None:
         return None
 
 
-def is_error_rate(name: str) -> bool:
-    """Whether less of a metric is better: of one that is known by the name, or by a word in it, such as `"error"`."""
+def direction_by_name(name: str) -> bool | None:
+    """Whether more of a metric is better: of one that is known by the name, or by a word in it; None if neither."""
     known = _known().get(name)
-    return less_is_better(name) if known is None else not known.higher_is_better
+    return direction_of(name) if known is None else known.higher_is_better
 
 
 def _value(text: str) -> Any:

@@ -9,7 +9,8 @@ from transformers.utils import logging
 from ..metrics import AdditiveMetric, Metric
 from ..metrics.adapters import CallableMetric, ComputeMetrics, EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
-from ..metrics.loading import is_error_rate
+from ..metrics.loading import direction_by_name
+from ..metrics.per_example import PerExampleMetric
 from ..predictions.dataset import scored
 from ..predictions.models import metric_for, writes_text
 from ..surrogates.base import Surrogate
@@ -78,19 +79,26 @@ class WantedMetric:
         inputs: Mapping[str, Any],
     ) -> None:
         """Tries a metric on a first batch, decoded by `decoder`, else as `find`: what fails should fail now."""
-        if isinstance(metric, CallableMetric | ComputeMetrics) and not metric.higher_is_better:
+        if not isinstance(metric, EvaluationMetrics):  # which has been called on this batch
+            self._compute(metric, kind, decoder, kind.recorded(outputs, labels, inputs))
+        known = getattr(metric, "direction_known", True)
+        asked = isinstance(metric, CallableMetric | ComputeMetrics | PerExampleMetric)
+        if asked and (not metric.higher_is_better or not known):
+            less, more = ("Less", "more") if not metric.higher_is_better else ("More", "less")
             self.trainer.strategy.tell(
-                f"Less of {metric.name} is taken to be better. If more is, say so: metric=load_metric(..., "
-                "higher_is_better=True) or, of a key of compute_metrics, metric_for_best_model with greater_is_better."
+                f"{less} of {metric.name} is taken to be better{'' if known else ', as nothing says otherwise'}. If "
+                f"{more} is, say so: metric=load_metric(..., higher_is_better={not metric.higher_is_better}) or, of a "
+                "key of compute_metrics, metric_for_best_model with greater_is_better."
             )
-        if isinstance(metric, EvaluationMetrics):  # which has been called on this batch
-            return
-        columns = kind.recorded(outputs, labels, inputs)
+
+    def _compute(
+        self, metric: Metric, kind: type[Surrogate], decoder: Any, columns: Mapping[str, torch.Tensor]
+    ) -> None:
         try:
             metric.compute(*scored(kind, {name: x.detach().cpu() for name, x in columns.items()}, decoder))
         except Exception as error:  # a batch may be too small for it, so this is no more than a sign
-            if isinstance(metric, AdditiveMetric):  # which any batch is large enough for
-                raise
+            if isinstance(metric, AdditiveMetric) and not isinstance(metric, PerExampleMetric):
+                raise  # any batch is large enough for it
             logger.warning(
                 f"The metric {metric.name!r} cannot score the first batch ({error!r}). If it cannot score groups "
                 "either, no surrogate of it can be learned."
@@ -189,8 +197,8 @@ class WantedMetric:
             predictions = self.trainer.preprocess_logits_for_metrics(predictions, labels)
         return EvaluationMetrics.recorded(predictions, labels)
 
-    def _higher_is_better(self, key: str) -> bool:
+    def _higher_is_better(self, key: str) -> bool | None:
         chosen = (self.trainer.args.metric_for_best_model or "").removeprefix("eval_")
         if chosen == key and self.trainer.args.greater_is_better is not None:
             return self.trainer.args.greater_is_better
-        return not is_error_rate(key)
+        return direction_by_name(key)
