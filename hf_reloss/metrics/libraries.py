@@ -1,6 +1,6 @@
 """How functions of libraries take what they score, and give it: tensors, streams of references, result objects."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ def scores_in(result: Any, key: str | None, name: str) -> np.ndarray:
     except (TypeError, ValueError):
         raise ValueError(
             f"The metric {name!r} gave {result!r:.100}, a {type(result).__name__}, which is no number: return a "
-            "number, a dictionary of numbers (and pass key=), or a number for each class or example, of which it is the "
+            "number, a dictionary of numbers (and pass key=), or a number for each class or example, which gives the "
             "mean."
         ) from None
 

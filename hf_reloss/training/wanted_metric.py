@@ -121,7 +121,7 @@ class WantedMetric:
             self.records_evaluation = isinstance(own, EvaluationMetrics)
             return own
         try:
-            metric = self._of_name(own.key, kind)
+            metric = self._of_name(key.removeprefix("eval_"), kind)
         except ValueError as unknown:
             why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
             if failed is not None:
