@@ -21,6 +21,9 @@ from transformers.utils import logging
 IGNORED_LABEL = -100
 """The label of a prediction that does not count, as everywhere in transformers."""
 
+BAR = r"\x7c"
+"""What stands for | in the options of a signature."""
+
 MOST_SHOWN = 64
 """Of how many predictions is found out what a function does that is not known."""
 
@@ -60,7 +63,8 @@ class Metric(abc.ABC):
     @property
     def signature(self) -> str:
         """One line that fixes what is computed: the name, all options, the versions of what counts."""
-        options = [f"{key}:{value}" for key, value in self.options.items()]
+        # An option may hold what parts a signature: in a string within a list it reads as before when it is escaped.
+        options = [f"{key}:{value}".replace("|", BAR) for key, value in self.options.items()]
         versions = [f"{library}:{importlib.metadata.version(library)}" for library in self.libraries]
         return "|".join([self.name, *options, *versions])
 

@@ -10,10 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from .adapters import CallableMetric, ComputeMetrics, EvaluateMetric
-from .base import Metric
+from .base import BAR, Metric
 from .directions import direction_of, takes_one
+from .official import is_official, place_of
 from .per_example import PerExampleMetric
+
+logger = logging.get_logger(__name__)
 
 
 def load_metric(metric: "str | Metric | Callable[..., Any]", *, per_example: bool = False, **options: Any) -> Metric:
@@ -94,7 +99,7 @@ def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two of what is nested too deeply
-        return text
+        return text.replace(BAR, "|")
 
 
 def _by_name(name: str, options: dict[str, Any]) -> Metric:
@@ -132,23 +137,33 @@ def _import_families() -> None:
 
 def _of_module(module: Any, options: dict[str, Any]) -> Metric:
     """The metric here that a module of `evaluate` computes, if it is one from there, or else an adapter."""
-
-    def plain(name: str) -> str:
-        return name.replace("_", "").lower()  # of a class ChrF, evaluate makes chr_f
-
-    same = []
-    if _is_canonical(module):
-        same = [kind for kind in _known().values() if plain(kind.evaluate_module) == plain(module.name)]
+    same = [kind for kind in _known().values() if _plain(kind.evaluate_module) == _plain(module.name)]
+    if same and not is_official(module):
+        logger.warning(
+            f"The module {module.name!r} from {place_of(module)} is called as it is, for it is not known to be "
+            f"evaluate's; the metric of this package is load_metric({same[0].name!r})."
+        )
+        same = []
     if "key" in options:
         same = [kind for kind in same if kind.evaluate_key == options["key"]]
     elif len(same) > 1:
         keys = sorted(kind.evaluate_key for kind in same)
-        same = [kind for kind in same if plain(kind.name) == plain(module.name)]
+        same = [kind for kind in same if _plain(kind.name) == _plain(module.name)]
         if not same:
             raise ValueError(f"{module.name!r} gives several scores: pass key= one of {', '.join(keys)}.")
     if not same:
         return EvaluateMetric(module, **options)
     (kind,) = same
+    found = _same_metric(kind, module, options)
+    if found is not None:
+        logger.info(f"evaluate's module {module.name!r} is computed by this package: {found.signature}.")
+        return found
+    direction = options.get("higher_is_better", kind.higher_is_better)
+    return EvaluateMetric(module, **{"key": kind.evaluate_key, "higher_is_better": direction} | options)
+
+
+def _same_metric(kind: type[Metric], module: Any, options: dict[str, Any]) -> Metric | None:
+    """The metric of a class with a module's options; None if these are not known here, or not all of their values."""
     own = {name: value for name, value in options.items() if name not in ("key", "higher_is_better")}
     multilabel = getattr(module, "config_name", None) == "multilabel"
     if multilabel and _takes(kind, {"threshold": 0.5}):
@@ -156,14 +171,17 @@ def _of_module(module: Any, options: dict[str, Any]) -> Metric:
     elsewise = multilabel and "threshold" not in own and kind.name != "roc_auc"
     direction = options.get("higher_is_better", kind.higher_is_better)
     if elsewise or not _takes(kind, own) or direction != kind.higher_is_better:
-        return EvaluateMetric(module, **{"key": kind.evaluate_key, "higher_is_better": direction} | options)
-    return kind(**own)
+        return None
+    if own.get("average") == "samples" and "threshold" not in own:
+        return None
+    try:
+        return kind(**own)
+    except (TypeError, ValueError):  # of a value that is not known here, such as average=None
+        return None
 
 
-def _is_canonical(module: Any) -> bool:
-    """Whether it was loaded by a name without an owner or from a folder, and is not somebody's own of that name."""
-    package, *place = type(module).__module__.split(".")
-    return package == "evaluate_modules" and ("--" not in place[1] or place[1].startswith("evaluate-"))
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()  # of a class ChrF, evaluate makes chr_f
 
 
 def _takes(kind: type[Metric], options: dict[str, Any]) -> bool:

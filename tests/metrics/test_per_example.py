@@ -3,7 +3,6 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-
 from sklearn.metrics import accuracy_score
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
