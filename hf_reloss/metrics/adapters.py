@@ -1,6 +1,6 @@
 """Metrics from what users have: a module of `evaluate`, a Trainer's `compute_metrics`, any function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -259,47 +259,95 @@ class EvaluationMetrics(ComputeMetrics):
     """A Trainer's `compute_metrics` on what Trainer hands over in an evaluation, whatever the task.
 
     Predictions are recorded as Trainer gives them to `compute_metrics` (after `preprocess_logits_for_metrics`), and so
-    are the labels: one array each, or a tuple of several.
+    are the labels: one array each, or a tuple of several; and inputs and losses, where they are asked for.
+
+    Args:
+        compute_metrics, key, higher_is_better: as for `ComputeMetrics`.
+        included: what else it gets, as in `TrainingArguments.include_for_metrics`: `"inputs"`, `"loss"`.
+        batch_size: of batches that it gets in a list, with `eval_do_concat_batches=False`; None for whole arrays.
     """
 
-    prefixes: ClassVar[tuple[str, str]] = ("evaluation predictions", "evaluation labels")
+    prefixes: ClassVar[tuple[str, ...]] = (
+        "evaluation predictions", "evaluation labels", "evaluation inputs", "evaluation losses"
+    )  # fmt: skip
     """How the names of the recorded columns begin; a number follows."""
 
+    def __init__(
+        self,
+        compute_metrics: Callable[[EvalPrediction], Mapping[str, float]],
+        key: str | None = None,
+        *,
+        higher_is_better: bool | None = None,
+        included: Collection[str] = (),
+        batch_size: int | None = None,
+    ):
+        super().__init__(compute_metrics, key, higher_is_better=higher_is_better)
+        self.beside = [kept for kept in ("inputs", "loss") if kept in included]
+        self.batch_size = batch_size
+
     @classmethod
-    def recorded(cls, predictions: Any, labels: Any) -> dict[str, torch.Tensor]:
+    def recorded(cls, predictions: Any, labels: Any, inputs: Any = (), losses: Any = ()) -> dict[str, torch.Tensor]:
         """The columns [n, ...] to record of a batch, or none if they are no tensors of one row per example.
 
         Args:
-            predictions, labels: a tensor or a tuple of tensors each, as Trainer has them in an evaluation.
+            predictions, labels, inputs, losses: a tensor or a tuple of tensors each, as Trainer has them in an
+                evaluation.
         """
         found = {}
-        for prefix, values in zip(cls.prefixes, (predictions, labels), strict=True):
+        for prefix, values in zip(cls.prefixes, (predictions, labels, inputs, losses), strict=True):
             for place, value in enumerate(values if isinstance(values, tuple) else (values,)):
                 found[f"{prefix} {place}"] = value
         rows = [len(value) if torch.is_tensor(value) and value.dim() else -1 for value in found.values()]
         return found if rows[0] >= 0 and len(set(rows)) == 1 else {}
 
     def columns(self, recorded: Mapping[str, torch.Tensor]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Predictions and labels, arrays [n, ...] each, of recorded columns."""
-        predictions, labels = (
+        """What `results` takes, arrays [n, ...], of recorded columns: predictions and what is beside them, labels."""
+        found = [
             [column.numpy() for name, column in recorded.items() if name.startswith(prefix)] for prefix in self.prefixes
-        )
-        return predictions, labels
+        ]
+        return [*found[0], *found[2], *found[3]], found[1]
 
     def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
+        return self.score_relabelled(predictions, references, index, None)
+
+    def score_relabelled(
+        self, predictions: Any, references: Any, index: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Scores [m] of groups index [m, N], with labels [m, N, ...] of their own where there are some."""
         scores = []
-        for rows in tqdm(index.numpy(), f"scoring {self.name}", disable=len(index) < 64, leave=False, unit="group"):
-            group = ([array[rows] for array in arrays] for arrays in (predictions, references))
-            scores.append(self.score_one(*group))
+        for place, rows in enumerate(
+            tqdm(index.numpy(), f"scoring {self.name}", disable=len(index) < 64, leave=False, unit="group")
+        ):
+            group, truth = ([array[rows] for array in arrays] for arrays in (predictions, references))
+            if labels is not None:
+                truth = [labels[place].numpy().astype(truth[0].dtype)]
+            scores.append(self.score_one(group, truth))
         return torch.tensor(scores, dtype=torch.float64)
 
     def results(  # type: ignore[override]  # of several arrays each, as Trainer may hand them over
         self, predictions: list[np.ndarray], labels: list[np.ndarray]
     ) -> dict[str, float]:
-        """All that `compute_metrics` returns for arrays [N, ...], without the prefix `eval_`."""
-        handed: list[Any] = [arrays[0] if len(arrays) == 1 else tuple(arrays) for arrays in (predictions, labels)]
-        results = self.compute_metrics(EvalPrediction(*handed))
-        return {key.removeprefix("eval_"): value for key, value in results.items()}
+        """All that `compute_metrics` returns for arrays [N, ...], without the prefix `eval_`.
+
+        Args:
+            predictions: of the model, one array or more, then what is beside them: inputs, losses.
+            labels: one array or more.
+        """
+        number = len(predictions) - len(self.beside)
+        beside = {
+            {"loss": "losses"}.get(name, name): self._handed([array])
+            for name, array in zip(self.beside, predictions[number:], strict=True)
+        }
+        found = self.compute_metrics(EvalPrediction(self._handed(predictions[:number]), self._handed(labels), **beside))
+        return {key.removeprefix("eval_"): value for key, value in found.items()}
+
+    def _handed(self, arrays: list[np.ndarray]) -> Any:
+        """Arrays [N, ...] as Trainer hands them over: one alone, or a tuple; in a list of batches, if it does so."""
+        if self.batch_size is None:
+            return arrays[0] if len(arrays) == 1 else tuple(arrays)
+        starts = range(0, len(arrays[0]), self.batch_size)
+        parts = [[array[start : start + self.batch_size] for array in arrays] for start in starts]
+        return [part[0] if len(arrays) == 1 else tuple(part) for part in parts]
 
 
 def _logits(decided: torch.Tensor, classes: int) -> torch.Tensor:

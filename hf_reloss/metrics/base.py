@@ -175,6 +175,19 @@ class AdditiveMetric(Metric):
         """Scores [...] float64 of summed statistics [..., K]; nan where it is not defined."""
         return self._score(torch.as_tensor(sums, dtype=torch.float64))
 
+    def added(self, sums: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        """Sums [K] of statistics of some predictions and of others.
+
+        Raises:
+            ValueError: where they are of classes, and more of these have been seen of the ones than of the others.
+        """
+        if sums.shape != more.shape:
+            raise ValueError(
+                f"{self.name} cannot add up batches of class indices, which do not say how many classes there are: "
+                "hand over logits."
+            )
+        return sums + more
+
     @abc.abstractmethod
     def _statistics(self, predictions: Any, references: Any) -> torch.Tensor:
         """`statistics` of what `read` gives."""

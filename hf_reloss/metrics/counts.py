@@ -47,6 +47,13 @@ class CountMetric(ClassMetric):
         drawn = torch.stack([kind[:, 0].index_select(0, chosen) for kind in kinds])
         return self.score(_count(drawn.view(3, *index.shape), classes))
 
+    def added(self, sums: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        if sums.shape == more.shape:
+            return sums + more
+        kinds = [each.unflatten(-1, (3, -1)) for each in (sums, more)]
+        classes = max(each.shape[-1] for each in kinds)
+        return sum(F.pad(each, (0, classes - each.shape[-1])) for each in kinds).flatten()  # type: ignore[union-attr]
+
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
         parts, weights = self.parts(sums)
         return (parts * weights).sum(-1) / weights.sum(-1)

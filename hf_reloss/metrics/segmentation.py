@@ -156,4 +156,4 @@ def _differ(maps: Any) -> bool:
     """Whether they are a list of maps of different sizes."""
     if not isinstance(maps, list | tuple):
         return False
-    return len({tuple(each.shape) if hasattr(each, "shape") else (len(each),) for each in maps}) > 1
+    return len({tuple(each.shape if hasattr(each, "shape") else numbers(each, "A map").shape) for each in maps}) > 1
