@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
+from hf_reloss.learning import time_limit
 from hf_reloss.metrics.adapters import AskedMetric
 
 from ..conftest import TinyClassifier, tiny_rows
@@ -120,7 +121,8 @@ def test_the_order_of_arguments_is_asked_where_only_one_works(per_example, caplo
     assert metric.compute(logits, labels) == pytest.approx(logits[range(20), labels].mean().item())
 
 
-def test_a_surrogate_is_learned_of_what_each_example_costs(tmp_path):
+def test_a_surrogate_is_learned_of_what_each_example_costs(tmp_path, monkeypatch):
+    monkeypatch.setattr(time_limit, "LEAST_SECONDS", 2.0)
     counted = Counted(lambda predicted, label: COSTS[label, predicted])
     args = ReLossTrainingArguments(
         tmp_path, max_steps=40, per_device_train_batch_size=16, surrogate_warmup=0.5, learning_rate=0.05,
@@ -129,5 +131,10 @@ def test_a_surrogate_is_learned_of_what_each_example_costs(tmp_path):
     metric = load_metric(counted, per_example=True)
     trainer = ReLossTrainer(TinyClassifier(), args, train_dataset=tiny_rows(400), metric=metric)
     trainer.train()
-    assert trainer.surrogate.config.metric == metric.signature
-    assert counted.examples < 400
+    surrogate = trainer.surrogate
+    assert surrogate.config.metric == metric.signature
+    assert surrogate.config.record["alignment"] > 0.5
+    assert surrogate.config.architecture == "credit"
+    expected = torch.tensor(COSTS, dtype=torch.float32)
+    torch.testing.assert_close(surrogate.network.costs / surrogate.network.costs[0, 1], expected)
+    assert counted.examples < 200  # 16 confusions, whatever number of predictions
