@@ -144,6 +144,10 @@ class Metric(abc.ABC):
         theirs = theirs[self.evaluate_key] if isinstance(theirs, dict) else theirs
         return self.compute(predictions, references) - float(np.mean(theirs))
 
+    def evaluated(self, predictions: Any, references: Any) -> dict[str, Any]:
+        """What its module of `evaluate` returns for predictions and references: its scores by their keys there."""
+        return {getattr(self, "evaluate_key", self.name): self.compute(predictions, references)}
+
     def informed(self, facts: Mapping[str, Any]) -> "Metric":
         """The same metric, with what is known of a model in place of options that were left at their defaults.
 

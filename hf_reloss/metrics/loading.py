@@ -51,15 +51,40 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", *, per_example: boo
     if isinstance(metric, str):
         return _by_name(metric, options)
     if _is_evaluate_module(metric):
-        ours = getattr(metric, "metric", None)  # of `as_evaluate`
-        return load_metric(ours, **options) if isinstance(ours, Metric) else _of_module(metric, options)
+        ours = getattr(metric, "metrics", None)  # of `as_evaluate`
+        return _of_ours(ours, options) if ours else _of_module(metric, options)
     if callable(metric):
         return ComputeMetrics(metric, **options) if takes_one(metric) else CallableMetric(metric, **options)
     raise ValueError(f"A metric is a name, a module of evaluate or a function, but this is {type(metric).__name__}.")
 
 
+def metrics_of_module(name: str, options: dict[str, Any]) -> list[Metric]:
+    """The metrics that a module of `evaluate` gives scores of, such as `"rouge"`; none if it is the name of a metric.
+
+    Args:
+        name: of the module.
+        options: of all of them.
+    """
+    known = _known()
+    return (
+        []
+        if name in known
+        else [_by_name(kind.name, options) for kind in known.values() if kind.evaluate_module == name]
+    )
+
+
+def _of_ours(metrics: list[Metric], options: dict[str, Any]) -> Metric:
+    """The metric of a module of `as_evaluate`, of several the one with a `key`."""
+    if len(metrics) == 1:
+        return load_metric(metrics[0], **options)
+    chosen = [metric for metric in metrics if metric.evaluate_key == options.get("key")]
+    if not chosen:
+        raise ValueError(f"This gives several scores: pass key= one of {', '.join(m.evaluate_key for m in metrics)}.")
+    return load_metric(chosen[0], **{name: value for name, value in options.items() if name != "key"})
+
+
 def _per_example(metric: Any, options: dict[str, Any]) -> Metric:
-    if isinstance(metric, str | Metric) or isinstance(getattr(metric, "metric", None), Metric):
+    if isinstance(metric, str | Metric) or (_is_evaluate_module(metric) and getattr(metric, "metrics", None)):
         name = metric if isinstance(metric, str) else getattr(metric, "name", "")
         raise ValueError(
             f"per_example=True is for functions and modules of evaluate, but {name!r} is a metric of this package: it "
