@@ -99,8 +99,11 @@ class MetricModule(evaluate.Metric):
         """Takes in predictions and references, [n, ...] each."""
         predictions = unknown.pop("prediction_scores", predictions)
         if unknown or predictions is None or references is None:
-            given = ", ".join(sorted(unknown)) or "predictions" if references is None else "references"
-            raise ValueError(f"{self.name} takes predictions (or prediction_scores) and references, but got {given}.")
+            both = {"predictions": predictions, "references": references}
+            given = ", ".join([name for name, value in both.items() if value is not None] + sorted(unknown))
+            raise ValueError(
+                f"{self.name} takes predictions (or prediction_scores) and references, but got {given or 'neither'}."
+            )
         if isinstance(references, Mapping):  # of arrays
             predictions, references = self.metrics[0].read(predictions, references)
         if len(predictions) != len(references):
