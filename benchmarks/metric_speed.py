@@ -91,6 +91,10 @@ TEXT, LABEL, TAGS = datasets.Value("string"), datasets.Value("int32"), datasets.
 DATA = {"text": (sentence_pairs, TEXT), "label": (decisions, LABEL), "tags": (sentence_tags, TAGS)}
 """What is scored, and what a module of evaluate calls it."""
 
+NOUNS = {"text": "sentences", "label": "decisions", "tags": "tagged sentences"}
+
+TITLES = {"sacrebleu": "BLEU", "chrf": "chrF", "rougeL": "ROUGE-L", "f1": "macro-F1"}
+
 
 def rouge_l(predictions: list[str], references: list[str]) -> float:
     scorer = RougeScorer(["rougeL"])
@@ -193,8 +197,10 @@ def measures(device: str, timer: Timer) -> dict[str, Callable[[], dict[str, floa
         return of_groups
     return {
         **{
-            f"{name} of 256 groups of 32, against evaluate": (lambda name=name: group_scores(name, timer))
-            for name in WAYS
+            f"{TITLES.get(name, name)} of 256 groups of 32 {NOUNS[data]}, against evaluate": (
+                lambda name=name: group_scores(name, timer)
+            )
+            for name, (_, data, _) in WAYS.items()
         },
         **of_groups,
         **{

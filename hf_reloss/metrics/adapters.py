@@ -42,11 +42,16 @@ class AskedMetric(GroupwiseMetric):
 
     def settle_direction(self, score: Callable[[Any], float], predictions: Any, references: Any) -> None:
         """Asks, while the direction is not known, whether right predictions or wrong ones score higher; says so."""
-        if self.direction_known or self._times_asked == MOST_ASKED:
+        if self.direction_known or self._times_asked == MOST_ASKED or len(references) < 2:
             return
         self._times_asked += 1
         found = asked_direction(score, references, predictions)
         if found is None:
+            if self._times_asked == MOST_ASKED:
+                logger.warning(
+                    f"More of the metric {self.name!r} is taken to be better: neither its name nor the first examples "
+                    "say whether less is. higher_is_better= does."
+                )
             return
         self.direction_known = True
         self.higher_is_better, right, wrong = found
