@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 def load_metric(metric: "str | Metric | Callable[..., Any]", *, per_example: bool = False, **options: Any) -> Metric:
     """A metric from its name, from a module of `evaluate`, or from a function.
 
-    A module of `evaluate` whose metric is known here by its name is replaced by that, for the same score in less time.
+    A module of `evaluate` that is known here by its name is replaced by that metric, for the same score in less time.
     Any other is called group by group, as functions are.
 
     Args:
