@@ -17,6 +17,7 @@ _MODULES = {
     "hub.publishing": ["list_surrogates"],
     "losses.hand_made": ["hand_made_losses"],
     "metrics": ["Metric", "load_metric"],
+    "metrics.batches": ["batch_compute_metrics"],
     "ranking": ["hard_rank", "soft_rank", "spearman"],
     "predictions.record": ["record_predictions"],
     "predictions.recorder": ["PredictionRecorder"],
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .learning.trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments
     from .losses.hand_made import hand_made_losses
     from .metrics import Metric, load_metric
+    from .metrics.batches import batch_compute_metrics
     from .predictions.record import record_predictions
     from .predictions.recorder import PredictionRecorder
     from .ranking import hard_rank, soft_rank, spearman

@@ -24,6 +24,12 @@ IGNORED_LABEL = -100
 LATER = {"later": True}
 """Metadata of fields, options that a metric did not have at first."""
 
+BAR = r"\x7c"
+"""What stands for | in the options of a signature."""
+
+MOST_SHOWN = 64
+"""Of how many predictions is found out what a function does that is not known."""
+
 
 class Metric(abc.ABC):
     """A score of a group of predictions against their references.
@@ -77,7 +83,9 @@ class Metric(abc.ABC):
         Options that a metric got `LATER` are there only where they are set: what was saved without them keeps it.
         """
         later = {key for key, default in _later(self).items() if getattr(self, key) == default}
-        options = [f"{key}:{_as_word(value)}" for key, value in self.options.items() if key not in later]
+        # An option may hold what parts a signature: in a string within a list it reads as before when it is escaped.
+        kept = {key: value for key, value in self.options.items() if key not in later}
+        options = [f"{key}:{_as_word(value)}".replace("|", BAR) for key, value in kept.items()]
         versions = [f"{library}:{importlib.metadata.version(library)}" for library in self.libraries]
         return "|".join([self.name, *options, *versions])
 
@@ -157,6 +165,10 @@ class Metric(abc.ABC):
         theirs = theirs[self.evaluate_key] if isinstance(theirs, dict) else theirs
         return self.compute(predictions, references) - float(np.mean(theirs))
 
+    def evaluated(self, predictions: Any, references: Any) -> dict[str, Any]:
+        """What its module of `evaluate` returns for predictions and references: its scores by their keys there."""
+        return {getattr(self, "evaluate_key", self.name): self.compute(predictions, references)}
+
     def informed(self, facts: Mapping[str, Any]) -> "Metric":
         """The same metric, with what is known of a model in place of options that were left at their defaults.
 
@@ -187,6 +199,19 @@ class AdditiveMetric(Metric):
     def score(self, sums: Any) -> torch.Tensor:
         """Scores [...] float64 of summed statistics [..., K]; nan where it is not defined."""
         return self._score(torch.as_tensor(sums, dtype=torch.float64))
+
+    def added(self, sums: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        """Sums [K] of statistics of some predictions and of others.
+
+        Raises:
+            ValueError: where they are of classes, and more of these have been seen of the ones than of the others.
+        """
+        if sums.shape != more.shape:
+            raise ValueError(
+                f"{self.name} cannot add up batches of class indices, which do not say how many classes there are: "
+                "hand over logits."
+            )
+        return sums + more
 
     @abc.abstractmethod
     def _statistics(self, predictions: Any, references: Any) -> torch.Tensor:
@@ -236,18 +261,24 @@ class GroupwiseMetric(Metric):
         alike = all(map(torch.is_tensor, read)) and read[0].shape == read[1].shape
         return (read[0] if alike else self.decide(read[0])), read[1]
 
+    def score_rows(self, predictions: Any, references: Any, rows: np.ndarray) -> float:
+        """The score of some rows of predictions and references, arrays [n, ...] or lists."""
+        return self.score_one(take(predictions, rows), take(references, rows))
+
+    def settle(self, predictions: Any, references: Any, rows: np.ndarray) -> None:
+        """Finds out what is not known of the metric yet, by some rows of what is to be scored."""
+
     def score_groups(self, predictions: Any, references: Any, index: torch.Tensor) -> torch.Tensor:
-        predictions, references = (_on_host(values) for values in self.read(predictions, references))
+        predictions, references = (on_host(values) for values in self.read(predictions, references))
         # Where labels are sequences, -100 marks positions inside a prediction: the metric's own business.
         of_labels = isinstance(references, np.ndarray) and references.ndim == 1
         counts = references != IGNORED_LABEL if of_labels else np.ones(len(references), bool)
         groups = index.cpu().numpy()
+        if counts[:MOST_SHOWN].any():
+            self.settle(predictions, references, counts[:MOST_SHOWN].nonzero()[0])
         if len(groups) >= 64 and logging.is_progress_bar_enabled():
             groups = tqdm(groups, f"scoring {self.name}", leave=False, unit="group")
-        scores = []
-        for rows in groups:
-            rows = rows[counts[rows]]
-            scores.append(float(self.score_one(_take(predictions, rows), _take(references, rows))))
+        scores = [self.score_rows(predictions, references, rows[counts[rows]]) for rows in groups]
         return torch.tensor(scores, dtype=torch.float64)
 
 
@@ -324,12 +355,13 @@ def _as_word(value: Any) -> Any:
     return f"{module}.{name}" if module else name
 
 
-def _on_host(values: Any) -> Any:
+def on_host(values: Any) -> Any:
     """Tensors as arrays; NumPy has no bfloat16."""
     if not torch.is_tensor(values):
         return values
     return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
 
 
-def _take(values: Any, rows: np.ndarray) -> Any:
-    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
+def take(values: Any, rows: np.ndarray) -> Any:
+    """Some rows of an array, a tensor or a list."""
+    return values[rows] if isinstance(values, np.ndarray) or torch.is_tensor(values) else [values[row] for row in rows]

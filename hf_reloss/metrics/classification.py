@@ -94,7 +94,7 @@ class SubsetAccuracy(Accuracy):
     references.
 
     Args:
-        threshold: a label is predicted where its sigmoid is above.
+        threshold: a label is predicted where its probability is above: see `over_threshold`.
     """
 
     name: ClassVar[str] = "subset_accuracy"
@@ -103,7 +103,7 @@ class SubsetAccuracy(Accuracy):
     threshold: float = 0.5
 
     def decide(self, outputs: torch.Tensor) -> torch.Tensor:
-        return outputs.sigmoid() > self.threshold if outputs.is_floating_point() else outputs
+        return over_threshold(outputs, self.threshold) if outputs.is_floating_point() else outputs
 
     def read(self, predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
         predictions, references = super().read(predictions, references)
@@ -154,6 +154,18 @@ class TopKAccuracy(Accuracy):
 def _total(counts: torch.Tensor) -> torch.Tensor:
     """Sums [n] of [n, ...]."""
     return counts.sum(tuple(range(1, counts.dim()))) if counts.dim() > 1 else counts
+
+
+def over_threshold(outputs: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Which labels are predicted, bool [n, ...]: those with a probability above a threshold.
+
+    Args:
+        outputs: [n, ...] floating point: probabilities if all of them are in [0, 1], else logits, as torchmetrics has
+            it. Logits of a few labels may all be in there by chance, so convert those by `sigmoid`.
+        threshold: of probabilities.
+    """
+    is_probability = bool(((outputs >= 0) & (outputs <= 1)).all())
+    return (outputs if is_probability else outputs.sigmoid()) > threshold
 
 
 def one_number_each(values: torch.Tensor) -> torch.Tensor:

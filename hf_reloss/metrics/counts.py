@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .base import IGNORED_LABEL, numbers
-from .classification import ClassMetric
+from .classification import ClassMetric, over_threshold
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,13 @@ class CountMetric(ClassMetric):
         drawn = torch.stack([kind[:, 0].index_select(0, chosen) for kind in kinds])
         return self.score(_count(drawn.view(3, *index.shape), classes))
 
+    def added(self, sums: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        if sums.shape == more.shape:
+            return sums + more
+        kinds = [each.unflatten(-1, (3, -1)) for each in (sums, more)]
+        classes = max(each.shape[-1] for each in kinds)
+        return sum(F.pad(each, (0, classes - each.shape[-1])) for each in kinds).flatten()  # type: ignore[union-attr]
+
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
         parts, weights = self.parts(sums)
         return (parts * weights).sum(-1) / weights.sum(-1)
@@ -78,7 +85,8 @@ SEVERAL_LABELS: dict[str, Any] = {"threshold": 0.5}
 class RatioMetric(CountMetric):
     """A ratio of counts of each class, averaged over classes; in [0, 1].
 
-    With a threshold it is multi-label: predictions are logits [N, L], or 0 and 1, and references 0 and 1, [N, L].
+    With a threshold it is multi-label: predictions are logits or probabilities [N, L], or 0 and 1, and references 0 and
+    1, [N, L].
 
     Args:
         labels: the classes that are averaged; by default all that are predicted or due in the group.
@@ -87,7 +95,7 @@ class RatioMetric(CountMetric):
             classes), "weighted" (mean weighted by its number of labels), "samples" (multi-label only: the mean over
             examples of the ratio of each; statistics: [N, 2], that and 1).
         zero_division: the value where a class has a denominator of 0; nan leaves it out, "warn" is 0.
-        threshold: multi-label: a label is predicted where its sigmoid is above.
+        threshold: multi-label: a label is predicted where its probability is above; see `over_threshold`.
     """
 
     labels: Sequence[int] | None = None
@@ -100,11 +108,19 @@ class RatioMetric(CountMetric):
         averages = ("binary", "micro", "macro", "weighted", "samples")
         if self.average not in averages:
             raise ValueError(f"{self.name}: average is one of {', '.join(averages)}, but got {self.average!r}.")
+        if self.labels is not None:  # an array or a tensor, too
+            object.__setattr__(self, "labels", [int(label) for label in self.labels])
+        below = [label for label in (self.pos_label, *(self.labels or ())) if label < 0]
+        if below:
+            raise ValueError(
+                f"{self.name}: pos_label and labels are class indices, 0 or more, but got {below[0]}: map classes such "
+                "as -1 and 1 to 0 and 1."
+            )
 
     def decide(self, outputs: torch.Tensor) -> torch.Tensor:
         if self.threshold is None:
             return super().decide(outputs)
-        return outputs.sigmoid() > self.threshold if outputs.is_floating_point() else outputs
+        return over_threshold(outputs, self.threshold) if outputs.is_floating_point() else outputs
 
     def read(self, predictions: Any, references: Any) -> tuple[torch.Tensor, torch.Tensor]:
         predictions, references = super().read(predictions, references)

@@ -80,7 +80,7 @@ def gradient(metric: AdditiveMetric, confusion: torch.Tensor) -> tuple[float, to
     else:
         every = torch.arange(len(cells))
         pairs = torch.cartesian_prod(every, every)  # of a label and a decision
-        sums = cells.flatten() @ metric.statistics(pairs[:, 1], pairs[:, 0])
+        sums = cells.flatten() @ metric.statistics(metric.as_predictions(pairs[:, 1], len(cells)), pairs[:, 0])
     score = metric.score(sums)
     (slopes,) = torch.autograd.grad(score, cells)
     slopes = (confusion.sum() * slopes).nan_to_num()

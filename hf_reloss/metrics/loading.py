@@ -10,22 +10,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .adapters import CallableMetric, EvaluateMetric
-from .base import Metric
-from .directions import less_is_better
+from transformers.utils import logging
+
+from .adapters import CallableMetric, ComputeMetrics, EvaluateMetric
+from .base import BAR, Metric
+from .directions import direction_of, takes_one
+from .official import is_official, place_of
+from .per_example import PerExampleMetric
+
+logger = logging.get_logger(__name__)
 
 
-def load_metric(metric: "str | Metric | Callable[..., Any]", config_name: str | None = None, **options: Any) -> Metric:
+def load_metric(
+    metric: "str | Metric | Callable[..., Any]",
+    config_name: str | None = None,
+    *,
+    per_example: bool = False,
+    **options: Any,
+) -> Metric:
     """A metric from its name, from a module of `evaluate`, or from a function.
 
-    A module of `evaluate` whose metric is known here by its name is replaced by that, for the same score in less time.
+    A module of `evaluate` that is known here by its name is replaced by that metric, for the same score in less time.
     Any other is called group by group, as functions are.
 
     Args:
         metric: a name (`"f1"`), an `evaluate.EvaluationModule`, a function (predictions, references) -> number
-            or dict, or a `Metric`, which is returned as it is.
+            or dict, a Trainer's `compute_metrics`, which takes one argument, or a `Metric`, which is returned as it is.
         config_name: of a name, what goes with it in `evaluate.load(name, config_name)`: the task of a benchmark, as in
             `load_metric("glue", "cola")`, or "multilabel".
+        per_example: whether a function or a module scores examples one by one: each is scored once then, and a group
+            by the mean (`PerExampleMetric`).
         options: the metric's own (`average="macro"`), or those of the adapter: `key`, `higher_is_better`, and for
             functions `name` and `class_indices`.
 
@@ -36,6 +50,8 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", config_name: str | 
         >>> load_metric("f1", average="macro").compute([0, 1, 1, 2], [0, 1, 0, 2])
         0.7777777777777777
     """
+    if per_example:
+        return _per_example(metric, options)
     if isinstance(metric, Metric):
         if options:
             raise ValueError(f"{metric.name!r} is a metric already, so {', '.join(sorted(options))} cannot be set.")
@@ -45,11 +61,53 @@ def load_metric(metric: "str | Metric | Callable[..., Any]", config_name: str | 
     if config_name is not None:
         raise ValueError(f"{config_name!r} goes with the name of a metric, but this is {type(metric).__name__}.")
     if _is_evaluate_module(metric):
-        ours = getattr(metric, "metric", None)  # of `as_evaluate`
-        return load_metric(ours, **options) if isinstance(ours, Metric) else _of_module(metric, options)
+        ours = getattr(metric, "metrics", None)  # of `as_evaluate`
+        return _of_ours(ours, options) if ours else _of_module(metric, options)
     if callable(metric):
-        return CallableMetric(metric, **options)
+        return ComputeMetrics(metric, **options) if takes_one(metric) else CallableMetric(metric, **options)
     raise ValueError(f"A metric is a name, a module of evaluate or a function, but this is {type(metric).__name__}.")
+
+
+def metrics_of_module(name: str, options: dict[str, Any]) -> list[Metric]:
+    """The metrics that a module of `evaluate` gives scores of, such as `"rouge"`; none if it is the name of a metric.
+
+    Args:
+        name: of the module.
+        options: of all of them.
+    """
+    known = _known()
+    of_several = name in known and _takes(known[name], {"key": ""})  # such as rouge, which are no metrics themselves
+    if name in known and (not of_several or "key" in options):
+        return []
+    kinds = [kind for kind in known.values() if kind.evaluate_module == name and not _takes(kind, {"key": ""})]
+    return [_by_name(kind.name, None, options) for kind in kinds]
+
+
+def _of_ours(metrics: list[Metric], options: dict[str, Any]) -> Metric:
+    """The metric of a module of `as_evaluate`, of several the one with a `key`."""
+    if len(metrics) == 1:
+        return load_metric(metrics[0], **options)
+    chosen = [metric for metric in metrics if metric.evaluate_key == options.get("key")]
+    if not chosen:
+        raise ValueError(f"This gives several scores: pass key= one of {', '.join(m.evaluate_key for m in metrics)}.")
+    return load_metric(chosen[0], **{name: value for name, value in options.items() if name != "key"})
+
+
+def _per_example(metric: Any, options: dict[str, Any]) -> Metric:
+    if isinstance(metric, str | Metric) or (_is_evaluate_module(metric) and getattr(metric, "metrics", None)):
+        name = metric if isinstance(metric, str) else getattr(metric, "name", "")
+        raise ValueError(
+            f"per_example=True is for functions and modules of evaluate, but {name!r} is a metric of this package: it "
+            "counts each example once already where it can, so leave per_example out."
+        )
+    if _is_evaluate_module(metric):
+        return PerExampleMetric(EvaluateMetric(metric, **options))
+    if not callable(metric) or takes_one(metric):
+        raise ValueError(
+            "per_example=True is for a function of predictions and references, but this is "
+            f"{getattr(metric, '__name__', type(metric).__name__)}, which takes neither."
+        )
+    return PerExampleMetric(CallableMetric(metric, **options))
 
 
 def metric_of(signature: str | None) -> Metric | None:
@@ -66,17 +124,17 @@ def metric_of(signature: str | None) -> Metric | None:
         return None
 
 
-def is_error_rate(name: str) -> bool:
-    """Whether less of a metric is better: of one that is known by the name, or by a word in it, such as `"error"`."""
+def direction_by_name(name: str) -> bool | None:
+    """Whether more of a metric is better: of one that is known by the name, or by a word in it; None if neither."""
     known = _known().get(name)
-    return less_is_better(name) if known is None else not known.higher_is_better
+    return direction_of(name) if known is None else known.higher_is_better
 
 
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two of what is nested too deeply
-        return text
+        return text.replace(BAR, "|")
 
 
 def _by_name(name: str, config_name: str | None, options: dict[str, Any]) -> Metric:
@@ -115,25 +173,35 @@ def _import_families() -> None:
 
 def _of_module(module: Any, options: dict[str, Any]) -> Metric:
     """The metric here that a module of `evaluate` computes, if it is one from there, or else an adapter."""
-
-    def plain(name: str) -> str:
-        return name.replace("_", "").lower()  # of a class ChrF, evaluate makes chr_f
-
-    same = []
-    if _is_canonical(module):
-        same = [kind for kind in _known().values() if plain(kind.evaluate_module) == plain(module.name)]
-        if same and _takes(same[0], {"key": ""}):
-            return _of_task(same[0], module, options)
+    same = [kind for kind in _known().values() if _plain(kind.evaluate_module) == _plain(module.name)]
+    if same and not is_official(module):
+        logger.warning(
+            f"The module {module.name!r} from {place_of(module)} is called as it is, for it is not known to be "
+            f"evaluate's; the metric of this package is load_metric({same[0].name!r})."
+        )
+        same = []
+    if same and _takes(same[0], {"key": ""}):
+        return _of_task(same[0], module, options)
     if "key" in options:
         same = [kind for kind in same if kind.evaluate_key == options["key"]]
     elif len(same) > 1:
         keys = sorted(kind.evaluate_key for kind in same)
-        same = [kind for kind in same if plain(kind.name) == plain(module.name)]
+        same = [kind for kind in same if _plain(kind.name) == _plain(module.name)]
         if not same:
             raise ValueError(f"{module.name!r} gives several scores: pass key= one of {', '.join(keys)}.")
     if not same:
         return EvaluateMetric(module, **options)
     (kind,) = same
+    found = _same_metric(kind, module, options)
+    if found is not None:
+        logger.info(f"evaluate's module {module.name!r} is computed by this package: {found.signature}.")
+        return found
+    direction = options.get("higher_is_better", kind.higher_is_better)
+    return EvaluateMetric(module, **{"key": kind.evaluate_key, "higher_is_better": direction} | options)
+
+
+def _same_metric(kind: type[Metric], module: Any, options: dict[str, Any]) -> Metric | None:
+    """The metric of a class with a module's options; None if these are not known here, or not all of their values."""
     own = {name: value for name, value in options.items() if name not in ("key", "higher_is_better")}
     multilabel = getattr(module, "config_name", None) == "multilabel"
     if multilabel and _takes(kind, {"threshold": 0.5}):
@@ -141,8 +209,17 @@ def _of_module(module: Any, options: dict[str, Any]) -> Metric:
     elsewise = multilabel and "threshold" not in own and kind.name != "roc_auc"
     direction = options.get("higher_is_better", kind.higher_is_better)
     if elsewise or not _takes(kind, own) or direction != kind.higher_is_better:
-        return EvaluateMetric(module, **{"key": kind.evaluate_key, "higher_is_better": direction} | options)
-    return kind(**own)
+        return None
+    if own.get("average") == "samples" and "threshold" not in own:
+        return None
+    try:
+        return kind(**own)
+    except (TypeError, ValueError):  # of a value that is not known here, such as average=None
+        return None
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()  # of a class ChrF, evaluate makes chr_f
 
 
 def _of_task(kind: type[Metric], module: Any, options: dict[str, Any]) -> Metric:
@@ -154,12 +231,6 @@ def _of_task(kind: type[Metric], module: Any, options: dict[str, Any]) -> Metric
         if "key" not in options:
             raise
     return EvaluateMetric(module, **options)
-
-
-def _is_canonical(module: Any) -> bool:
-    """Whether it was loaded by a name without an owner or from a folder, and is not somebody's own of that name."""
-    package, *place = type(module).__module__.split(".")
-    return package == "evaluate_modules" and ("--" not in place[1] or place[1].startswith("evaluate-"))
 
 
 def _takes(kind: type[Metric], options: dict[str, Any]) -> bool:

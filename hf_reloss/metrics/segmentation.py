@@ -112,6 +112,18 @@ class MeanIoU(SegmentationMetric):
 
     name: ClassVar[str] = "mean_iou"
 
+    def evaluated(self, predictions: Any, references: Any) -> dict[str, Any]:
+        """As evaluate's module: intersection over union and recall, on average and of each class, and the pixels."""
+        sums = self.statistics(predictions, references).sum(0).cpu().unflatten(-1, (3, -1))
+        right, predicted, due = F.pad(sums, (0, max(0, (self.num_labels or 0) - sums.shape[-1])))
+        each = {"iou": right / (predicted + due - right), "accuracy": right / due}
+        means = {f"mean_{key}": float(values.nanmean()) for key, values in each.items()}
+        return {
+            **means,
+            "overall_accuracy": float(right.sum() / due.sum()),
+            **{f"per_category_{key}": values.numpy() for key, values in each.items()},
+        }
+
     def _parts(
         self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,4 +172,4 @@ def differ(maps: Any) -> bool:
     """Whether they are a list of maps of different sizes."""
     if not isinstance(maps, list | tuple):
         return False
-    return len({tuple(each.shape) if hasattr(each, "shape") else (len(each),) for each in maps}) > 1
+    return len({tuple(each.shape if hasattr(each, "shape") else numbers(each, "A map").shape) for each in maps}) > 1

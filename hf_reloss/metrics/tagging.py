@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import math
 import numbers
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -115,6 +117,25 @@ class Seqeval(AdditiveMetric):
             counts.append((len(predicted & true), len(predicted), len(true)))
         return torch.tensor(counts, dtype=torch.float64).reshape(-1, 3)
 
+    def evaluated(self, predictions: Any, references: Any) -> dict[str, Any]:
+        """As seqeval's module: scores of each type, of all of them together, and the share of right tags."""
+        if type(self) is not Seqeval:
+            return super().evaluated(predictions, references)
+        counts: dict[str, np.ndarray] = {}
+        right = number = 0
+        place = 0 if self.mode is None else 1  # of the type
+        for tags in zip(*self.read(predictions, references), strict=True):
+            right += sum(map(operator.eq, *tags))
+            number += len(tags[1])
+            predicted, true = (self._entities(tuple(sentence)) for sentence in tags)
+            for kind, found in enumerate((predicted & true, predicted, true)):
+                for entity in found:
+                    counts.setdefault(entity[place], np.zeros(3))[kind] += 1
+        scores = {name: _scores(*counts[name]) | {"number": int(counts[name][2])} for name in sorted(counts)}
+        overall = _scores(*sum(counts.values(), np.zeros(3)))
+        accuracy = right / number if number else math.nan
+        return scores | {f"overall_{key}": score for key, score in overall.items()} | {"overall_accuracy": accuracy}
+
     def _entities(self, tags: tuple[str, ...]) -> set[tuple[Any, ...]]:
         """The entities of a sentence, as tuples that are the same where type, start and end are."""
         if self.mode == "strict":
@@ -152,6 +173,12 @@ class SeqevalRecall(Seqeval):
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
         return _share(sums[..., 0], sums[..., 2])
+
+
+def _scores(right: float, predicted: float, true: float) -> dict[str, float]:
+    """Precision, recall and F1 of counts, 0 of nothing."""
+    parts = {"precision": (right, predicted), "recall": (right, true), "f1": (2 * right, predicted + true)}
+    return {key: float(part / whole) if whole else 0.0 for key, (part, whole) in parts.items()}
 
 
 def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:

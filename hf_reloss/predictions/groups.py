@@ -179,7 +179,9 @@ def _corrupted(
         own, labels = labels[index], labels[torch.where(is_replaced, others, index)]
         # What does not count is the prediction's own: the documents of two queries need not be as many.
         labels = torch.where(own == IGNORED_LABEL, own, labels.clamp(min=0))
-        return PredictionGroups({kind.scored[0]: logits}, index, _scores(metric, logits, labels, index), labels)
+        return PredictionGroups(
+            {kind.scored[0]: logits}, index, _scores(metric, columns, logits, labels, index), labels
+        )
     classes = logits.shape[-1]
     if ((labels < 0) | (labels >= classes)).any():
         raise ValueError(f"Labels must be 0 to {classes - 1}, but the predictions hold some out of that range.")
@@ -191,11 +193,15 @@ def _corrupted(
         is_mapped = torch.rand(len(index), 1, generator=generator) < MAPPED
         random_labels = torch.where(is_mapped, maps.gather(1, labels[index]), random_labels)
     labels = torch.where(is_replaced, random_labels, labels[index])
-    return PredictionGroups({kind.scored[0]: logits}, index, _scores(metric, logits, labels, index), labels)
+    return PredictionGroups({kind.scored[0]: logits}, index, _scores(metric, columns, logits, labels, index), labels)
 
 
-def _scores(metric: Metric, logits: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _scores(
+    metric: Metric, columns: dict[str, torch.Tensor], logits: torch.Tensor, labels: torch.Tensor, index: torch.Tensor
+) -> torch.Tensor:
     """Scores [m] of groups index [m, N] of logits [n, ...], with labels of their own, [m, N] or [m, N, L]."""
+    if isinstance(metric, EvaluationMetrics):
+        return metric.score_relabelled(*metric.columns(columns), index, labels)
     # Of rows of labels a metric decides itself, by their shape: a function gets logits of the same.
     decided = metric.decide(logits) if labels.dim() == 2 else logits
     of_group = max(labels[0].numel(), index.shape[1] * decided[0].numel())

@@ -155,11 +155,6 @@ def check_learning(args: TrainingArguments) -> None:
     Raises:
         ValueError: for these.
     """
-    if args.batch_eval_metrics:
-        raise ValueError(
-            "With batch_eval_metrics=True compute_metrics cannot score groups one by one, as surrogate='auto' "
-            "needs: turn it off, or pass metric= a name or a function, without compute_metrics."
-        )
     most = option(args, "max_recorded_predictions")
     if most * args.world_size < 2 * FEWEST_TO_LEARN:  # a recorder that is full drops every second prediction
         raise ValueError(

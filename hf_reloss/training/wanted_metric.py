@@ -1,6 +1,6 @@
 """Which metric a run learns: what `metric=` means is known once the first batch has shown what there is to score."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from transformers.utils import logging
 from ..metrics import AdditiveMetric, Metric
 from ..metrics.adapters import CallableMetric, ComputeMetrics, EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
-from ..metrics.loading import is_error_rate
+from ..metrics.loading import direction_by_name
+from ..metrics.per_example import PerExampleMetric
 from ..predictions.dataset import scored
 from ..predictions.models import metric_for, writes_text
 from ..surrogates.base import Surrogate
@@ -37,8 +38,17 @@ class WantedMetric:
 
     def __init__(self, trainer: Any, wanted: Metric | Any):
         self.trainer, self.word = trainer, wanted if isinstance(wanted, str) else ""
-        may_be_key = self.word and trainer.compute_metrics is not None
-        self.wanted: str | Metric = wanted if may_be_key else metric_for(trainer.model, wanted)
+        # Of one that adds up batches, groups cannot be scored: a word is a name then.
+        may_be_key = self.word and trainer.compute_metrics is not None and not trainer.args.batch_eval_metrics
+        try:
+            self.wanted: str | Metric = wanted if may_be_key else metric_for(trainer.model, wanted)
+        except ValueError as unknown:
+            if not trainer.args.batch_eval_metrics:
+                raise
+            raise ValueError(
+                f"With batch_eval_metrics=True compute_metrics cannot score groups one by one, so metric={wanted!r} is "
+                f"the name of a metric, no key of what it returns: {unknown}"
+            ) from None
         self.records_evaluation = False
 
     @property
@@ -78,19 +88,26 @@ class WantedMetric:
         inputs: Mapping[str, Any],
     ) -> None:
         """Tries a metric on a first batch, decoded by `decoder`, else as `find`: what fails should fail now."""
-        if isinstance(metric, CallableMetric | ComputeMetrics) and not metric.higher_is_better:
+        if not isinstance(metric, EvaluationMetrics):  # which has been called on this batch
+            self._compute(metric, kind, decoder, kind.recorded(outputs, labels, inputs))
+        known = getattr(metric, "direction_known", True)
+        asked = isinstance(metric, CallableMetric | ComputeMetrics | PerExampleMetric)
+        if asked and (not metric.higher_is_better or not known):
+            less, more = ("Less", "more") if not metric.higher_is_better else ("More", "less")
             self.trainer.strategy.tell(
-                f"Less of {metric.name} is taken to be better. If more is, say so: metric=load_metric(..., "
-                "higher_is_better=True) or, of a key of compute_metrics, metric_for_best_model with greater_is_better."
+                f"{less} of {metric.name} is taken to be better{'' if known else ', as nothing says otherwise'}. If "
+                f"{more} is, say so: metric=load_metric(..., higher_is_better={not metric.higher_is_better}) or, of a "
+                "key of compute_metrics, metric_for_best_model with greater_is_better."
             )
-        if isinstance(metric, EvaluationMetrics):  # which has been called on this batch
-            return
-        columns = kind.recorded(outputs, labels, inputs)
+
+    def _compute(
+        self, metric: Metric, kind: type[Surrogate], decoder: Any, columns: Mapping[str, torch.Tensor]
+    ) -> None:
         try:
             metric.compute(*scored(kind, {name: x.detach().cpu() for name, x in columns.items()}, decoder))
         except Exception as error:  # a batch may be too small for it, so this is no more than a sign
-            if isinstance(metric, AdditiveMetric):  # which any batch is large enough for
-                raise
+            if isinstance(metric, AdditiveMetric) and not isinstance(metric, PerExampleMetric):
+                raise  # any batch is large enough for it
             logger.warning(
                 f"The metric {metric.name!r} cannot score the first batch ({error!r}). If it cannot score groups "
                 "either, no surrogate of it can be learned."
@@ -100,20 +117,21 @@ class WantedMetric:
         self, key: str, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]
     ) -> Metric:
         """The metric that a word means: the user's own function, if it returns such a key, or one known by name."""
-        own, call = self._own_metric(key, kind, outputs, columns, inputs)
-        keys: Collection[str] = ()
-        failed = None
-        try:
-            keys = call().keys()
-        except Exception as error:
-            if kind.scores_logits:  # which is reported when it is tried as the metric
-                return own
-            failed = error
+        ways = self._own_metrics(key, kind, outputs, columns, inputs)
+        own, keys, failed = ways[0][0], set[str](), None
+        for way, call in ways:
+            try:
+                own, keys, failed = way, {*call()}, None
+                break
+            except Exception as error:
+                failed = failed or error
+        if failed is not None and kind.scores_logits:  # which is reported when it is tried as the metric
+            return next(way for way, _ in ways if not isinstance(way, EvaluationMetrics))
         if own.key in keys:
             self.records_evaluation = isinstance(own, EvaluationMetrics)
             return own
         try:
-            metric = self._of_name(own.key, kind)
+            metric = self._of_name(key.removeprefix("eval_"), kind)
         except ValueError as unknown:
             why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
             if failed is not None:
@@ -133,25 +151,35 @@ class WantedMetric:
     def _of_name(self, word: str, kind: type[Surrogate]) -> Metric:
         return metric_for(self.trainer.model, self._meant(word, kind)).informed(kind.metric_options)
 
-    def _own_metric(
+    def _own_metrics(
         self, key: str, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]
-    ) -> tuple[ComputeMetrics, Callable[[], dict[str, float]]]:
-        """The key of `compute_metrics` as a metric, and a call of that function on the first batch."""
-        better = self._higher_is_better(key)
-        if not kind.scores_logits:
-            handed = EvaluationMetrics(self.trainer.compute_metrics, key, higher_is_better=better)
-            return handed, lambda: handed.results(*handed.columns(self._evaluated_batch(outputs, inputs)))
-        passed_over = {"loss", *getattr(getattr(self.trainer.model, "config", None), "keys_to_ignore_at_inference", ())}
-        own = ComputeMetrics(
-            self.trainer.compute_metrics,
+    ) -> list[tuple[ComputeMetrics, Callable[[], dict[str, float]]]]:
+        """The key of `compute_metrics` as a metric, in the ways in which it may be called, and a call on the first
+        batch of each. Where Trainer hands over no more than logits and labels, those that are recorded anyway do."""
+        trainer, args, better = self.trainer, self.trainer.args, self._higher_is_better(key)
+        handed = EvaluationMetrics(
+            trainer.compute_metrics,
             key,
-            preprocess_logits_for_metrics=self.trainer.preprocess_logits_for_metrics,
+            higher_is_better=better,
+            included=args.include_for_metrics,
+            batch_size=None if args.eval_do_concat_batches else args.eval_batch_size,
+        )
+        whole = [(handed, lambda: handed.results(*handed.columns(self._evaluated_batch(outputs, inputs))))]
+        if not kind.scores_logits:
+            return whole  # type: ignore[return-value]
+        passed_over = {"loss", *getattr(getattr(trainer.model, "config", None), "keys_to_ignore_at_inference", ())}
+        own = ComputeMetrics(
+            trainer.compute_metrics,
+            key,
+            preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
             higher_is_better=better,
             in_tuple=isinstance(outputs, Mapping) and len(outputs.keys() - passed_over) > 1,
         )
         logits, labels = (columns[name] for name in kind.scored)
         rows = (labels != IGNORED_LABEL).view(len(labels), -1).any(-1)
-        return own, lambda: own.results(logits[rows].numpy(), labels[rows].numpy())
+        alone = [(own, lambda: own.results(logits[rows].numpy(), labels[rows].numpy()))]
+        gets_more = handed.beside or handed.batch_size is not None
+        return [*whole, *alone] if gets_more else [*alone, *(whole if own.in_tuple else [])]
 
     def _evaluated_batch(self, outputs: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """What `compute_metrics` would get of a batch, on the host.
@@ -187,10 +215,21 @@ class WantedMetric:
             predictions = found[0].argmax(-1)
         elif self.trainer.preprocess_logits_for_metrics is not None:
             predictions = self.trainer.preprocess_logits_for_metrics(predictions, labels)
-        return EvaluationMetrics.recorded(predictions, labels)
+        return EvaluationMetrics.recorded(predictions, labels, *self._beside(outputs, inputs))
 
-    def _higher_is_better(self, key: str) -> bool:
+    def _beside(self, outputs: Any, inputs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The inputs and the losses that `compute_metrics` gets beside predictions, or empty tuples."""
+        included, given, losses = self.trainer.args.include_for_metrics, (), ()
+        if "inputs" in included:
+            given = inputs[getattr(self.trainer.model, "main_input_name", "input_ids")]
+        if "loss" in included:
+            loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs[0]
+            first = inputs[self.trainer.label_names[0]]
+            losses = loss.detach().mean().repeat(len(first))  # as Trainer does
+        return given, losses
+
+    def _higher_is_better(self, key: str) -> bool | None:
         chosen = (self.trainer.args.metric_for_best_model or "").removeprefix("eval_")
         if chosen == key and self.trainer.args.greater_is_better is not None:
             return self.trainer.args.greater_is_better
-        return not is_error_rate(key)
+        return direction_by_name(key)

@@ -110,3 +110,65 @@ def _part(rank: int, folder: str, results) -> None:
     module = as_evaluate("accuracy", num_process=2, process_id=rank, experiment_id="parts", cache_dir=folder)
     module.add_batch(predictions=[0, rank], references=[0, 1])
     results.put(module.compute())
+
+
+@pytest.mark.parametrize("mode", [None, "strict"])
+def test_seqeval_gives_the_scores_of_each_type(mode):
+    reports = pytest.importorskip("seqeval.metrics")
+    from seqeval.scheme import IOB2
+
+    references = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O"], ["O", "B-LOC"]]
+    predictions = [["B-PER", "I-PER", "O", "B-PER"], ["B-ORG", "O"], ["B-LOC", "I-LOC"]]
+    options = {} if mode is None else {"mode": mode, "scheme": "IOB2"}
+    found = as_evaluate("seqeval", **options).compute(predictions=predictions, references=references)
+    expected = reports.classification_report(
+        references, predictions, output_dict=True, zero_division=0, **options | ({"scheme": IOB2} if mode else {})
+    )
+    for name in ("PER", "LOC", "ORG"):
+        scores = {key.replace("f1-score", "f1"): value for key, value in expected[name].items() if key != "support"}
+        assert found[name] == pytest.approx(scores | {"number": expected[name]["support"]})
+    overall = {f"overall_{key}": expected["micro avg"][key] for key in ("precision", "recall")}
+    overall |= {"overall_f1": expected["micro avg"]["f1-score"]}
+    overall |= {"overall_accuracy": reports.accuracy_score(references, predictions)}
+    assert {key: value for key, value in found.items() if key.startswith("overall_")} == pytest.approx(overall)
+    assert set(found) == {"PER", "LOC", "ORG", *overall}
+
+
+def test_mean_iou_gives_the_scores_of_each_class():
+    references = np.array([[[0, 1], [2, 255]]])
+    predictions = np.array([[[0, 2], [2, 1]]])
+    found = as_evaluate("mean_iou", num_labels=4).compute(predictions=predictions, references=references)
+    assert found["per_category_iou"] == pytest.approx([1, 0, 0.5, np.nan], nan_ok=True)
+    assert found["per_category_accuracy"] == pytest.approx([1, 0, 1, np.nan], nan_ok=True)
+    means = {"mean_iou": 0.5, "mean_accuracy": 2 / 3, "overall_accuracy": 2 / 3}
+    assert {key: found[key] for key in means} == pytest.approx(means)
+    assert found["mean_iou"] == load_metric("mean_iou", num_labels=4).compute(predictions, references)
+
+
+def test_modules_of_several_scores_give_all_of_them():
+    predictions, references = ["the cat sat", "a dog"], ["the cat sat down", "the dog"]
+    rouge = as_evaluate("rouge", use_stemmer=True, keep_in_memory=True, seed=3)
+    found = rouge.compute(predictions=predictions, references=references)
+    names = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    assert found == {name: load_metric(name, use_stemmer=True).compute(predictions, references) for name in names}
+    assert load_metric(rouge, key="rougeL") == load_metric("rougeL", use_stemmer=True)
+    with pytest.raises(ValueError, match="key= one of rouge1, rouge2, rougeL, rougeLsum"):
+        load_metric(rouge)
+    answers = [{"id": "1", "answers": {"text": ["a b"], "answer_start": [0]}}]
+    predicted = [{"id": "1", "prediction_text": "b"}]
+    found = as_evaluate("squad").compute(predictions=predicted, references=answers)
+    assert found == {"exact_match": 100.0, "f1": 100.0}  # articles do not count
+
+
+def test_what_is_missing_is_said():
+    module = as_evaluate("accuracy")
+    with pytest.raises(ValueError, match="accuracy has nothing to score"):
+        module.compute()
+    with pytest.raises(ValueError, match="but got predictions"):
+        module.add_batch(predictions=[1])
+    with pytest.raises(ValueError, match="2 predictions and 1 references"):
+        module.compute(predictions=[1, 0], references=[1])
+    labels = np.array([1, 0])
+    module.add_batch(predictions=labels, references=labels.copy())
+    labels[:] = 0  # a batch is copied
+    assert module.compute() == {"accuracy": 1.0}

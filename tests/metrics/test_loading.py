@@ -1,10 +1,12 @@
 import textwrap
 
 import evaluate
+import numpy as np
 import pytest
 import torch
 
 from hf_reloss.metrics import CallableMetric, EvaluateMetric, Metric, load_metric, metric_of
+from hf_reloss.metrics.classification import Accuracy
 from hf_reloss.metrics.counts import F1
 
 F1_MODULE = """
@@ -26,12 +28,15 @@ class F1(evaluate.Metric):
 
 @pytest.fixture
 def load_module(tmp_path):
-    """Modules as `evaluate.load` gives them, from a folder."""
+    """Modules as `evaluate.load` gives them, from the Hub or from a folder."""
 
-    def load(name: str, source: str) -> evaluate.EvaluationModule:
+    def load(name: str, source: str, published: bool = True) -> evaluate.EvaluationModule:
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / f"{name}.py").write_text(textwrap.dedent(source))
-        return evaluate.load(str(tmp_path / name), keep_in_memory=True)
+        module = evaluate.load(str(tmp_path / name), keep_in_memory=True)
+        if published:  # as what is loaded from there is called
+            type(module).__module__ = f"evaluate_modules.metrics.evaluate-metric--{name}.0123.{name}"
+        return module
 
     return load
 
@@ -84,6 +89,71 @@ def test_ones_own_class_of_a_known_name_is_called():
     metric = load_metric(namespace["F1"](keep_in_memory=True), average="micro")
     assert isinstance(metric, EvaluateMetric)
     assert metric.compute([0, 1, 1, 1], [0, 1, 0, 1]) == pytest.approx(0.25)
+
+
+ACCURACY_MODULE = '''
+import datasets
+from sklearn.metrics import accuracy_score
+
+import evaluate
+
+
+_DESCRIPTION = """Share."""
+_KWARGS_DESCRIPTION = """None."""
+_CITATION = """"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class Accuracy(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features(predictions=datasets.Value("int32"), references=datasets.Value("int32"))
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references, normalize=True, sample_weight=None):
+        return {
+            "accuracy": float(accuracy_score(references, predictions, normalize=normalize, sample_weight=sample_weight))
+        }
+'''
+
+
+def test_ones_own_module_in_a_folder_of_a_known_name_is_called_and_the_log_says_so(load_module, caplog):
+    as_published = load_metric(load_module("accuracy", ACCURACY_MODULE, published=False))
+    assert isinstance(as_published, Accuracy)
+    assert not caplog.text
+    changed = ACCURACY_MODULE.replace("float(accuracy_score(", "2 * float(accuracy_score(")
+    metric = load_metric(load_module("accuracy", changed, published=False))
+    assert metric.compute([0, 1, 1, 1], [0, 1, 0, 1]) == 1.5
+    assert "is called as it is" in caplog.text
+    assert isinstance(load_metric(load_module("accuracy", changed)), Accuracy)  # of evaluate's own owner
+
+
+@pytest.mark.parametrize("options", [{"average": None}, {"average": "samples"}, {"average": "mine"}])
+def test_a_module_with_a_value_that_is_not_known_here_is_called(load_module, options):
+    metric = load_metric(load_module("f1", F1_MODULE.replace("float(score)", "score")), **options)
+    assert isinstance(metric, EvaluateMetric)
+    if options["average"] is None:  # a score for each class
+        assert metric.compute([0, 1, 1, 2], [0, 1, 0, 2]) == pytest.approx(7 / 9)
+
+
+def test_a_module_of_negative_classes_is_called(load_module):
+    metric = load_metric(load_module("f1", F1_MODULE), pos_label=-1)
+    assert metric.compute([-1, 1, 1], [-1, 1, -1]) == pytest.approx(2 / 3)
+    for options in ({"pos_label": -1}, {"labels": [-1], "average": "macro"}):
+        with pytest.raises(ValueError, match="class indices, 0 or more, but got -1"):
+            load_metric("f1", **options)
+
+
+def test_labels_may_be_an_array():
+    metric = load_metric("f1", average="macro", labels=np.array([0, 2]))
+    assert metric == load_metric("f1", average="macro", labels=[0, 2])
+    assert metric_of(metric.signature) == metric
+    assert metric.compute([0, 1, 2, 2], [0, 1, 2, 1]) == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("regexes", [["a|b"], [r"\|", "x"], ["|"]])
+def test_a_signature_may_hold_what_parts_it(regexes):
+    metric = load_metric("exact_match", regexes_to_ignore=regexes)
+    assert metric_of(metric.signature) == metric
 
 
 def test_a_module_of_several_scores_is_known_by_the_key(load_module):

@@ -241,7 +241,7 @@ def test_a_surrogate_is_loaded_from_its_folder(tmp_path):
         ({"surrogate": nn.Linear(2, 2)}, r"takes a function of \(outputs, labels\)"),
         ({"surrogate": 7}, "got int"),
         ({"surrogate": "auto", "metric": "accuracy", "model_loss_share": 1.5}, "between 0 and 1"),
-        ({"surrogate": "auto", "metric": "accuracy", "batch_eval_metrics": True}, "batch_eval_metrics"),
+        ({"metric": "f7", "compute_metrics": None, "batch_eval_metrics": True}, "no key of what it returns"),
         ({"surrogate": "auto", "metric": "f7", "compute_metrics": None}, "Unknown metric 'f7'"),
         (
             {
