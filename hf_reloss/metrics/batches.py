@@ -26,8 +26,9 @@ def batch_compute_metrics(*metrics: "str | Metric | Callable[..., Any]", **optio
         ValueError: for a metric that is not additive, such as `"roc_auc"`, and for options of several metrics.
 
     Example:
-        >>> args = TrainingArguments("out", batch_eval_metrics=True)
-        >>> trainer = Trainer(model, args, eval_dataset=rows, compute_metrics=batch_compute_metrics("f1"))
+        >>> compute_metrics = batch_compute_metrics("f1")  # Trainer(..., compute_metrics=compute_metrics)
+        >>> compute_metrics(EvalPrediction(torch.eye(2), torch.arange(2)), compute_result=True)
+        {'f1': 1.0}
     """
     if not metrics or (options and len(metrics) > 1):
         given = ", ".join(sorted(options)) or "none"

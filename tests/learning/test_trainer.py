@@ -90,8 +90,9 @@ def test_what_it_saves_is_loaded_with_its_record(tmp_path, predictions):
 def test_a_misaligned_surrogate_is_refused_with_what_to_do(tmp_path, predictions):
     # a metric of its own sign: the better the predictions, the lower it is, though it says that higher is better
     upside_down = load_metric(
-        lambda decisions, references: -(decisions == references).mean(), name="upside_down", class_indices=True
-    )
+        lambda decisions, references: -(decisions == references).mean(), name="upside_down", class_indices=True,
+        higher_is_better=True,
+    )  # fmt: skip
     trainer = make_trainer(tmp_path, predictions, metric=upside_down)
     with pytest.raises(MisalignedSurrogateError, match=r"upside_down.*is -0\.\d+.*Record predictions from early"):
         trainer.train()

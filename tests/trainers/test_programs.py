@@ -74,7 +74,6 @@ def folder(tmp_path_factory):
     write_jsonl(folder / "dev.jsonl", texts(60, seed=1))
     write_jsonl(folder / "odd.jsonl", [*texts(9, seed=2), {"text": "w1 w2", "label": "oddity"}])
     write_jsonl(folder / "unlabelled.jsonl", [*texts(9, seed=2), {"text": "w1 w2", "label": None}])
-    write_jsonl(folder / "scores.jsonl", [{"text": "w1", "label": score} for score in (0.5, 0.25)])
     write_jsonl(folder / "one_class.jsonl", [{"text": "w1", "label": "greeting"}] * 2)
     (folder / "hub_like").mkdir()
     with (folder / "hub_like" / "train.csv").open("w", newline="") as file:
@@ -304,7 +303,6 @@ def test_evaluation_alone_takes_the_classes_of_the_checkpoint(run_here, auto_run
         ("--do_train --train_file train.jsonl.gz --label_column intent", "pass --label_column"),
         ("--do_train --train_file train.jsonl.gz --text_column words --model_name_or_path bert", "pass --text_column"),
         ("--do_train --train_file unlabelled.jsonl", "1 of 10 examples have no label"),
-        ("--do_train --train_file scores.jsonl", "integers or strings, but the column 'label' holds 0.5"),
         ("--do_train --train_file one_class.jsonl", "one class only"),
         ("--do_train --train_file train.jsonl.gz --model_type bert", "pass --tokenizer_name"),
         ("--do_train --train_file train.jsonl.gz --tokenizer_name bert", "one of --model_name_or_path"),

@@ -151,7 +151,7 @@ def test_equal_texts_are_scored_once_and_what_has_no_score_is_wrong():
         scored.extend(zip(texts, references, strict=True))
         return {"none": math.nan, "never": -math.inf}.get(texts[0], float(texts == references))
 
-    risk = Risk(metric)
+    risk = Risk(load_metric(metric, higher_is_better=True))
     scored.clear()
     assert risk(["a", "b", "a", "none", "never"], ["a"] * 5).tolist() == [0, 1, 0, 1, 1]
     assert scored == [("a", "a"), ("b", "a"), ("none", "a"), ("never", "a")]
