@@ -3,16 +3,14 @@
 import functools
 import json
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from intents import Head, Rows, embedded, read_lines
-from pairs import FROZEN_RECIPE, Pair
+from pairs import FROZEN_RECIPE, Pair, by_hand
 from task import data_folder
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_reloss import hand_made_loss
 from hf_reloss.metrics import Metric, load_metric
 from hf_reloss.surrogates.multilabel import SurrogateForMultilabel
 
@@ -53,14 +51,8 @@ def goemotions_micro_f1() -> Pair:
     return _emotions(load_metric("f1", average="micro", threshold=0.5))
 
 
-def asymmetric(pair: Pair) -> Callable[..., torch.Tensor]:
-    """Asymmetric loss with its authors' options (Ridnik et al. 2021)."""
-    found = hand_made_loss("asymmetric")
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        return found(outputs, labels)
-
-    return loss
+asymmetric = functools.partial(by_hand, "asymmetric")
+"""Asymmetric loss with its authors' options (Ridnik et al. 2021)."""
 
 
 LABEL_PAIRS: dict[str, Callable[[], Pair]] = {

@@ -15,7 +15,7 @@ from intents import Head, Rows, embedded, read_lines
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from hf_reloss import Surrogate, SurrogateForClassification
+from hf_reloss import Surrogate, SurrogateForClassification, hand_made_loss
 from hf_reloss.compare.task import DigitClassifier, digits
 from hf_reloss.metrics import Metric, load_metric
 
@@ -228,6 +228,16 @@ def sick_features(metric: Metric, labels: Callable[[list[float]], torch.Tensor])
 def label_smoothing(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
     """Cross-entropy with 0.1 of the probability spread over all classes."""
     return F.cross_entropy(outputs["logits"].flatten(0, -2), labels.flatten(), label_smoothing=0.1)
+
+
+def by_hand(name: str, pair: Pair) -> Callable[..., torch.Tensor]:
+    """A hand-made loss with its usual options."""
+    found = hand_made_loss(name)
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        return 1.0 * found(outputs, labels)  # which Trainer may multiply in place
+
+    return loss
 
 
 def logit_adjustment(pair: Pair) -> Callable[..., torch.Tensor]:

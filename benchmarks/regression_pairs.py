@@ -3,15 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from intents import Head
-from pairs import Pair, sick_features
+from pairs import Pair, by_hand, sick_features
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_reloss import hand_made_loss
 from hf_reloss.metrics import Metric, load_metric
 from hf_reloss.surrogates.regression import SurrogateForRegression
 
@@ -30,16 +28,6 @@ def _relatedness(metric: Metric, field_loss: Callable[[Pair], Callable[..., torc
     pair = sick_features(metric, lambda scores: torch.tensor(scores) - 1)
     model = functools.partial(NumberHead, 1, width=768)
     return dataclasses.replace(pair, make_model=model, field_loss=field_loss, kind=SurrogateForRegression)
-
-
-def by_hand(name: str, pair: Pair) -> Callable[..., torch.Tensor]:
-    """A hand-made loss with its usual options."""
-    found = hand_made_loss(name)
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        return 1.0 * found(outputs, labels)  # which Trainer may multiply in place
-
-    return loss
 
 
 huber, cosent = (functools.partial(by_hand, name) for name in ("huber", "cosent"))

@@ -1,16 +1,17 @@
 """Pairs of sentences to be found by their embeddings and Recall@1, for benchmarks/promise.py."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from metric_learning import TEST, TRAINED, VALIDATION, BagOfWords, Sentences
-from pairs import FROZEN_RECIPE, Pair, intent_rows
+from pairs import FROZEN_RECIPE, Pair, by_hand, intent_rows
 from torch import nn
 from transformers import Trainer
 from transformers.utils import ModelOutput
 
-from hf_reloss import SurrogateConfig, SurrogateForEmbeddings, hand_made_loss
+from hf_reloss import SurrogateConfig, SurrogateForEmbeddings
 from hf_reloss.metrics import load_metric
 
 
@@ -83,14 +84,8 @@ def _pair(parts: list[Any], make_model: Callable[[], Retriever], learning_rate: 
     )
 
 
-def triplet(pair: Pair) -> Callable[..., torch.Tensor]:
-    """The triplet loss, with its default margin."""
-    found = hand_made_loss("triplet")
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        return found(outputs, labels)
-
-    return loss
+triplet = functools.partial(by_hand, "triplet")
+"""The triplet loss, with its default margin."""
 
 
 RETRIEVAL_PAIRS: dict[str, Callable[[], Pair]] = {

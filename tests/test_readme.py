@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README, TRAINER, RESULTS = ((ROOT / page).read_text() for page in ("README.md", "docs/trainer.md", "docs/results.md"))
+README, TRAINER, RESULTS, CHOOSING = (
+    (ROOT / page).read_text() for page in ("README.md", "docs/trainer.md", "docs/results.md", "docs/choosing.md")
+)
 
 
 def snippets(page: str) -> list[str]:
@@ -53,10 +55,13 @@ def test_snippets_on_the_trainer_run(tmp_path, monkeypatch):
     metric = load_metric("accuracy")
     names = {
         "model": TinyClassifier(), "train": train, "dev": test, "dataset": test,
-        "args": TrainingArguments("out", num_train_epochs=4, per_device_train_batch_size=8, disable_tqdm=True),
         "compute_metrics": lambda result: {"accuracy": metric.compute(result.predictions, result.label_ids)},
         "batch": {"features": train[0]["features"][None], "labels": train[0]["labels"][None]},
     }  # fmt: skip
+    names["args"] = TrainingArguments("out", max_steps=8, eval_strategy="steps", eval_steps=4, disable_tqdm=True)
+    exec(snippets(CHOOSING)[0], names)
+    assert names["monitor"].verdict.startswith("Loss and accuracy")
+    names["args"] = TrainingArguments("out", num_train_epochs=4, per_device_train_batch_size=8, disable_tqdm=True)
     for snippet in (*snippets(TRAINER), snippets(README)[1]):
         exec(snippet, names)
     assert (tmp_path / "my-model" / "surrogate").is_dir()

@@ -23,7 +23,7 @@ class CurveMetric(Metric):
     and 1, [N, L], for several labels. A reference of -100 does not count.
 
     Args:
-        average: over classes or labels: "macro", or "weighted" by how often each is due; "micro", one curve of the
+        average: over classes or labels: "macro", or "weighted" by the support of each; "micro", one curve of the
             scores of all of them; "samples", over the examples, a curve of the scores of each. Of two classes there is
             one curve, whatever the average.
     """

@@ -62,11 +62,6 @@ def direction_of(name: str, of: Any = None) -> bool | None:
     return False if words & LESS else None
 
 
-def less_is_better(name: str, of: Any = None) -> bool:
-    """Whether less of a metric is better, by `direction_of`; where that does not tell, it is not."""
-    return direction_of(name, of) is False
-
-
 def asked_direction(score: Callable[[Any], float], references: Any, like: Any) -> tuple[bool, float, float] | None:
     """Whether more of a metric is better, by what it says of right predictions and of wrong ones.
 

@@ -117,7 +117,7 @@ class MeanAbsoluteScaledError(ErrorMetric):
 
     Args:
         training: the series, numbers in their order, more than `periodicity` of them.
-        periodicity: the naive forecast is the number that was there so many places before.
+        periodicity: the naive forecast is the number that stands this many places before.
     """
 
     name: ClassVar[str] = "mase"
