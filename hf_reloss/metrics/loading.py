@@ -173,7 +173,9 @@ def _import_families() -> None:
 
 def _of_module(module: Any, options: dict[str, Any]) -> Metric:
     """The metric here that a module of `evaluate` computes, if it is one from there, or else an adapter."""
-    same = [kind for kind in _known().values() if _plain(kind.evaluate_module) == _plain(module.name)]
+    place = type(module).__module__.split(".")
+    names = {_plain(module.name)} | ({_plain(place[-1])} if place[0] == "evaluate_modules" else set())
+    same = [kind for kind in _known().values() if _plain(kind.evaluate_module) in names]
     if same and not is_official(module):
         logger.warning(
             f"The module {module.name!r} from {place_of(module)} is called as it is, for it is not known to be "
