@@ -16,8 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 from transformers.utils import logging
+from turns import in_turns
 
 from hf_reloss import (
     SurrogateConfig,
@@ -46,33 +45,6 @@ from hf_reloss.predictions.dataset import predictions_dataset
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS, GROUP_SIZE, CLASSES = 64, 128, 10
-
-
-def in_turns(
-    ours: Callable[[], None], theirs: Callable[[], None], turns: int, device: str, calls: int = 5
-) -> dict[str, float]:
-    """Median milliseconds of both, after a warm-up, and the median of theirs / ours.
-
-    A turn is so many calls in a row, as steps of a training follow each other.
-    """
-
-    def milliseconds(function: Callable[[], None]) -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(calls):
-            function()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return 1e3 * (time.perf_counter() - start) / calls
-
-    milliseconds(ours), milliseconds(theirs)
-    pairs = [(milliseconds(ours), milliseconds(theirs)) for _ in range(turns)]
-    return {
-        "ours_ms": statistics.median(a for a, _ in pairs),
-        "theirs_ms": statistics.median(b for _, b in pairs),
-        "ratio": statistics.median(b / a for a, b in pairs),
-    }
 
 
 def ranks(n: int, device: str) -> dict[str, float]:

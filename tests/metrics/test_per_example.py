@@ -1,13 +1,21 @@
+from types import SimpleNamespace
+
 import datasets
 import evaluate
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from nltk.translate.meteor_score import single_meteor_score
 from sklearn.metrics import accuracy_score
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
-from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
+from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateForTokens, load_metric
 from hf_reloss.learning import time_limit
+from hf_reloss.learning.learn_surrogate import learn_surrogate
 from hf_reloss.metrics.adapters import AskedMetric
+from hf_reloss.predictions.dataset import recorded_dataset
 
 from ..conftest import TinyClassifier, tiny_rows
 
@@ -138,3 +146,40 @@ def test_a_surrogate_is_learned_of_what_each_example_costs(tmp_path, monkeypatch
     expected = torch.tensor(COSTS, dtype=torch.float32)
     torch.testing.assert_close(surrogate.network.costs / surrogate.network.costs[0, 1], expected)
     assert counted.examples < 200  # 16 confusions, whatever number of predictions
+
+
+def test_a_surrogate_of_tokens_is_learned_of_what_each_text_scores():
+    words = ["<pad>", *"abcdefghijk"]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, "<pad>")),
+        pad_token="<pad>",
+    )
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(1, 12, (300, 8), generator=generator)
+    labels[1::2, 6:] = -100
+    stage = torch.linspace(0, 1, 300)
+    logits = torch.randn(300, 8, 12, generator=generator)
+    logits += 4 * stage[:, None, None] * F.one_hot(labels.clamp(min=0), 12)
+    empty = SimpleNamespace(synsets=lambda word: ())
+
+    def meteor(predictions, references):
+        pairs = zip(references, predictions, strict=True)
+        return [single_meteor_score(r.split(), p.split(), wordnet=empty) for r, p in pairs]
+
+    counted = Counted(meteor)
+    metric = load_metric(counted, per_example=True, name="meteor", higher_is_better=True)
+    columns = SurrogateForTokens.recorded({"logits": logits}, labels, {}) | {"stage": stage}
+    predictions = recorded_dataset(SurrogateForTokens, columns, tokenizer=tokenizer, metric=metric)
+    surrogate = SurrogateForTokens.for_metric(metric)
+    assert surrogate.config.level == "sentence"  # as of the metric that has this name here
+    at_start = learn_surrogate(
+        surrogate, predictions, metric, seed=0, group_size=16, num_groups=64, num_eval_groups=64, num_train_epochs=3
+    )
+    assert counted.examples <= 300 + 40  # each text once, however many groups it is drawn into
+    named = load_metric("meteor", tokenizer=str.split, synonyms=False)
+    texts = predictions["teacher_forced"][:], predictions["reference"][:]
+    assert metric.compute(*texts) == pytest.approx(named.compute(*texts))
+    assert surrogate.config.metric == metric.signature
+    assert surrogate.config.record["alignment_canonical"] >= at_start.config.record["alignment_canonical"] > 0.8
+    right, wrong = (5.0 * F.one_hot(ids.clamp(min=0), 12) for ids in (labels, labels.roll(1, 0)))
+    assert surrogate(right, labels) < surrogate(wrong, labels)
