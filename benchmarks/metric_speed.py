@@ -2,9 +2,9 @@
 
     HF_RELOSS_DATA=... python benchmarks/metric_speed.py
 
-Of 512 examples, 256 groups of 32 are scored from statistics that were counted once, and the first 32 of these groups by
+Of 512 examples, 256 groups of 32 are scored from statistics that were counted once, and the first 8 of these groups by
 the module of evaluate or, where there is none, by the library that defines the metric (benchmarks/metric_peers.py).
-That takes as long for each group, so it stands times eight. Both are timed in turns, in one process and on one thread,
+That takes as long for each group, so it stands times 32. Both are timed in turns, in one process and on one thread,
 by the processor's time; a ratio is the median of the ratios of the turns. Writes
 benchmarks/results/metric_speed_cpu.json and prints a table.
 """
@@ -37,7 +37,7 @@ from hf_reloss.compare.runs import environment
 from hf_reloss.metrics import AdditiveMetric
 from hf_reloss.metrics.base import add_up, take
 
-GROUPS, GROUP_SIZE, SCORED_USUALLY = 256, 32, 32
+GROUPS, GROUP_SIZE, SCORED_USUALLY = 256, 32, 8
 LEARNED_FROM = 2_560  # groups of a surrogate, by default
 
 Timer = Callable[[Callable[[], object], Callable[[], object]], dict[str, float]]

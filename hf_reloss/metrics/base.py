@@ -2,11 +2,12 @@
 
 Most metrics are additive: each prediction has a small vector of statistics, a group's statistics are their sum, and the
 score is a function of that sum. Statistics are extracted once; thousands of groups are then scored by one sum. Every
-other metric is called group by group, with a progress bar, since that is what takes the time.
+other metric is called group by group, with a progress bar and, where it is slow, in several processes.
 """
 
 import abc
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 from collections.abc import Mapping
@@ -15,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
-from transformers.utils import logging
+
+from .processes import scores_of_groups
 
 IGNORED_LABEL = -100
 """The label of a prediction that does not count, as everywhere in transformers."""
@@ -273,13 +274,17 @@ class GroupwiseMetric(Metric):
         # Where labels are sequences, -100 marks positions inside a prediction: the metric's own business.
         of_labels = isinstance(references, np.ndarray) and references.ndim == 1
         counts = references != IGNORED_LABEL if of_labels else np.ones(len(references), bool)
-        groups = index.cpu().numpy()
         if counts[:MOST_SHOWN].any():
             self.settle(predictions, references, counts[:MOST_SHOWN].nonzero()[0])
-        if len(groups) >= 64 and logging.is_progress_bar_enabled():
-            groups = tqdm(groups, f"scoring {self.name}", leave=False, unit="group")
-        scores = [self.score_rows(predictions, references, rows[counts[rows]]) for rows in groups]
-        return torch.tensor(scores, dtype=torch.float64)
+        score = functools.partial(_score_of_group, self, predictions, references, counts)
+        return torch.tensor(scores_of_groups(score, index.cpu().numpy(), self.name), dtype=torch.float64)
+
+
+def _score_of_group(
+    metric: GroupwiseMetric, predictions: Any, references: Any, counts: np.ndarray, rows: np.ndarray
+) -> float:
+    """The score of the rows that count, of a group."""
+    return metric.score_rows(predictions, references, rows[counts[rows]])
 
 
 def add_up(statistics: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
