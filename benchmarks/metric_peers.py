@@ -294,7 +294,7 @@ LEFT_OUT = {
     **dict.fromkeys(("bertscore", "bertscore_precision", "bertscore_recall"), "its way runs a model for each group"),
     **dict.fromkeys(("sari", "charcut_mt"), "what defines it is no library of the benchmarks"),
     **dict.fromkeys(
-        ("ece", "mrr", "precision_at_k", "ranked_recall_at_k", "pck", "oks", "boundary_iou"), "no library has it"
+        ("ece", "mrr", "precision_at_k", "ranked_recall_at_k", "pck", "oks", "boundary_iou"), "no library here has it"
     ),
 }
 """Additive metrics that are compared with nothing here, and why."""
