@@ -129,7 +129,8 @@ def _begin(handed: bytes) -> None:
 
 @functools.cache
 def _loaded() -> Score:
-    return pickle.loads(_handed)
+    score: Score = pickle.loads(_handed)
+    return score
 
 
 def _score(groups: np.ndarray) -> list[float]:
