@@ -219,7 +219,7 @@ class ReLossMixin(_Base):
         loss, parts, outputs, evidence = self._mixed_loss(batch)
         self.strategy.after_batch(batch, outputs)
         if batch.training:
-            self.monitor.note(loss, parts, evidence)
+            self.monitor.note(loss, parts, evidence, batch.labels)
         else:
             if self.evaluates_own_loss and "surrogate" in parts:
                 self.monitor.note_evaluated(parts["surrogate"], batch)
