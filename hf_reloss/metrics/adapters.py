@@ -323,7 +323,7 @@ class EvaluationMetrics(ComputeMetrics):
             self.compute_metrics,
             self.key,
             preprocess_logits_for_metrics=preprocess,
-            higher_is_better=self.higher_is_better,
+            higher_is_better=self.higher_is_better if self.direction_known else None,
             in_tuple=in_tuple,
         )
 

@@ -128,7 +128,8 @@ def check_kinds(trainer: object, model: object) -> None:
             "none behind it: give its own trainer a surrogate for its loss, loss(logits, labels) with loss = "
             "AutoSurrogate.from_pretrained(...), or pass its torch.nn.Module to ReLossTrainer."
         )
-    check_model(model)
+    if not isinstance(model, str):  # the name of one, as TRL's trainers take it
+        check_model(model)
 
 
 def check_model(model: object) -> None:
