@@ -36,7 +36,7 @@ METRICS = {
     "regression": [load_metric("mse"), load_metric("pearsonr"), load_metric("spearmanr")],
     "embeddings": [load_metric("recall_at_k")],
     "tokens": [load_metric("accuracy"), load_metric("sacrebleu"), load_metric("rouge1")],
-    "spans": [load_metric("squad_f1"), load_metric("squad_exact")],
+    "spans": [load_metric("squad_f1"), load_metric("squad_exact_match")],
     "segmentation": [load_metric("mean_iou"), load_metric("pixel_accuracy")],
     "keypoints": [load_metric("pck")],
 }
