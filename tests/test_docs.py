@@ -65,7 +65,8 @@ def test_snippets_about_tasks_run(tmp_path, monkeypatch):
         "ids": torch.randint(4, 16, (3, 8)), "stages": [(0.0, make_translator()), (1.0, model)],
     }  # fmt: skip
     for snippet in re.findall(r"```python\n(.*?)```", TASKS, flags=re.DOTALL):
-        exec(snippet, names)
+        if "setfit" not in snippet:  # which tests/training/test_setfit.py runs, where it is installed
+            exec(snippet, names)
     assert names["trainer"].surrogate.config.task == "tokens"
     assert names["loss"].requires_grad
     assert names["grpo"].state.global_step == 2

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..metrics import Metric
+from ..metrics import GroupwiseMetric, Metric
 from ..metrics.counts import F1, SEVERAL_LABELS, CountMetric
 from ..metrics.credits import ROUNDS, SECONDS, credit_matrix, is_mean
 from .base import DecisionRule
@@ -48,7 +48,8 @@ def fitted_rules(
     if logits.shape[-1] == 1:
         lowest, highest = int(labels.min()), int(labels.max())
         of_values = functools.partial(_of_values, metric=metric, lowest=lowest, highest=highest)
-        return of_values(logits, labels), of_values
+        seconds = SECONDS / FOLDS if isinstance(metric, GroupwiseMetric) else SECONDS
+        return of_values(logits, labels), functools.partial(of_values, seconds=seconds)
     if labels.dim() == 2:
         of_examples = getattr(metric, "average", "") == "samples"
         metrics = [metric] if isinstance(metric, CountMetric) and not of_examples else USUAL
@@ -72,27 +73,33 @@ def _of_labels(
 
 
 def _of_values(
-    logits: torch.Tensor, labels: torch.Tensor, metric: Metric, lowest: int, highest: int
+    logits: torch.Tensor, labels: torch.Tensor, metric: Metric, lowest: int, highest: int, seconds: float = SECONDS
 ) -> Sequence[CutPoints]:
     """Cut points by which grades are as frequent as the labels are, and those by which the metric is best."""
     values = logits[:, 0]
     grades = torch.arange(lowest, highest, dtype=torch.float64)
     shares = torch.tensor([float((labels <= grade).double().mean()) for grade in grades], dtype=torch.float64)
     frequent = apart(torch.quantile(values, shares))
-    found = _best_cut_points(values, labels, metric, lowest, [frequent, grades + 0.5])
+    found = _best_cut_points(values, labels, metric, lowest, [frequent, grades + 0.5], seconds)
     return [CutPoints(frequent, lowest), CutPoints(found, lowest)]
 
 
 def _best_cut_points(
-    values: torch.Tensor, labels: torch.Tensor, metric: Metric, lowest: int, starts: Sequence[torch.Tensor]
+    values: torch.Tensor,
+    labels: torch.Tensor,
+    metric: Metric,
+    lowest: int,
+    starts: Sequence[torch.Tensor],
+    seconds: float,
 ) -> torch.Tensor:
     """Cut points [G - 1], from some starts on, each moved to where the metric is best among quantiles of the values."""
     sign = 1.0 if metric.higher_is_better else -1.0
     candidates = torch.quantile(values, torch.linspace(0.005, 0.995, CANDIDATES, dtype=torch.float64))
-    clock = time.monotonic() + SECONDS
+    clock = time.monotonic() + seconds
 
     def score(points: torch.Tensor) -> float:
-        found = sign * metric.compute(lowest + torch.searchsorted(points, values), labels)
+        grades = metric.as_predictions(lowest + torch.searchsorted(points, values), 1)
+        found = sign * metric.compute(grades, labels)
         return found if found == found else -torch.inf
 
     highest, best = max(((score(start), start) for start in starts), key=lambda each: each[0])

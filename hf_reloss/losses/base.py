@@ -29,6 +29,22 @@ class Evidence(NamedTuple):
     counts: torch.Tensor
 
 
+def check_labels(labels: Any) -> None:
+    """Refuses labels that are no tensor, such as lists of dictionaries of boxes; None is for what reads them to refuse.
+
+    Raises:
+        ValueError: for these.
+    """
+    if labels is None or torch.is_tensor(labels):
+        return
+    kinds = {type(each).__name__ for each in labels} if isinstance(labels, list | tuple) else set()
+    of = f" of {' and '.join(sorted(kinds))}" if kinds else ""
+    raise ValueError(
+        f"A surrogate wants labels as a tensor, but got a {type(labels).__name__}{of}: numbers become one by "
+        "torch.tensor(labels); boxes and masks, in dictionaries, have no surrogate."
+    )
+
+
 def gathered_evidence(evidence: Evidence) -> Evidence:
     """The evidence of all processes as one group, padded to the largest with what does not count."""
     if number_of_processes() == 1:

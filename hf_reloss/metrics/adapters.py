@@ -305,6 +305,28 @@ class EvaluationMetrics(ComputeMetrics):
         rows = [len(value) if torch.is_tensor(value) and value.dim() else -1 for value in found.values()]
         return found if rows[0] >= 0 and len(set(rows)) == 1 else {}
 
+    def of_logits(self, preprocess: Any, in_tuple: bool) -> ComputeMetrics:
+        """The same of logits and labels alone, for a decision to be tuned by.
+
+        Args:
+            preprocess, in_tuple: as for `ComputeMetrics`.
+
+        Raises:
+            ValueError: if it gets more than these, or batches.
+        """
+        if self.beside or self.batch_size is not None:
+            raise ValueError(
+                f"compute_metrics gets {', '.join(self.beside) or 'a list of batches'} beside logits and labels: no "
+                f"decision is tuned by {self.name}. Pass metric= one of decisions, such as 'accuracy'."
+            )
+        return ComputeMetrics(
+            self.compute_metrics,
+            self.key,
+            preprocess_logits_for_metrics=preprocess,
+            higher_is_better=self.higher_is_better if self.direction_known else None,
+            in_tuple=in_tuple,
+        )
+
     def columns(self, recorded: Mapping[str, torch.Tensor]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """What `results` takes, arrays [n, ...], of recorded columns: predictions and what is beside them, labels."""
         found = [
@@ -356,5 +378,7 @@ class EvaluationMetrics(ComputeMetrics):
 
 
 def _logits(decided: torch.Tensor, classes: int) -> torch.Tensor:
-    """Logits [n, C] that lead to classes [n], or to several labels [n, L], 0 or 1."""
+    """Logits [n, C] that lead to classes [n], or to several labels [n, L], 0 or 1; of one output grades, [n, 1]."""
+    if classes == 1 and decided.dim() == 1:
+        return decided[:, None].float()
     return F.one_hot(decided, classes).float() if decided.dim() == 1 else 20.0 * decided - 10.0

@@ -39,18 +39,22 @@ def usual_decisions(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def judges_decisions(metric: Metric, logits: torch.Tensor, labels: torch.Tensor) -> bool:
-    """Whether a metric sees no more of logits [n, C] than which is the highest, as accuracy does and ROC AUC does not.
+    """Whether a metric sees no more of logits [n, C] than which is the highest, as accuracy does and ROC AUC does not;
+    of numbers [n, 1] no more than what they are rounded to.
 
     Args:
         metric: of logits and labels.
         logits, labels: some examples.
     """
+    ways = [usual_decisions(logits, labels)]
+    if logits.shape[-1] == 1 and labels.dim() == 1:
+        ways.append(logits[:, 0].round().long())  # a function need not know the range of grades
     try:
-        decided = metric.as_predictions(usual_decisions(logits, labels), logits.shape[-1])
-        found = metric.compute(logits, labels), metric.compute(decided, labels)
+        score = metric.compute(logits, labels)
+        found = [metric.compute(metric.as_predictions(way, logits.shape[-1]), labels) for way in ways]
     except Exception:  # of somebody's own function, too
         return False
-    return abs(found[0] - found[1]) < 1e-9
+    return any(abs(score - each) < 1e-9 for each in found)
 
 
 def minds_confusions(metric: Metric) -> bool:

@@ -102,6 +102,8 @@ def _right_predictions(references: Any, like: Any) -> Any:
     if isinstance(references, np.ndarray):
         if not isinstance(like, np.ndarray) or references.dtype.kind not in "biuf":
             return None
+        if like.shape == (len(references), 1) and references.ndim == 1:  # of one number each
+            return references[:, None].astype(like.dtype)
         if like.ndim == references.ndim + 1 == 2 and references.dtype.kind in "iu":
             known = (references >= 0) & (references < like.shape[1])
             return np.eye(like.shape[1], dtype=like.dtype)[references] if known.all() else None

@@ -16,7 +16,7 @@ from ..hub.facts import SurrogateFacts
 from ..hub.pages import write_page
 from ..hub.plain import plain
 from ..hub.publishing import included, publish
-from ..losses.base import Evidence, SurrogateNetwork
+from ..losses.base import Evidence, SurrogateNetwork, check_labels
 from ..losses.hand_made import hand_made_losses
 from ..losses.hand_made.base import AdjustableLoss, HandMadeLoss
 from ..metrics import Metric
@@ -179,8 +179,9 @@ class Surrogate(PreTrainedModel):
                 labels [N]; or `"none"`: of the shape of `Evidence.counts`, 0 where it does not count.
 
         Raises:
-            ValueError: for `"none"`, if the architecture has a loss for groups only.
+            ValueError: for `"none"`, if the architecture has a loss for groups only; for labels that are no tensor.
         """
+        check_labels(labels)
         with torch.autocast(self.device.type, enabled=False):
             evidence = outputs if isinstance(outputs, Evidence) else self.evidence(outputs, labels)
             if reduction == "mean":

@@ -82,7 +82,7 @@ class SurrogateForClassification(Surrogate):
         return {"logits": output_tensor(outputs, "logits").float(), "labels": labels}
 
     def forward(self, outputs: Any, labels: torch.Tensor | None = None, *, reduction: str = "mean") -> torch.Tensor:
-        if labels is not None and labels.dim() != 1:
+        if torch.is_tensor(labels) and labels.dim() != 1:
             raise ValueError(
                 "A surrogate for classification is a loss for one label per example, labels [N], but got labels "
                 f"{list(labels.shape)}: a model that labels tokens needs a surrogate for its own task."

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from torch import nn
+from transformers import Seq2SeqTrainingArguments, Trainer, TrainingArguments
 from transformers.utils import logging
 
 from ..adaptive_loss.children import alone, launched
@@ -113,6 +114,35 @@ class ReLossTrainingArguments(TrainingArguments):
 @dataclass
 class ReLossSeq2SeqTrainingArguments(ReLossTrainingArguments, Seq2SeqTrainingArguments):
     """Seq2SeqTrainingArguments with the knobs of `ReLossSeq2SeqTrainer`."""
+
+
+def check_kinds(trainer: object, model: object) -> None:
+    """Refuses a trainer that is no `transformers.Trainer`, and a model that no such trainer trains.
+
+    Raises:
+        TypeError: for these.
+    """
+    if not isinstance(trainer, Trainer):
+        raise TypeError(
+            f"ReLossMixin goes before a transformers.Trainer or a subclass of it, but {type(trainer).__name__} has "
+            "none behind it: give its own trainer a surrogate for its loss, loss(logits, labels) with loss = "
+            "AutoSurrogate.from_pretrained(...), or pass its torch.nn.Module to ReLossTrainer."
+        )
+    if not isinstance(model, str):  # the name of one, as TRL's trainers take it
+        check_model(model)
+
+
+def check_model(model: object) -> None:
+    """Refuses a model that is none of torch, such as SetFit's, which has two of them.
+
+    Raises:
+        TypeError: for that.
+    """
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(
+            f"A model is a torch.nn.Module, but {type(model).__name__} is none: pass the module within it that puts "
+            "out logits."
+        )
 
 
 def check(args: TrainingArguments) -> None:

@@ -18,6 +18,7 @@ from ..surrogates.auto import AutoSurrogate
 from ..surrogates.base import Surrogate
 from ..surrogates.hand_made import hand_made_loss
 from ..surrogates.tokens import next_token_labels
+from .arguments import check_model
 from .strategies.base import read_evidence
 from .strategies.choice import COME_ALONG
 from .strategies.given import given_surrogate
@@ -33,6 +34,7 @@ class AttachedLoss:
     """
 
     def __init__(self, model: nn.Module, loss: Surrogate | str | Path):
+        check_model(model)
         self.model, self.loss = unwrapped(model), str(loss)
         names = find_labels(type(self.model))
         if not names or not takes_labels(self.model, names):
@@ -136,6 +138,7 @@ def attach(model: nn.Module, loss: Surrogate | str | Path) -> AttachedLoss:
         A handle with `detach()`, which is a context manager, too.
 
     Raises:
+        TypeError: for what is no module.
         ValueError: for a model that is given no labels, or has a loss attached already; for what is no loss.
 
     Example:

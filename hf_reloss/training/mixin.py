@@ -20,7 +20,7 @@ from ..metrics import Metric
 from ..predictions.models import is_ctc, metric_for, takes_labels, unwrapped, without_labels, writes_text
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.base import Surrogate, output_tensor
-from .arguments import check, option, output_folder
+from .arguments import check, check_kinds, option, output_folder
 from .batch import Batch, StepBatches
 from .callback import StrategyCallback
 from .deciding import DECISION, tuned_decision
@@ -81,6 +81,7 @@ class ReLossMixin(_Base):
         guard_dataset: Any = None,
         **trainer_options: Any,
     ):
+        check_kinds(self, model)
         if args is None:
             if self._default_arguments is None:
                 raise ValueError(f"{type(self).__name__} wants args=, the arguments of the Trainer that it extends.")
@@ -218,7 +219,7 @@ class ReLossMixin(_Base):
         loss, parts, outputs, evidence = self._mixed_loss(batch)
         self.strategy.after_batch(batch, outputs)
         if batch.training:
-            self.monitor.note(loss, parts, evidence)
+            self.monitor.note(loss, parts, evidence, batch.labels)
         else:
             if self.evaluates_own_loss and "surrogate" in parts:
                 self.monitor.note_evaluated(parts["surrogate"], batch)

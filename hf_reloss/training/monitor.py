@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..learning.alignment import alignment, gathered_columns
 from ..losses.base import Evidence
 from ..losses.hand_made.base import HandMadeLoss
+from ..metrics.base import IGNORED_LABEL
 from ..predictions.dataset import recorded_dataset
 from ..predictions.models import is_ctc
 from ..predictions.recorder import PredictionRecorder
@@ -52,13 +53,16 @@ class RunMonitor:
         """A run starts."""
         self.failure, self._noted, self._evidence_range = None, {}, None
 
-    def note(self, loss: torch.Tensor, parts: dict[str, torch.Tensor], evidence: Evidence | None) -> None:
+    def note(
+        self, loss: torch.Tensor, parts: dict[str, torch.Tensor], evidence: Evidence | None, labels: torch.Tensor
+    ) -> None:
         """Takes note of a training loss; one that is not finite ends the run before the next step of the optimizer.
 
         Args:
             loss: the sum.
             parts: by name, `model` or `surrogate`, weighed as in the sum over micro-batches and processes.
             evidence: that of the surrogate.
+            labels: of the batch.
         """
         for name, part in parts.items():
             total, number = self._noted.get(name, (0.0, 0))
@@ -69,6 +73,12 @@ class RunMonitor:
         if self.failure is None and not loss.isfinite():
             values = ", ".join(f"{part.item():.4g} by the {name}" for name, part in parts.items())
             self.failure = f"The loss is {loss.item()} ({values}) {self._circumstances()}"
+            if labels.is_floating_point() and labels.dim() < 3 and not labels.isfinite().all():
+                self.failure = (
+                    f"The loss is {loss.item()} at step {self.trainer.state.global_step + 1}, for "
+                    f"{int((~labels.isfinite()).sum())} of {labels.numel()} labels of the batch are not finite: leave "
+                    f"such examples out of the data, or set their label to {IGNORED_LABEL} where the loss ignores that."
+                )
 
     def check_gradients(self, model: nn.Module) -> bool:
         """Whether the run has diverged, in any process: by its loss, or by the gradients of the step at hand."""

@@ -56,9 +56,12 @@ class WantedMetric:
         """What was asked for: the word, or the metric's signature."""
         return self.wanted if isinstance(self.wanted, str) else self.wanted.signature
 
-    def find(self, kind: type[Surrogate], outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]) -> Metric:
+    def find(
+        self, kind: type[Surrogate], outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]
+    ) -> Metric | None:
         """The metric that is meant, by what a first batch has to score. A word means a key of `compute_metrics`, or
-        else the name of a metric.
+        else the name of a metric; None where it is no name, and whether it is a key cannot be found out, so that the
+        strategy does without.
 
         Args:
             kind: of surrogates, which reads the predictions.
@@ -115,7 +118,7 @@ class WantedMetric:
 
     def _metric_of_key(
         self, key: str, kind: type[Surrogate], outputs: Any, columns: dict[str, torch.Tensor], inputs: Mapping[str, Any]
-    ) -> Metric:
+    ) -> Metric | None:
         """The metric that a word means: the user's own function, if it returns such a key, or one known by name."""
         ways = self._own_metrics(key, kind, outputs, columns, inputs)
         own, keys, failed = ways[0][0], set[str](), None
@@ -133,10 +136,14 @@ class WantedMetric:
         try:
             metric = self._of_name(key.removeprefix("eval_"), kind)
         except ValueError as unknown:
-            why = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
-            if failed is not None:
-                why = f"compute_metrics cannot be called on a training batch: {failed!r}."
-            raise ValueError(f"{why} {unknown}") from failed
+            if failed is None:
+                given = f"compute_metrics gives {sorted(keys)}, without {own.key!r}."
+                raise ValueError(f"{given} {unknown}") from None
+            self.trainer.strategy.does_without(
+                f"compute_metrics cannot be called on a training batch ({failed!r}), and no metric is known by the "
+                f"name {key!r}. Mend that, or pass metric= the metric itself, as load_metric takes it"
+            )
+            return None
         if failed is not None:
             self.trainer.strategy.tell(
                 f"compute_metrics cannot be called on a training batch ({failed!r}): what is learned is the metric "

@@ -97,6 +97,9 @@ def test_it_and_its_usual_loss_are_those_of_pytorch_metric_learning():
     assert soft()(EMBEDDINGS, LABELS).item() == pytest.approx(
         theirs(EMBEDDINGS[counted], LABELS[counted]).item(), rel=1e-4
     )
+    sides, rows = torch.cat([EMBEDDINGS, EMBEDDINGS.flip(1)]), torch.arange(14).repeat(2)  # queries, their documents
+    of_pairs = losses.NTXentLoss(temperature=0.1)(sides, rows)
+    assert soft()(sides, rows).item() == pytest.approx(of_pairs.item(), rel=1e-4)
     paired = counted & (LABELS != 3)
     evidence = reader().evidence(EMBEDDINGS[paired], LABELS[paired])
     usual = losses.SupConLoss(temperature=0.1)(EMBEDDINGS[paired], LABELS[paired])

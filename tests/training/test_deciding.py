@@ -7,8 +7,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
 from hf_reloss.decisions.base import DecisionRule
+from hf_reloss.decisions.cut_points import CutPoints
+from hf_reloss.metrics.adapters import EvaluationMetrics
 
 from ..conftest import TinyClassifier, tiny_rows
+from ..decisions.test_cut_points import of_grades, world
 
 
 class WithoutBias(nn.Module):
@@ -82,6 +85,32 @@ def test_where_it_cannot_be_it_is_beside_the_model(tmp_path, kind):
     with_more = trainer.predict(tiny_rows(300, seed=4)).predictions
     assert (with_more[0] == predicted.predictions).all()
     assert with_more[1].shape == (300, 6)
+
+
+class Squeezed(nn.Module):
+    """Puts out a number for each example, which squared errors have drawn to the middle, and more beside it."""
+
+    def forward(self, x, labels=None):
+        return {"loss": x.mean(), "logits": x[:, None], "more": x}
+
+
+def test_a_key_of_compute_metrics_that_rounds_has_cut_points(tmp_path):
+    values, labels = world(0, squeezed=0.5)(300)
+    rows = [{"x": value, "labels": label} for value, label in zip(values[:, 0], labels, strict=True)]
+    args = ReLossTrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True, per_device_eval_batch_size=100)
+
+    trainer = ReLossTrainer(
+        Squeezed(), args, eval_dataset=rows, compute_metrics=of_grades, metric="qwk",
+        preprocess_logits_for_metrics=lambda outputs, labels: outputs[0],
+    )  # fmt: skip
+    trainer.strategy.metric = EvaluationMetrics(of_grades, "qwk")  # as the first batch of a run shows
+    before = trainer.evaluate()["eval_qwk"]
+    found = trainer.tune_decision()
+    assert isinstance(trainer.decision, CutPoints)
+    assert found.before == pytest.approx(before, abs=1e-6)
+    assert trainer.evaluate()["eval_qwk"] > before + 0.05
+    with pytest.raises(ValueError, match=r"gets inputs beside logits and labels: no decision is tuned by qwk"):
+        trainer.tune_decision(metric=EvaluationMetrics(of_grades, "qwk", included=["inputs"]))
 
 
 def test_what_is_missing_is_told(tmp_path):

@@ -15,7 +15,7 @@ from transformers import (
     Trainer,
 )
 
-from hf_reloss import AutoSurrogate, ReLossMixin
+from hf_reloss import AutoSurrogate, ReLossMixin, ReLossTrainer, attach
 
 WORDS = [f"w{number}" for number in range(24)]
 
@@ -103,6 +103,18 @@ def test_a_cross_encoder_trains_on_what_its_outputs_are_read_as(tmp_path):
     surrogate = AutoSurrogate.from_pretrained("reloss/accuracy")
     expected = surrogate(outputs, torch.tensor(data[:12]["label"]))
     assert evaluated["eval_loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_it_says_what_it_goes_before():
+    class Mine(ReLossMixin):
+        pass
+
+    with pytest.raises(TypeError, match=r"goes before a transformers.Trainer .* Mine has none .* pass its torch.nn"):
+        Mine(nn.Linear(2, 2), surrogate="focal")
+    with pytest.raises(TypeError, match=r"a torch.nn.Module, but dict is none: pass the module within it"):
+        ReLossTrainer({"body": nn.Linear(2, 2)}, metric="accuracy")
+    with pytest.raises(TypeError, match="but str is none"):
+        attach("bert", "focal")
 
 
 def test_args_are_wanted_where_there_are_no_default_ones():

@@ -1,5 +1,7 @@
 """Semantic segmentation is trained by "auto", resumed, and judged by one's own function; boxes are refused."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateForSegmentation, SurrogateTrainer, load_metric
+from hf_reloss.training import wanted_metric
 
 from .test_trainer import assert_same, weights
 
@@ -106,6 +109,22 @@ def test_a_key_of_ones_own_function(tmp_path, decided):
     assert trainer.loss_report.metric == "mean_iou"
     assert trainer.metric.signature.startswith("mean_iou|compute_metrics")
     assert trainer.evaluate()["eval_mean_iou"] > 0.3
+
+
+@pytest.mark.parametrize("fails", ["size", "rows"])
+def test_a_key_of_a_function_that_no_batch_can_be_handed_to_stops_no_run(tmp_path, monkeypatch, fails):
+    def of_all(evaluation):
+        assert len(evaluation.label_ids) == 90, "it wants all that is evaluated"
+        return {"sharpness": 0.5}
+
+    if fails == "size":
+        monkeypatch.setattr(wanted_metric, "MOST_EVALUATION_BYTES", 2**20)
+    trainer = make_trainer(tmp_path, Plain(), "sharpness", compute_metrics=of_all, arguments={"max_steps": 2})
+    trainer.train()
+    why = "MiB for each example.*preprocess_logits_for_metrics=" if fails == "size" else "wants all that is evaluated"
+    wanted = f"cannot be called on a training batch .*{why}.*known by the name 'sharpness'"
+    assert re.search(wanted, trainer.loss_report.reason)
+    assert trainer.evaluate()["eval_sharpness"] == 0.5
 
 
 @pytest.mark.parametrize("metric", ["dice", "pixel_accuracy"])

@@ -92,10 +92,7 @@ class Learned(SurrogateStrategy):
             self._resume(checkpoint)
 
     def _resume(self, checkpoint: Path) -> None:
-        """Takes the surrogate, or what has been recorded for it, from a checkpoint.
-
-        A checkpoint of another Trainer, or of another metric or surrogate, has none: recording starts there.
-        """
+        """Takes the surrogate, or what is recorded for it, from a checkpoint; one of another metric has none."""
         former, wanted = LearningState.load(checkpoint), self.state
         has_surrogate = (checkpoint / SURROGATE_FOLDER).is_dir()
         found = self.recording.load(checkpoint) or former is not None or has_surrogate
@@ -193,6 +190,8 @@ class Learned(SurrogateStrategy):
             return self.does_without(str(error))
         given = (outputs, batch.labels, batch.inputs)
         metric = self.wanted.find(kind, *given)
+        if metric is None:
+            return None
         with torch.random.fork_rng(devices=[]):
             surrogate, _ = self.to_learn(kind, metric)
         self._is_of_groups = self.starts_at_soft_metric and surrogate.network.is_of_groups() and not kind.swaps_labels
