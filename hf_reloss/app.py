@@ -134,13 +134,24 @@ def _look(source: str, file: str | None, scores: list[str], labels: list[str], m
     """The text, the decision rule and the pictures that the page shows."""
     gr = need("gradio", "app")
     with _errors_shown():
-        chosen = load_metric(metric, **json.loads(options or "{}"))
+        chosen = load_metric(metric, **_options(options))
         read = _predictions(source, file, scores, labels)
         found = prospects(read.logits, read.labels, chosen, seconds=SECONDS)
         folder = Path(tempfile.mkdtemp(prefix="reloss-app-"))  # gradio copies what it shows, and cleans that up
         files = [_saved_rule(found, folder), *_drawn(found, read, folder)]
     shown = [gr.update(value=path and str(path), visible=path is not None) for path in files]
     return [described(found, read), *shown]
+
+
+def _options(written: str) -> dict[str, Any]:
+    """Options of a metric, from JSON."""
+    try:
+        found = json.loads(written or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f'Its options are JSON, such as {{"average": "macro"}}, but got {written!r}.')
+    return found
 
 
 def _predictions(source: str, file: str | None, scores: list[str], labels: list[str]) -> ScoredLabels:

@@ -174,7 +174,7 @@ def _labels(
         places = [IGNORED_LABEL if value is None else of_classes[value] for value in given]
         return torch.tensor(places)
     if values.dtype.kind not in "fiub":
-        unknown = sorted({*given} - {None} - of_classes.keys())
+        unknown = sorted(value for value in {*given} - of_classes.keys() if value is not None)
         raise ValueError(
             f"The labels {_some(unknown)} are no names of columns of scores ({_some(names)}): name these columns as "
             "the labels are, or number labels from 0 on in the order of the columns."
