@@ -60,7 +60,8 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
             table = pyarrow.parquet.read_table(path)
         else:
             parsing = pyarrow.csv.ParseOptions(delimiter="," if ending == ".csv" else "\t")
-            table = pyarrow.csv.read_csv(path, parse_options=parsing)
+            nulls = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+            table = pyarrow.csv.read_csv(path, parse_options=parsing, convert_options=nulls)
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     columns: dict[str, np.ndarray] = {}
