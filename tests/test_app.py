@@ -1,6 +1,7 @@
 """The page of `reloss app`: what it says, and the page itself, served and used as people do."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.repocard import metadata_load
 from matplotlib.image import imread
 
 from hf_reloss import DecisionRule, app, load_metric, tune_decision
@@ -53,15 +55,26 @@ def test_a_table_is_decided_on_from_the_command_line(table, tmp_path):
     assert (rule.decide(logits) == wanted.rule.decide(logits)).float().mean() > 0.999
 
 
+def test_the_space_serves_the_page_with_the_version_that_is_tested(monkeypatch):
+    space, calls = Path(__file__).parents[1] / "space", []
+    monkeypatch.setattr(app, "launch", lambda: calls.append("launched"))
+    runpy.run_path(str(space / "app.py"))
+    assert calls == ["launched"]
+    card = metadata_load(space / "README.md")
+    assert card["app_file"] == "app.py"
+    assert f"gradio=={card['sdk_version']}\n" in (space.parent / "constraints.txt").read_text()
+
+
 @pytest.fixture(scope="module")
 def served():
     """The page on a free port."""
     pytest.importorskip("gradio")
     _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", server_port=None)
-    yield SimpleNamespace(address=address, client=__import__("gradio_client").Client(address, verbose=False))
-    from gradio import close_all
+    import gradio
+    from gradio_client import Client
 
-    close_all(verbose=False)
+    yield SimpleNamespace(address=address, client=Client(address, verbose=False))
+    gradio.close_all(verbose=False)
 
 
 def look(served, source, file=None, scores=(), labels=(), metric="f1", options=MACRO):

@@ -74,7 +74,8 @@ def prospects(
     columns = kind.recorded({"logits": logits}, labels, {})
     score = metric.compute(*(columns[name] for name in kind.scored))
     predictions = recorded_dataset(kind, columns | {"stage": torch.ones(len(labels))}, metric=metric)
-    surrogate, alignments, decision, reasons = None, {}, None, ["", ""]
+    surrogate, decision, reasons = None, None, ["", ""]
+    alignments: dict[str, float] = {}
     try:
         surrogate, alignments = _learned(kind, predictions, metric, seconds, seed)
     except Exception as error:  # a metric may be somebody's own, and raise anything

@@ -29,14 +29,15 @@ def read_predictions(
     Raises:
         ValueError: for another file, other arrays, or columns as `scored_labels` refuses them.
     """
-    if Path(path).suffix.lower() in ENDINGS:
-        return scored_labels(read_table(path), scores, labels)
-    if Path(path).suffix != ".npz" or not Path(path).is_file():
+    ending = Path(path).suffix.lower()
+    if ending not in (".npz", *ENDINGS) or not Path(path).is_file():
         raise ValueError(
             f"{path} is no .npz, .csv, .tsv or .parquet file: write one with numpy.savez('predictions.npz', logits=...,"
             " labels=...), such as what Trainer.predict gives for examples that the model was not trained on, or a "
             "table with a column of scores for each class and one called label."
         )
+    if ending in ENDINGS:
+        return scored_labels(read_table(path), scores, labels)
     with np.load(path) as arrays:
         if not {"logits", "labels"} <= set(arrays):
             raise ValueError(f"{path} holds {sorted(arrays)}, but the arrays 'logits' and 'labels' are wanted.")

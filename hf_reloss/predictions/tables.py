@@ -20,6 +20,9 @@ ENDINGS = (".csv", ".tsv", ".parquet")
 LABELS = ("label", "target", "truth", "reference")
 """How the names of columns begin that are taken for labels."""
 
+SCORES = ("logit", "score", "prob")
+"""What the names of columns hold that are taken for scores."""
+
 WORD = re.compile(r"[^_\-:. ]*[_\-:. ]+(?=.)")
 """At the beginning of a column's name, with more behind it."""
 
@@ -85,15 +88,15 @@ def _arrays(name: str, column: pyarrow.Array) -> dict[str, np.ndarray]:
 def columns_of(table: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
     """Which columns of a table are probably scores, and which labels.
 
-    Labels are those whose names begin with `label`, `target`, `truth` or `reference`, or else the last column; scores
-    are all other columns of floats or, without any, of integers.
+    Scores are those with `logit`, `score` or `prob` in their names; without any, all other columns of floats or, else,
+    of integers. Labels are those with names that begin with `label`, `target`, `truth` or `reference`, or else the last.
     """
-    labels = [name for name in table if name.lower().startswith(LABELS)] or list(table)[-1:]
-    scores = [
-        [name for name, column in table.items() if name not in labels and column.dtype.kind in kinds]
-        for kinds in ("f", "iu")
-    ]
-    return scores[0] or scores[1], labels
+    named = [name for name in table if any(word in name.lower() for word in SCORES)]
+    others = [name for name in table if name not in named]
+    labels = [name for name in others if name.lower().startswith(LABELS)] or others[-1:]
+    rest = {name: table[name].dtype.kind for name in others if name not in labels}
+    floats = [name for name, kind in rest.items() if kind == "f"]
+    return named or floats or [name for name, kind in rest.items() if kind in "iu"], labels
 
 
 def scored_labels(

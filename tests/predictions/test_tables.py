@@ -66,12 +66,13 @@ def test_several_labels_go_by_their_names():
 
 
 def test_what_was_recorded_is_read_from_lists(tmp_path):
-    rows = {"logits": SCORES.tolist(), "labels": [0, 1, 2, 0], "stage": [1.0] * 4}
-    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "p.parquet")
-    table = read_table(tmp_path / "p.parquet")
-    found = scored_labels(table, ["logits_0", "logits_1", "logits_2"])
-    assert np.allclose(found.logits, SCORES)
-    assert found.labels.tolist() == [0, 1, 2, 0]
+    one, several = [0, 1, 2, 0], [[0, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 1]]
+    for logits, labels in (("logits", one), ("label_logits", several)):
+        rows = {logits: SCORES.tolist(), "labels": labels, "stage": [1.0] * 4}
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "p.parquet")
+        found = scored_labels(read_table(tmp_path / "p.parquet"))
+        assert np.allclose(found.logits, SCORES)
+        assert found.labels.tolist() == labels
 
 
 def test_one_column_of_scores_is_of_numbers():
