@@ -89,7 +89,8 @@ def columns_of(table: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
     """Which columns of a table are probably scores, and which labels.
 
     Scores are those with `logit`, `score` or `prob` in their names; without any, all other columns of floats or, else,
-    of integers. Labels are those with names that begin with `label`, `target`, `truth` or `reference`, or else the last.
+    of integers. Labels are those with names that begin with `label`, `target`, `truth` or `reference`; or else the last
+    column.
     """
     named = [name for name in table if any(word in name.lower() for word in SCORES)]
     others = [name for name in table if name not in named]
