@@ -78,7 +78,7 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60.0) -> None:
+    def wait(self, expression: str, seconds: float = 300.0) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
         while not self.ask(expression):
