@@ -90,8 +90,10 @@ def page() -> "gradio.Blocks":
                 source = gr.Radio([RARE, DIGITS, OWN], value=RARE, label="Predictions")
                 with gr.Column(visible=False) as own:
                     file = gr.File(file_types=[*ENDINGS, ".npz"], label="A table")
-                    scores = gr.Dropdown([], multiselect=True, visible=False, label="Columns of scores")
-                    labels = gr.Dropdown([], multiselect=True, visible=False, label="Column of labels")
+                    scores, labels = (
+                        gr.Dropdown([], label=label, multiselect=True, allow_custom_value=True, visible=False)
+                        for label in ("Columns of scores", "Column of labels")
+                    )
                     with gr.Accordion("What is in a table", open=False):
                         gr.Markdown(FORMAT)
                 metric = gr.Dropdown(list(METRICS), value="f1", allow_custom_value=True, label="Metric")
@@ -235,10 +237,11 @@ def _spelled(loss: str) -> str:
 
 @contextlib.contextmanager
 def _errors_shown() -> Iterator[None]:
-    """What is refused is shown on the page, and no bars in the log."""
+    """What goes wrong is shown on the page, and no bars in the log."""
     gr = need("gradio", "app")
     logging.disable_progress_bar()
     try:
         yield
-    except (ImportError, ValueError, TypeError) as error:
-        raise gr.Error(plain(error), duration=None, print_exception=False) from error
+    except Exception as error:  # also of a metric that reads something else
+        refused = isinstance(error, ImportError | ValueError)
+        raise gr.Error(plain(error), duration=None, print_exception=not refused) from error
