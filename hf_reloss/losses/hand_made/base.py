@@ -90,8 +90,8 @@ class HandMadeLoss(SurrogateNetwork):
 class AdjustableLoss(HandMadeLoss):
     """A hand-made loss with P parameters that a `LossController` changes while a model is trained on it.
 
-    Each parameter is told by two statistics of validation data, and counted so that a step of the controller's size,
-    0.1 by default, is a small one.
+    Two statistics of validation data describe each parameter to the controller. Parameters are scaled so that a step
+    of the controller's size, 0.1 by default, is a small one.
     """
 
     def values(self) -> torch.Tensor:
