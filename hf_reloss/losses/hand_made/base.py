@@ -129,10 +129,10 @@ def due_classes(evidence: Evidence) -> torch.Tensor:
 
 def soft_dice(evidence: Evidence) -> torch.Tensor:
     """1 less the mean [...], over the classes that labels have, of 2 Σ p t / Σ (p + t) of evidence [..., N, C]."""
-    due = due_classes(evidence)
+    targets = due_classes(evidence)
     probabilities = evidence.outputs.softmax(-1) * evidence.counts[..., None]
-    dice = 2 * (probabilities * due).sum(-2) / (probabilities + due).sum(-2).clamp(min=1e-9)
-    present = due.sum(-2) > 0
+    dice = 2 * (probabilities * targets).sum(-2) / (probabilities + targets).sum(-2).clamp(min=1e-9)
+    present = targets.sum(-2) > 0
     return present.any(-1) * 1.0 - mean_where(dice, present)
 
 
