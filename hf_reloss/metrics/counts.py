@@ -18,8 +18,8 @@ class CountMetric(ClassMetric):
     """A metric of three counts per class: how often it was right, predicted, and the label.
 
     Statistics: [N, 3 C], the right ones of all classes, then the predicted, then the labels; C is the number of logits
-    or, of class indices, one more than the largest. The score is differentiable, and defined for soft counts as well; nan
-    where nothing counts.
+    or, of class indices, one more than the largest. The score is differentiable, and defined for soft counts as well;
+    nan where nothing counts.
 
     Attributes:
         zero_point: the score that is as bad as any below, where its soft form ends; the best is 1.
@@ -307,7 +307,7 @@ def marked(
 
 
 def _kinds(predictions: torch.Tensor, references: torch.Tensor, classes: int, name: str) -> tuple[torch.Tensor, int]:
-    """The class that was right, predicted and the label, int32 [3, n, positions], -1 for none, and the number of classes."""
+    """The class that was right, predicted, the label: int32 [3, n, positions], -1 for none, and the number of classes."""
     predictions, references, classes = marked(predictions, references, classes, name)
     return torch.stack([references.masked_fill(predictions != references, -1), predictions, references]).int(), classes
 

@@ -11,8 +11,8 @@ class SetNetwork(SurrogateNetwork):
     """A network of sets, which knows nothing of metrics (Grabocka et al. 2019, arXiv:1905.10108, equation 8).
 
     Of each class, the pairs of its probability and of whether it is the label go through a network, are averaged over
-    the group, and go through another; the mean over the classes that have labels goes through a third. Of two classes the
-    second, the positive one, says all. Its value is what the objective `"approximation"` makes of it: minus the metric.
+    the group, and go through another; the mean over the classes that have labels goes through a third. Of two classes
+    the second, the positive one, says all. Its value is what the objective `"approximation"` makes of it: minus the metric.
     """
 
     architecture = "set"
