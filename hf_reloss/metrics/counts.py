@@ -307,7 +307,7 @@ def marked(
 
 
 def _kinds(predictions: torch.Tensor, references: torch.Tensor, classes: int, name: str) -> tuple[torch.Tensor, int]:
-    """The class that was right, predicted, the label: int32 [3, n, positions], -1 for none, and the number of classes."""
+    """Classes that were right, predicted, labels: int32 [3, n, positions], -1 for none; and the number of classes."""
     predictions, references, classes = marked(predictions, references, classes, name)
     return torch.stack([references.masked_fill(predictions != references, -1), predictions, references]).int(), classes
 

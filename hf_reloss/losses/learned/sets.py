@@ -12,7 +12,7 @@ class SetNetwork(SurrogateNetwork):
 
     Of each class, the pairs of its probability and of whether it is the label go through a network, are averaged over
     the group, and go through another; the mean over the classes that have labels goes through a third. Of two classes
-    the second, the positive one, says all. Its value is what the objective `"approximation"` makes of it: minus the metric.
+    the second, the positive one, says all. Its value is what the objective `"approximation"` makes of it: -metric.
     """
 
     architecture = "set"
