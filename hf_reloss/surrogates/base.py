@@ -287,9 +287,7 @@ class Surrogate(PreTrainedModel):
             metric=config.metric,
             origin=config.origin,
             record=config.record or {},
-            options={
-                name: value for name in sorted(names) if (value := getattr(config, name)) != getattr(default, name)
-            },
+            options={name: of for name in sorted(names) if (of := getattr(config, name)) != getattr(default, name)},
             learned=learned,
             parameters=self.num_parameters(),
             example=self.example(),
