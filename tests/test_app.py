@@ -130,14 +130,15 @@ def test_in_a_browser_a_click_brings_what_there_is_to_say(served, tmp_path):
         browser.size(1280, 900)
         browser.open(served.address)
         browser.wait("document.querySelector('#look') !== null")
-        browser.ask("document.querySelector('#look').click()")
+        click = "document.querySelector('#look').click()"  # of which the page takes one at a time, once it listens
+        browser.wait(f"{click}, document.body.innerText.match(/processing|queue|rank correlation/) !== null")
         browser.wait("document.querySelector('#said')?.innerText.includes('rank correlation with f1')")
         assert "A decision made for f1 gains +0." in browser.ask("document.querySelector('#said').innerText")
         shown = "[...document.images].filter(image => image.naturalWidth > 400)"
         browser.wait(f"{shown}.length == 3")
         assert browser.ask("document.querySelector('#rule').innerText").strip() == "Download decision.json"
-        for width, scheme in ((1280, "dark"), (390, "light"), (390, "dark")):
-            browser.size(width, 900, scheme)
+        for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+            browser.size(width, 2400, scheme)
             browser.wait(f"document.documentElement.scrollWidth <= {width}")  # nothing to be scrolled aside
-        browser.picture(tmp_path / "page.png")
-        assert imread(tmp_path / "page.png").shape[1] == 390
+            browser.picture(tmp_path / f"{width}_{scheme}.png")
+            assert imread(tmp_path / f"{width}_{scheme}.png").shape[1] == width
