@@ -43,6 +43,9 @@ METRICS: dict[str, dict[str, Any]] = {
 SECONDS = 5.0
 """For which a surrogate is learned: somebody waits."""
 
+CLOSE = 0.01
+"""Rank correlations that differ by less are taken for alike."""
+
 TITLE = "Will another loss, or another decision, help?"
 
 ABOUT = f"""# {TITLE}
@@ -205,11 +208,14 @@ def described(found: Prospects, read: ScoredLabels) -> str:
 
 def _alignments(found: Prospects, name: str) -> list[str]:
     usual, best = next(iter(found.alignments)), found.best_aligned
-    verdict = "another loss has little to gain" if best == usual else "there is something to gain"
-    spelled = _spelled(best)
+    gain = found.alignments[best] - found.alignments[usual]
+    if gain < CLOSE:
+        verdict = f"{_spelled(usual)} ranks as well as any: as far as this says, another loss has little to gain"
+    else:
+        verdict = f"{_spelled(best)} ranks best, by {gain:.3f}: another loss may gain"
     return [
-        f"**{spelled[0].upper()}{spelled[1:]} ranks best**, so that, as far as this says, {verdict}. "
-        f"(1 is perfect: groups of predictions are in the order of {name}.)",
+        f"**{verdict[0].upper()}{verdict[1:]}.** 1 is perfect: groups of predictions are in the order of {name}. What a "
+        "model gains by it only training says: `reloss compare`.",
         "",
         f"| loss | rank correlation with {name} |",
         "|---|---|",
@@ -219,7 +225,7 @@ def _alignments(found: Prospects, name: str) -> list[str]:
 
 def _decision(tuned: TunedDecision, name: str) -> list[str]:
     gain = f"{tuned.after - tuned.before:+.4f} [{tuned.low:+.4f}, {tuned.high:+.4f}]"
-    what = f"{tuned.usual} is kept: {gain}" if tuned.rule is None else f"A decision made for {name} gains {gain}"
+    what = f"{tuned.usual} is kept: {gain}" if tuned.rule is None else f"A decision made for {name} changes it by {gain}"
     lines = [
         f"**{what}**, with the 95 % interval; {tuned.before:.4f} before. Each of {tuned.examples:,} rows is decided by "
         "a rule that was fitted on others."

@@ -95,7 +95,7 @@ def test_an_uploaded_table_comes_to_words_pictures_and_a_rule(served, table, tmp
     said, (rule, *pictures) = look(served, app.OWN, table)
     logits, labels = few_digits(True)
     wanted = tune_decision(logits, labels, load_metric("f1", average="macro"))
-    assert f"gains {wanted.after - wanted.before:+.4f} [{wanted.low:+.4f}, {wanted.high:+.4f}]" in said
+    assert f"changes it by {wanted.after - wanted.before:+.4f} [{wanted.low:+.4f}, {wanted.high:+.4f}]" in said
     assert f"400 rows of 10 logits, of which f1 is **{wanted.before:.4f}**" in said
     assert "| cross-entropy | 0." in said
     (tmp_path / "decision.json").write_bytes(Path(rule).read_bytes())
@@ -133,7 +133,7 @@ def test_in_a_browser_a_click_brings_what_there_is_to_say(served, tmp_path):
         click = "document.querySelector('#look').click()"  # of which the page takes one at a time, once it listens
         browser.wait(f"{click}, document.body.innerText.match(/processing|queue|rank correlation/) !== null")
         browser.wait("document.querySelector('#said')?.innerText.includes('rank correlation with f1')")
-        assert "A decision made for f1 gains +0." in browser.ask("document.querySelector('#said').innerText")
+        assert "A decision made for f1 changes it by +0." in browser.ask("document.querySelector('#said').innerText")
         shown = "[...document.images].filter(image => image.naturalWidth > 400)"
         browser.wait(f"{shown}.length == 3")
         assert browser.ask("document.querySelector('#rule').innerText").strip() == "Download decision.json"
