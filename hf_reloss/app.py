@@ -214,8 +214,8 @@ def _alignments(found: Prospects, name: str) -> list[str]:
     else:
         verdict = f"{_spelled(best)} ranks best, by {gain:.3f}: another loss may gain"
     return [
-        f"**{verdict[0].upper()}{verdict[1:]}.** 1 is perfect: groups of predictions are in the order of {name}. What a "
-        "model gains by it only training says: `reloss compare`.",
+        f"**{verdict[0].upper()}{verdict[1:]}.** 1 is perfect: groups of predictions are in the order of {name}. What "
+        "a model gains by it only training says: `reloss compare`.",
         "",
         f"| loss | rank correlation with {name} |",
         "|---|---|",
@@ -225,7 +225,8 @@ def _alignments(found: Prospects, name: str) -> list[str]:
 
 def _decision(tuned: TunedDecision, name: str) -> list[str]:
     gain = f"{tuned.after - tuned.before:+.4f} [{tuned.low:+.4f}, {tuned.high:+.4f}]"
-    what = f"{tuned.usual} is kept: {gain}" if tuned.rule is None else f"A decision made for {name} changes it by {gain}"
+    changed = f"A decision made for {name} changes it by {gain}"
+    what = f"{tuned.usual} is kept: {gain}" if tuned.rule is None else changed
     lines = [
         f"**{what}**, with the 95 % interval; {tuned.before:.4f} before. Each of {tuned.examples:,} rows is decided by "
         "a rule that was fitted on others."
