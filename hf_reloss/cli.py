@@ -115,7 +115,9 @@ def compare(
 
 @app.command()
 def decide(
-    predictions: Annotated[Path, typer.Argument(help="An .npz file with the logits and labels of held-out examples.")],
+    predictions: Annotated[
+        Path, typer.Argument(help="A file with logits and labels of held-out examples: .npz, .csv, .tsv or .parquet.")
+    ],
     metric: Annotated[str, typer.Option(help="By which the decision is tuned.")] = "f1",
     metric_options: Annotated[str, typer.Option(help='As JSON, such as {"average": "macro"}.')] = "{}",
     model: Annotated[
@@ -135,6 +137,15 @@ def decide(
     chosen = _or_exit(lambda: load_metric(metric, **json.loads(metric_options)))
     found, place = _or_exit(lambda: decide_for(predictions, chosen, output, model))
     console.print(Text(f"{found}\n{place}"), soft_wrap=True)  # so that paths can be copied
+
+
+@app.command("app")
+def app_() -> None:
+    """Serve a page that says, from predictions and labels, whether another loss or decision would help."""
+    from .app import launch
+
+    _be_quiet()
+    _or_exit(launch)
 
 
 @app.command()
@@ -244,7 +255,7 @@ def _or_exit(function: Callable[..., Result], *arguments: Any) -> Result:
     """Calls a function; what it refuses is said in one line, without a traceback."""
     try:
         return function(*arguments)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         message = "".join(letter for letter in str(error) if letter.isprintable() or letter == "\n")
         console.print("[bold red]error:[/]", Text(message), highlight=False)
         raise typer.Exit(1) from error

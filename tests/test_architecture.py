@@ -22,6 +22,7 @@ FLOORS = [
     {"learning", "adaptive_loss", "decisions"},
     {"training"},
     {"compare", "programs"},
+    {"app"},
     {"cli"},
 ]
 """From the ground up; a room imports from its own floor only what is in it."""

@@ -1,1 +1,1 @@
-"""Comparing losses: paired runs with the same seeds, stored, resumed and told with intervals."""
+"""Comparing losses: paired runs with the same seeds, stored, resumed and reported with intervals."""

@@ -1,6 +1,7 @@
 """Pictures of comparisons, and of a loss that was adapted."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from matplotlib.figure import Figure
 from ..hub.facts import SurrogateFacts
 from ..hub.pictures import FAINT, OURS, USUAL, literal, plot_curve
 from .statistics import paired_difference, spelled
+
+DOTS, ASIDE = 60, 0.11
+"""Dots that the width of a picture has room for, side by side, and how far those in one place are moved apart."""
 
 
 def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], baseline: str, *, metric: str) -> None:
@@ -23,14 +27,20 @@ def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], bas
     """
     gains = {loss: paired_difference(scores, results[baseline]) for loss, scores in results.items() if loss != baseline}
     order = sorted(gains, key=lambda loss: gains[loss].mean)
+    usual = results[baseline]
+    differences = {
+        loss: [score - usual[seed] for seed, score in results[loss].items() if seed in usual] for loss in order
+    }
+    spread = [0.0, *(value for values in differences.values() for value in values)]
+    width = max(max(spread) - min(spread), 1e-9) / DOTS
     figure = Figure(figsize=(7.5, 1.4 + 0.42 * len(order)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=USUAL, lw=1)
     for place, loss in enumerate(order):
-        gain, own = gains[loss], results[loss]
+        gain, seeds = gains[loss], differences[loss]
+        heights = [place + aside for aside in _apart(seeds, width)]
         color = USUAL if gain.low <= 0 <= gain.high else OURS
-        seeds = [own[seed] - results[baseline][seed] for seed in own.keys() & results[baseline].keys()]
-        axes.plot(seeds, [place] * len(seeds), "o", color=FAINT, mec="white", ms=5, zorder=3)
+        axes.plot(seeds, heights, "o", color=FAINT, mec="white", ms=5, zorder=3)
         axes.plot([gain.low, gain.high], [place, place], color=color, lw=2.2, zorder=2)
         axes.plot(gain.mean, place, "o", color=color, ms=7, zorder=4)
     axes.set_ylim(-0.6, len(order) - 0.4)
@@ -38,6 +48,17 @@ def plot_gains(path: str | Path, results: Mapping[str, Mapping[int, float]], bas
     axes.set_xlabel(f"{literal(metric)}, over {spelled(baseline)}: each seed, mean and 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def _apart(values: Sequence[float], width: float) -> list[float]:
+    """How far each of some dots is moved aside, so that none lies on another."""
+    seen: Counter[int] = Counter()
+    moved = []
+    for value in values:
+        number = seen[round(value / width)]
+        seen[round(value / width)] += 1
+        moved.append(ASIDE * ((number + 1) // 2) * (1 if number % 2 else -1))
+    return moved
 
 
 def plot_correlations(
@@ -65,7 +86,9 @@ def plot_correlations(
     lines, last = figure.subplots(1, 2)
     for pair in most:
         i, j = int(rows[pair]), int(columns[pair])
-        lines.plot(steps, changes[:, pair].numpy(), lw=1.8, label=names[i] if i == j else f"{names[i]} and {names[j]}")
+        label = names[i] if i == j else f"{names[i]} and {names[j]}"
+        # Between two actions of the controller nothing changes, nor before the first, in the warm-up.
+        lines.plot(steps, changes[:, pair].numpy(), lw=1.8, drawstyle="steps-post", label=label)
     lines.axhline(0, color=FAINT, lw=1, zorder=0)
     lines.set_xlabel("step")
     lines.set_ylabel("change of Φ, of pairs times C - 1")

@@ -105,8 +105,8 @@ def verdict(results: Mapping[str, Mapping[int, float]], baseline: str, *, higher
     for loss, gain in sorted(gains.items(), key=lambda item: -item[1].mean if higher_is_better else item[1].mean):
         up, down = gain.low > 0, gain.high < 0
         kind = "neither" if not (up or down) else "better" if up == higher_is_better else "worse"
-        told = spelled(loss)
-        named[kind].append(told if kind == "neither" else f"{told} ({gain.to(4)})")
+        name = spelled(loss)
+        named[kind].append(name if kind == "neither" else f"{name} ({gain.to(4)})")
     usual, pairs = spelled(baseline), max((gain.pairs for gain in gains.values()), default=0)
     parts = [
         f"{_listed(losses)} {'is' if len(losses) == 1 else 'are'} {kind} than {usual}"

@@ -1,8 +1,10 @@
 """What is trained where losses are compared: a user's own file, or scikit-learn's digits, which come with it."""
 
+import functools
 import hashlib
 import runpy
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +14,15 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from ..distributed import undisturbed
+
 TRAIN_IMAGES = 400
+
+RARER = 0.7
+"""Where some digits are rare, the share that is left of each, relative to the one before: of the digit 9 a 25th."""
 
 
 @dataclass
@@ -94,3 +102,30 @@ def digits() -> tuple[list[dict[str, torch.Tensor]], list[dict[str, torch.Tensor
     labels = torch.tensor(data.target)[order]
     rows = [{"pixel_values": image, "labels": label} for image, label in zip(images, labels, strict=True)]
     return rows[:TRAIN_IMAGES], rows[TRAIN_IMAGES:]
+
+
+@functools.cache
+def digit_predictions(some_are_rare: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the classifier of the task `"digits"`, trained on cross-entropy, puts out for the test images.
+
+    Args:
+        some_are_rare: whether it was trained on images of which the higher digits are the rarer.
+
+    Returns:
+        Logits [1397, 10] float32 and labels [1397] int64.
+    """
+    task, random = load_task("digits"), torch.Generator().manual_seed(0)
+    kept = [
+        row
+        for row in task.train_dataset
+        if not some_are_rare or torch.rand((), generator=random) < RARER ** int(row["labels"])
+    ]
+    quiet: dict[str, Any] = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    with tempfile.TemporaryDirectory() as folder, undisturbed():
+        torch.manual_seed(0)
+        args = TrainingArguments(folder, use_cpu=True, log_level="error", **quiet, **task.arguments)
+        trainer = Trainer(task.model(), args, train_dataset=kept)
+        trainer.pop_callback(PrinterCallback)
+        trainer.train()
+        found = trainer.predict(task.eval_dataset)
+    return torch.from_numpy(found.predictions), torch.from_numpy(found.label_ids)

@@ -50,6 +50,12 @@ class DecisionRule(ABC):
         """Numbers [C] that, added to the logits, make argmax decide alike; None where there are none."""
         return None
 
+    def drawn(self) -> dict[str, torch.Tensor]:
+        """What there is of it to draw, by what it is called: numbers of classes [C], or what deciding for one class
+        costs where another is right, [C, C] by label and decision."""
+        offsets = self.offsets()
+        return {} if offsets is None else {"added to the logit": offsets}
+
     def attach(self, model: nn.Module) -> RemovableHandle:
         """Makes a model put out scores for `logits` in evaluation, so that a `pipeline` decides by the rule.
 

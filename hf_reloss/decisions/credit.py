@@ -63,6 +63,12 @@ class ExpectedCredit(DecisionRule):
         found = self.temperature * (self.biases + weights.log())
         return found - found.mean()
 
+    def drawn(self) -> dict[str, torch.Tensor]:
+        if self.offsets() is not None:
+            return super().drawn()
+        biases = {"added to the logit": self.temperature * self.biases} if self.biases.any() else {}
+        return biases | {"what a decision costs": self.credit.diagonal()[:, None] - self.credit}
+
 
 def _worth_of_classes(credit: torch.Tensor) -> torch.Tensor | None:
     """What each class is worth [C], above 0, if a matrix [C, C] is one of such up to a constant for each row."""

@@ -59,5 +59,8 @@ class CutPoints(DecisionRule):
         values = logits.squeeze(-1) if logits.dim() > 1 and logits.shape[-1] == 1 else logits
         return self.lowest + torch.searchsorted(self.cut_points.to(values.device), values.double().contiguous())
 
+    def drawn(self) -> dict[str, torch.Tensor]:
+        return {"cut point": self.cut_points}
+
     def to_dict(self) -> dict[str, Any]:
         return {"cut_points": [round(value, 9) for value in self.cut_points.tolist()], "lowest": self.lowest}

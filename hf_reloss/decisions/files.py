@@ -1,6 +1,7 @@
 """Deciding for a model that is trained already, from files: its logits on held-out examples, and its folder."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +11,42 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PreTrainedModel
 
 from ..metrics import Metric
+from ..predictions.tables import ENDINGS, ScoredLabels, logits_of, read_table, scored_labels
 from .base import FILE
 from .folding import fold
 from .tuning import TunedDecision, tune_decision
 
 
-def read_predictions(path: str | Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [n, C] and labels, [n] or [n, C], from the arrays `logits` and `labels` of an .npz file.
+def read_predictions(
+    path: str | Path, scores: Sequence[str] | None = None, labels: Sequence[str] | None = None
+) -> ScoredLabels:
+    """Logits and labels from the arrays `logits` and `labels` of an .npz file, or from the columns of a table.
+
+    Args:
+        path: an .npz, .csv, .tsv or .parquet file.
+        scores, labels: of a table, the names of columns, see `scored_labels`.
 
     Raises:
-        ValueError: for another file, or other arrays.
+        ValueError: for another file, other arrays, or columns as `scored_labels` refuses them.
     """
-    if Path(path).suffix != ".npz" or not Path(path).is_file():
+    ending = Path(path).suffix.lower()
+    if ending not in (".npz", *ENDINGS) or not Path(path).is_file():
         raise ValueError(
-            f"{path} is no .npz file: write one with numpy.savez('predictions.npz', logits=..., labels=...), such as "
-            "what Trainer.predict gives for examples that the model was not trained on."
+            f"{path} is no .npz, .csv, .tsv or .parquet file: write one with numpy.savez('predictions.npz', logits=...,"
+            " labels=...), such as what Trainer.predict gives for examples that the model was not trained on, or a "
+            "table with a column of scores for each class and one called label."
         )
+    if ending in ENDINGS:
+        return scored_labels(read_table(path), scores, labels)
     with np.load(path) as arrays:
         if not {"logits", "labels"} <= set(arrays):
             raise ValueError(f"{path} holds {sorted(arrays)}, but the arrays 'logits' and 'labels' are wanted.")
-        logits, labels = arrays["logits"], arrays["labels"]
-    if labels.dtype.kind not in "iu" or logits.dtype.kind != "f":
+        logits, targets = arrays["logits"], arrays["labels"]
+    if targets.dtype.kind not in "iu" or logits.dtype.kind != "f":
         raise ValueError(
-            f"{path} wants logits of floats and labels of integers, but has {logits.dtype}, {labels.dtype}."
+            f"{path} wants logits of floats and labels of integers, but has {logits.dtype}, {targets.dtype}."
         )
-    return torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels.astype(np.int64))
+    return logits_of(torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(targets.astype(np.int64)))
 
 
 def decide_for(
@@ -55,7 +67,8 @@ def decide_for(
     Raises:
         ValueError: as `read_predictions` and `tune_decision` do; for a model with another number of classes.
     """
-    found = tune_decision(*read_predictions(predictions), metric)
+    read = read_predictions(predictions)
+    found = tune_decision(read.logits, read.labels, metric)
     if found.rule is None:
         return found, "Nothing was written."
     if model is not None:

@@ -41,5 +41,8 @@ class LabelThresholds(DecisionRule):
     def offsets(self) -> torch.Tensor:
         return -self.thresholds
 
+    def drawn(self) -> dict[str, torch.Tensor]:
+        return {"threshold of the probability": self.thresholds.sigmoid()}
+
     def to_dict(self) -> dict[str, Any]:
         return {"thresholds": [round(value, 6) for value in self.thresholds.tolist()]}

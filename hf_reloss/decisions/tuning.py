@@ -28,7 +28,7 @@ class TunedDecision(NamedTuple):
     """What tuning a decision has come to.
 
     Attributes:
-        rule: the rule; None if argmax is kept, for no gain could be told from chance.
+        rule: the rule; None if argmax is kept, for no gain stands out from chance.
         before: the metric of argmax.
         after: that of rules on examples that they were not fitted on.
         low, high: of the difference, its 95 % interval by a paired bootstrap.

@@ -3,7 +3,10 @@
 It takes facts about a surrogate, and never the surrogate itself.
 """
 
-LIBRARY = "hf_reloss"
+LIBRARY = "hf-reloss"
+
+FORMER_LIBRARY = "hf_reloss"
+"""What the library was called in pages of version 0.1."""
 
 TAG = "reloss"
 """All surrogates have it, so that they can be found; models that were trained on them have the library's name."""

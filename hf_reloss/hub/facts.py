@@ -30,6 +30,7 @@ class SurrogateFacts:
         pipeline_tag: the Hub's word for the task of models that it is a loss for.
         curve: the loss of one prediction: losses [n] of points [n]; None if it has no such curve.
         curve_of: what the points are: `"margin"` or `"p(label)"`.
+        costs: what was found out about confusions, [C, C] by label and decision; None if nothing was.
     """
 
     task: str
@@ -46,6 +47,7 @@ class SurrogateFacts:
     pipeline_tag: str | None = None
     curve: Callable[[torch.Tensor], torch.Tensor] | None = None
     curve_of: str | None = None
+    costs: torch.Tensor | None = None
 
     @property
     def name_and_revision(self) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..metrics import load_metric
-from . import LIBRARY, PAGE, PICTURE, TAG
+from . import FORMER_LIBRARY, LIBRARY, PAGE, PICTURE, TAG
 from .facts import SurrogateFacts
 from .plain import plain
 
@@ -102,7 +102,8 @@ def _merged(former: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """Metadata of which what somebody wrote stays, but for the results, and no tag but those of another surrogate."""
     kept = [tag for tag in former.get("tags") or [] if not tag.startswith(f"{TAG}-") and not _is_metric(tag)]
     merged = ours | former | {"tags": [*dict.fromkeys([*ours["tags"], *kept])]}
-    return merged | {name: value for name, value in ours.items() if name == "model-index"}
+    anew = {"model-index", "library_name"} if former.get("library_name") == FORMER_LIBRARY else {"model-index"}
+    return merged | {name: value for name, value in ours.items() if name in anew}
 
 
 def _sections(surrogate: SurrogateFacts, name: str) -> dict[str, str]:
@@ -154,7 +155,7 @@ def _with_sections(former: ModelCard | None, sections: dict[str, str]) -> str:
         return match[0] if edited else marked(name, sections[name])
 
     page = former.text if former is not None else ""
-    if former is not None and former.data.get("library_name") == LIBRARY:
+    if former is not None and former.data.get("library_name") in (LIBRARY, FORMER_LIBRARY):
         return SECTION.sub(anew, page)
     return "\n".join([*([page] if page.strip() else []), *(marked(name, text) for name, text in sections.items())])
 

@@ -63,7 +63,7 @@ def publish(
         OSError: if the server refused or failed.
     """
     api = HfApi(token=token)
-    with _told(f"Nothing was published to {repo_id}"), tempfile.TemporaryDirectory() as folder:
+    with _failing_as(f"Nothing was published to {repo_id}"), tempfile.TemporaryDirectory() as folder:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -83,9 +83,9 @@ def publish(
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _failing_as(what: str) -> Iterator[None]:
     """Raises what goes wrong on the way to the Hub as an OSError, which says what that means."""
-    # Of a large file that did not arrive the client tells with a RuntimeError, and of a network that is not there with
+    # Of a large file that did not arrive the client raises a RuntimeError, and of a network that is not there with
     # the errors of its HTTP library, from which its own are derived, too.
     try:
         yield
@@ -110,5 +110,5 @@ def list_surrogates(
         token: by default the one of `hf auth login`.
     """
     tags = [tag for tag in (TAG, metric, task and task_tag(task)) if tag]
-    with _told("The surrogates could not be listed"):
+    with _failing_as("The surrogates could not be listed"):
         return list(HfApi(token=token).list_models(filter=tags, author=author))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from . import LIBRARY, PAGE
+from . import FORMER_LIBRARY, LIBRARY, PAGE
 from .facts import SurrogateFacts
 from .pages import environment
 
@@ -30,7 +30,8 @@ def write_loss(
     """
     page = Path(folder) / PAGE
     card = ModelCard.load(page)
-    card.data.tags = [*dict.fromkeys([*(card.data.tags or []), LIBRARY])]
+    kept = [tag for tag in card.data.tags or [] if tag != FORMER_LIBRARY]
+    card.data.tags = [*dict.fromkeys([*kept, LIBRARY])]
     if not of_transformers:
         card.data.library_name = None
     name, revision = surrogate.name_and_revision if surrogate is not None else ("", "")

@@ -28,7 +28,7 @@ SETTINGS = (
     *("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "held_out", "corruption"),
 )
-"""The settings that a record tells of where they are not the default ones; sizes and seed it always has."""
+"""The settings that a record holds where they are not the default ones; sizes and seed it always has."""
 
 SHOWN_GROUPS = 256
 """How many held-out groups the record keeps, for the picture on a page."""

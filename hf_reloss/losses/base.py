@@ -159,3 +159,7 @@ class SurrogateNetwork(nn.Module):
     def learned(self) -> dict[str, str]:
         """What else was learned, in words, by name."""
         return {}
+
+    def confusion_costs(self) -> torch.Tensor | None:
+        """What deciding for one class costs where another is right, to draw: [C, C] by label and decision, if known."""
+        return None

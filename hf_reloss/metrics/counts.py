@@ -15,11 +15,11 @@ from .classification import ClassMetric, over_threshold
 
 @dataclass(frozen=True)
 class CountMetric(ClassMetric):
-    """A metric of three counts per class: how often it was right, predicted, and due.
+    """A metric of three counts per class: how often it was right, predicted, and the label.
 
-    Statistics: [N, 3 C], the right ones of all classes, then the predicted, then the due; C is the number of logits or,
-    of class indices, one more than the largest. The score is differentiable, and defined for soft counts as well; nan
-    where nothing counts.
+    Statistics: [N, 3 C], the right ones of all classes, then the predicted, then the labels; C is the number of logits
+    or, of class indices, one more than the largest. The score is differentiable, and defined for soft counts as well;
+    nan where nothing counts.
 
     Attributes:
         zero_point: the score that is as bad as any below, where its soft form ends; the best is 1.
@@ -72,7 +72,7 @@ class CountMetric(ClassMetric):
 
     @abc.abstractmethod
     def _parts(
-        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+        self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`parts` of counts [..., C] each."""
 
@@ -89,7 +89,7 @@ class RatioMetric(CountMetric):
     1, [N, L].
 
     Args:
-        labels: the classes that are averaged; by default all that are predicted or due in the group.
+        labels: the classes that are averaged; by default all that are predicted or a label in the group.
         pos_label: of average "binary": the class that is scored.
         average: "binary" (that class alone, of two), "micro" (counts added up over the classes), "macro" (mean over the
             classes), "weighted" (mean weighted by its number of labels), "samples" (multi-label only: the mean over
@@ -137,8 +137,8 @@ class RatioMetric(CountMetric):
         if self.threshold is None:
             return super()._statistics(predictions, references, classes)
         counts = references != IGNORED_LABEL
-        predicted, due = (predictions > 0) & counts, (references > 0) & counts
-        kinds = torch.stack([predicted & due, predicted, due], dim=-2)
+        predicted, support = (predictions > 0) & counts, (references > 0) & counts
+        kinds = torch.stack([predicted & support, predicted, support], dim=-2)
         kinds = kinds.view(len(kinds), -1, *kinds.shape[-2:]).sum(1).flatten(1).double()
         if self.average == "samples":
             parts, weights = self.parts(kinds)
@@ -150,7 +150,7 @@ class RatioMetric(CountMetric):
         return sums[..., 0] / sums[..., 1] if self.average == "samples" else super()._score(sums)
 
     def _parts(
-        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+        self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.average == "binary" and right.shape[-1] > 2:
             raise ValueError(
@@ -158,28 +158,28 @@ class RatioMetric(CountMetric):
                 "average='macro', 'micro' or 'weighted'."
             )
         chosen = [self.pos_label] if self.average == "binary" else self.labels
-        # Of several labels, there is a score also where none is due.
-        any_counts = (due.sum(-1, keepdim=True) > 0) | (self.threshold is not None)
-        weights = ((predicted + due > 0) | (self.threshold is not None)).to(due)
+        # Of several labels, there is a score also where an example has none.
+        any_counts = (support.sum(-1, keepdim=True) > 0) | (self.threshold is not None)
+        weights = ((predicted + support > 0) | (self.threshold is not None)).to(support)
         if chosen:
             lacking = max(0, max(chosen) + 1 - right.shape[-1])  # classes beyond those that were seen
-            right, predicted, due = (
-                F.pad(counts, (0, lacking))[..., list(chosen)] for counts in (right, predicted, due)
+            right, predicted, support = (
+                F.pad(counts, (0, lacking))[..., list(chosen)] for counts in (right, predicted, support)
             )
-            weights = torch.ones_like(due)
+            weights = torch.ones_like(support)
         if self.average in ("micro", "samples"):
-            right, predicted, due = (counts.sum(-1, keepdim=True) for counts in (right, predicted, due))
-            weights = torch.ones_like(due)
-        ratio = self._ratio(right, predicted, due)
+            right, predicted, support = (counts.sum(-1, keepdim=True) for counts in (right, predicted, support))
+            weights = torch.ones_like(support)
+        ratio = self._ratio(right, predicted, support)
         weights = weights * ~ratio.isnan()  # where zero_division is nan
         if self.average == "weighted":
-            weighted = due * weights.bool()
-            # Where no class is due at all, they weigh the same.
+            weighted = support * weights.bool()
+            # Where no class has a label at all, they weigh the same.
             weights = torch.where(weighted.sum(-1, keepdim=True) > 0, weighted, weights)
         return ratio.nan_to_num(), weights * any_counts
 
     @abc.abstractmethod
-    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
         """The ratio [...] of counts [...]."""
 
     def _divide(self, numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
@@ -194,33 +194,33 @@ class Precision(RatioMetric):
 
     name: ClassVar[str] = "precision"
 
-    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
         return self._divide(right, predicted)
 
 
 @dataclass(frozen=True)
 class Recall(RatioMetric):
-    """Right / due, as `sklearn.metrics.recall_score`. Options as of `RatioMetric`."""
+    """Right / support, as `sklearn.metrics.recall_score`. Options as of `RatioMetric`."""
 
     name: ClassVar[str] = "recall"
 
-    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
-        return self._divide(right, due)
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
+        return self._divide(right, support)
 
 
 @dataclass(frozen=True)
 class F1(RatioMetric):
-    """2 right / (predicted + due), as `sklearn.metrics.f1_score`. Options as of `RatioMetric`."""
+    """2 right / (predicted + support), as `sklearn.metrics.f1_score`. Options as of `RatioMetric`."""
 
     name: ClassVar[str] = "f1"
 
-    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
-        return self._divide(2 * right, predicted + due)
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
+        return self._divide(2 * right, predicted + support)
 
 
 @dataclass(frozen=True)
 class FBeta(RatioMetric):
-    """(1 + β²) right / (predicted + β² due), as `sklearn.metrics.fbeta_score`. Options as of `RatioMetric`.
+    """(1 + β²) right / (predicted + β² support), as `sklearn.metrics.fbeta_score`. Options as of `RatioMetric`.
 
     Args:
         beta: β, how many times as much recall weighs as precision.
@@ -234,14 +234,14 @@ class FBeta(RatioMetric):
         if not 0 <= self.beta < math.inf:
             raise ValueError(f"{self.name}: beta is a weight, 0 or more, but got {self.beta}.")
 
-    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+    def _ratio(self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
         square = self.beta**2
-        return self._divide((1 + square) * right, predicted + square * due)
+        return self._divide((1 + square) * right, predicted + square * support)
 
 
 @dataclass(frozen=True)
 class BalancedAccuracy(CountMetric):
-    """Mean recall of the classes that are due, as `sklearn.metrics.balanced_accuracy_score`; in [0, 1].
+    """Mean recall of the classes that have labels, as `sklearn.metrics.balanced_accuracy_score`; in [0, 1].
 
     Args:
         adjusted: scaled so that guessing scores 0 and perfection 1.
@@ -255,10 +255,10 @@ class BalancedAccuracy(CountMetric):
         return -0.1 if self.adjusted else 0.0  # just below that of guessing
 
     def _parts(
-        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+        self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        present = (due > 0).to(due)
-        recall = right / due.masked_fill(due == 0, 1.0)
+        present = (support > 0).to(support)
+        recall = right / support.masked_fill(support == 0, 1.0)
         if self.adjusted:
             guess = 1 / present.sum(-1, keepdim=True)
             # With one class only, scikit-learn divides by 0. No gradient should come of that.
@@ -272,7 +272,7 @@ class BalancedAccuracy(CountMetric):
 class MatthewsCorrelation(CountMetric):
     """Matthews correlation of two classes or more, as `sklearn.metrics.matthews_corrcoef`; in [-1, 1].
 
-    0 where only one class is predicted or due.
+    0 where only one class is predicted, or has labels.
     """
 
     name: ClassVar[str] = "matthews_correlation"
@@ -282,13 +282,15 @@ class MatthewsCorrelation(CountMetric):
         return -0.1  # just below that of guessing, which is 0
 
     def _parts(
-        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+        self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        total = due.sum(-1, keepdim=True)
-        covariance = right.sum(-1, keepdim=True) * total - (predicted * due).sum(-1, keepdim=True)
-        variances = (total**2 - (predicted**2).sum(-1, keepdim=True)) * (total**2 - (due**2).sum(-1, keepdim=True))
+        total = support.sum(-1, keepdim=True)
+        covariance = right.sum(-1, keepdim=True) * total - (predicted * support).sum(-1, keepdim=True)
+        variances = (total**2 - (predicted**2).sum(-1, keepdim=True)) * (total**2 - (support**2).sum(-1, keepdim=True))
         constant = variances <= 0
-        return torch.where(constant, 0.0, covariance / variances.masked_fill(constant, 1.0).sqrt()), (total > 0).to(due)
+        return torch.where(constant, 0.0, covariance / variances.masked_fill(constant, 1.0).sqrt()), (total > 0).to(
+            support
+        )
 
 
 def marked(
@@ -298,14 +300,14 @@ def marked(
     counts = references != IGNORED_LABEL
     if ((predictions < 0) & counts).any() or ((references < 0) & counts).any():
         raise ValueError(f"{name}: class indices are 0 or more, or {IGNORED_LABEL} in references that do not count.")
-    predicted, due = (
+    predicted, support = (
         x.long().masked_fill(~counts, -1).view(len(x), max(1, x[:1].numel())) for x in (predictions, references)
     )
-    return predicted, due, max(classes, 1, *(int(x.max()) + 1 for x in (predicted, due) if x.numel()))
+    return predicted, support, max(classes, 1, *(int(x.max()) + 1 for x in (predicted, support) if x.numel()))
 
 
 def _kinds(predictions: torch.Tensor, references: torch.Tensor, classes: int, name: str) -> tuple[torch.Tensor, int]:
-    """The class that was right, predicted and due, int32 [3, n, positions], -1 for none, and the number of classes."""
+    """Classes that were right, predicted, labels: int32 [3, n, positions], -1 for none; and the number of classes."""
     predictions, references, classes = marked(predictions, references, classes, name)
     return torch.stack([references.masked_fill(predictions != references, -1), predictions, references]).int(), classes
 

@@ -111,7 +111,7 @@ def _per_example(metric: Any, options: dict[str, Any]) -> Metric:
 
 
 def metric_of(signature: str | None) -> Metric | None:
-    """The metric that a signature tells of, or None if that is not known here, or not the same any more."""
+    """The metric that a signature describes, or None if that is not known here, or not the same any more."""
     name, *options = (signature or "").split("|")
     known = _known().get(name)
     if known is None:

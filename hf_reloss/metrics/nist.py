@@ -18,7 +18,7 @@ class NistMt(StringMetric, GroupwiseMetric):
     """NIST (Doddington 2002): the information of the n-grams that match, per n-gram, for all orders; 0 and up.
 
     Equal to `nltk.translate.nist_score.corpus_nist`, as evaluate's, which fails where no prediction is as long as an
-    order: that counts for 0 here. What an n-gram tells is counted in all references of a group, so that the score is
+    order: that counts for 0 here. What an n-gram is worth is counted in all references of a group, so that the score is
     not a sum over predictions, and is called group by group. 0 where predictions or references have no tokens.
 
     Args:

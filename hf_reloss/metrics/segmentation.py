@@ -115,19 +115,19 @@ class MeanIoU(SegmentationMetric):
     def evaluated(self, predictions: Any, references: Any) -> dict[str, Any]:
         """As evaluate's module: intersection over union and recall, on average and of each class, and the pixels."""
         sums = self.statistics(predictions, references).sum(0).cpu().unflatten(-1, (3, -1))
-        right, predicted, due = F.pad(sums, (0, max(0, (self.num_labels or 0) - sums.shape[-1])))
-        each = {"iou": right / (predicted + due - right), "accuracy": right / due}
+        right, predicted, support = F.pad(sums, (0, max(0, (self.num_labels or 0) - sums.shape[-1])))
+        each = {"iou": right / (predicted + support - right), "accuracy": right / support}
         means = {f"mean_{key}": float(values.nanmean()) for key, values in each.items()}
         return {
             **means,
-            "overall_accuracy": float(right.sum() / due.sum()),
+            "overall_accuracy": float(right.sum() / support.sum()),
             **{f"per_category_{key}": values.numpy() for key, values in each.items()},
         }
 
     def _parts(
-        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+        self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return _ratio(right, predicted + due - right)
+        return _ratio(right, predicted + support - right)
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class Dice(SegmentationMetric):
     name: ClassVar[str] = "dice"
 
     def _parts(
-        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+        self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return _ratio(2 * right, predicted + due)
+        return _ratio(2 * right, predicted + support)
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,9 @@ class PixelAccuracy(SegmentationMetric):
     evaluate_key: ClassVar[str] = "overall_accuracy"
 
     def _parts(
-        self, right: torch.Tensor, predicted: torch.Tensor, due: torch.Tensor
+        self, right: torch.Tensor, predicted: torch.Tensor, support: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return _ratio(right.sum(-1, keepdim=True), due.sum(-1, keepdim=True))
+        return _ratio(right.sum(-1, keepdim=True), support.sum(-1, keepdim=True))
 
 
 def _ratio(part: torch.Tensor, whole: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

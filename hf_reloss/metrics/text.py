@@ -237,7 +237,7 @@ class ExactMatch(TextMetric):
 
 @dataclass(frozen=True)
 class ErrorRate(TextMetric):
-    """Edits per unit of the references, a fraction: above 1 where more is inserted than was due.
+    """Edits per unit of the references, a fraction: above 1 where more is inserted than there should be.
 
     One reference per prediction. Statistics: [N, 2], edits (substitutions, deletions and insertions), and units of the
     reference. Where references have none, the score is the number of insertions, as in jiwer; `evaluate` fails.

@@ -238,11 +238,11 @@ class ChrF(SacrebleuMetric):
         return need("sacrebleu", "text").CHRF(**self.options)
 
     def _score(self, sums: torch.Tensor) -> torch.Tensor:
-        predicted, due, matches = sums.unflatten(-1, (-1, 3)).unbind(-1)
+        predicted, wanted, matches = sums.unflatten(-1, (-1, 3)).unbind(-1)
         # Both are 0 in orders that either side is too short for, as nothing matches there.
-        precision, recall = matches / predicted.clamp(min=1), matches / due.clamp(min=1)
+        precision, recall = matches / predicted.clamp(min=1), matches / wanted.clamp(min=1)
         if not self.eps_smoothing:
-            orders = ((predicted > 0) & (due > 0)).sum(-1, keepdim=True).clamp(min=1)
+            orders = ((predicted > 0) & (wanted > 0)).sum(-1, keepdim=True).clamp(min=1)
             precision, recall = (ratio.sum(-1, keepdim=True) / orders for ratio in (precision, recall))
         weighted = self.beta**2 * precision + recall
         f_scores = torch.where(weighted > 0, (1 + self.beta**2) * precision * recall / weighted, 0.0)

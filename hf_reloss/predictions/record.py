@@ -47,7 +47,7 @@ def record_predictions(
         seed: of the examples that are taken.
 
     Returns:
-        A data set with the columns that are told of at the top of this module, of the examples that count.
+        A data set with the columns that `hf_reloss.predictions.dataset` describes, of the examples that count.
 
     Raises:
         ValueError: if the data set has no labels, or such as no surrogate is for, or texts cannot be decoded.

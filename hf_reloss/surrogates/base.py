@@ -280,7 +280,6 @@ class Surrogate(PreTrainedModel):
         elsewhere = {"task", "architecture", "metric", "record", "origin", "hf_reloss_version"}
         learned = self.network.learned()
         names = set(type(config).__annotations__) - elsewhere - learned.keys()
-        options = {name: getattr(config, name) for name in sorted(names)}
         return SurrogateFacts(
             task=self.task,
             architecture=config.architecture,
@@ -289,13 +288,14 @@ class Surrogate(PreTrainedModel):
             metric=config.metric,
             origin=config.origin,
             record=config.record or {},
-            options={name: value for name, value in options.items() if value != getattr(default, name)},
+            options={name: of for name in sorted(names) if (of := getattr(config, name)) != getattr(default, name)},
             learned=learned,
             parameters=self.num_parameters(),
             example=self.example(),
             pipeline_tag=self.pipeline_tag,
             curve=None if self.network.curve_of is None else self.curve,
             curve_of=self.network.curve_of,
+            costs=self.network.confusion_costs(),
         )
 
     def _kind(self) -> str:

@@ -44,8 +44,8 @@ class SurrogateForClassification(Surrogate):
       spline is the identity, and the surrogate is cross-entropy with that pull.
     - `"counts"`, the soft form of metrics of counts per class, such as F1: each class's margin goes through such a
       spline and a sigmoid, at the start softmax probabilities; these are added up over the group to soft counts of
-      right, predicted and due; and of these the metrics in `scores` are taken, on whose logarithms a score is learned
-      (`ScoreMixture`). To this comes the same pull. Its value is a group's: the batch that it is given.
+      right ones, predicted ones and labels; and of these the metrics in `scores` are taken, of which the logarithms are
+      mixed as is learned (`ScoreMixture`). To this comes the same pull. Its value is that of a group, the batch.
     - `"credit"`: `"margin"`, of logits that are raised, before, by what deciding for each class costs the metric; these
       costs are asked of it where predictions are, when learning begins. For kappa, for functions that nobody else
       knows, for what a business loses by each mistake.

@@ -1,4 +1,4 @@
-"""The one callback through which a strategy and the monitor hear of a run."""
+"""The one callback through which a strategy and the monitor follow a run."""
 
 from pathlib import Path
 from typing import Any

@@ -33,7 +33,7 @@ class Evaluated(NamedTuple):
 
 
 class LossMetricMonitor(TrainerCallback):
-    """A callback of any Trainer that tells whether its loss and a metric agree, in every evaluation and at the end.
+    """A callback of any Trainer that says whether its loss and a metric agree, in every evaluation and at the end.
 
     It listens to the model's forward passes in evaluation. `eval_alignment` comes into the log: Spearman's rank
     correlation of the negated loss with the metric, over groups of predictions; 1 is perfect. At the end a line says
@@ -48,7 +48,7 @@ class LossMetricMonitor(TrainerCallback):
 
     Attributes:
         history: an `Evaluated` of each evaluation.
-        verdict: the line that is told at the end, "" before.
+        verdict: the line that is logged at the end, "" before.
 
     Example:
         >>> monitor = LossMetricMonitor("f1")  # Trainer(..., callbacks=[monitor], eval_strategy="epoch").train()
@@ -125,10 +125,10 @@ class LossMetricMonitor(TrainerCallback):
             return
         self._watched = name
         self.history.append(Evaluated(state.global_step, (metrics or {}).get(name), score, found))
-        told = {f"{name.removesuffix('_loss')}_alignment": found}
+        measured = {f"{name.removesuffix('_loss')}_alignment": found}
         for log in (metrics, state.log_history[-1] if state.log_history else None):
             if log is not None:
-                log |= told | log  # what a ReLossTrainer has measured itself stays
+                log |= measured | log  # what a ReLossTrainer has measured itself stays
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -97,19 +97,19 @@ class RunMonitor:
 
     def _circumstances(self) -> str:
         surrogate, span = self.trainer.surrogate, self._evidence_range
-        told = f"at step {self.trainer.state.global_step + 1}"
+        where = f"at step {self.trainer.state.global_step + 1}"
         if surrogate is not None and span is not None:
             config = surrogate.config
-            told += (
+            where += (
                 f", of the surrogate {config.origin or type(surrogate).__name__} ({config.architecture!r}, for "
                 f"{config.metric or 'a metric that is not recorded'}), on evidence between {span[0].item():.4g} and "
                 f"{span[1].item():.4g}"
             )
         if is_ctc(self.trainer.model):
-            told += " (of CTC it is infinite where labels are more than frames: leave such examples out, or set the "
-            told += "model's config.ctc_zero_infinity=True)"
+            where += " (of CTC it is infinite where labels are more than frames: leave such examples out, or set the "
+            where += "model's config.ctc_zero_infinity=True)"
         return (
-            f"{told}: the model has diverged. Go on from the last checkpoint with a lower learning rate, a smaller "
+            f"{where}: the model has diverged. Go on from the last checkpoint with a lower learning rate, a smaller "
             "max_grad_norm, a longer warm-up, or in bf16 or float32 instead of fp16."
         )
 

@@ -104,8 +104,7 @@ class RunRecording:
 
     def sizes(self, metric: Metric, predictions: datasets.Dataset, limit: TimeLimit) -> dict[str, int]:
         """How many groups of which size learning can afford, as settings of it."""
-        # Few predictions make smaller groups: a tenth of them, of which a fifth is held out.
-        size = max(FEWEST_TO_LEARN // 10, min(SurrogateTrainingArguments.group_size, len(predictions) // 10))
+        size = group_size(len(predictions))
         some = {name: column[:size] for name, column in self.recorder.rows().items()} if len(self.recorder) else {}
         elements = sum(some[name][0].numel() for name in self.known_kind.read_columns if name in some)
         one_by_one = some and isinstance(metric, GroupwiseMetric)
@@ -140,6 +139,11 @@ class RunRecording:
     def _decoder(self, metric: Metric) -> Any:
         trainer = self.trainer
         return text_decoder(trainer.model, self.known_kind, metric, trainer.processing_class, trainer.data_collator)
+
+
+def group_size(predictions: int) -> int:
+    """Of how many predictions a group is: few of them make smaller groups, a tenth of them, as a fifth is held out."""
+    return max(FEWEST_TO_LEARN // 10, min(SurrogateTrainingArguments.group_size, predictions // 10))
 
 
 def too_few(number: int) -> str:

@@ -86,4 +86,4 @@ def test_other_files_are_refused(tmp_path, arrays, message):
     assert message in said
     code, said = call(tmp_path / "missing.csv")
     assert code == 1
-    assert "is no .npz file" in said
+    assert "is no .npz, .csv, .tsv or .parquet file" in said

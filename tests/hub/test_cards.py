@@ -52,11 +52,24 @@ def test_each_page_is_what_its_record_says(folder, tmp_path):
     assert (tmp_path / "README.md").read_text() == (folder / "README.md").read_text()
 
 
+def test_a_page_of_an_earlier_version_is_written_anew_in_its_place(tmp_path):
+    folder = CARDS[0]
+    page = (folder / "README.md").read_text()
+    former = page.replace("library_name: hf-reloss", "library_name: hf_reloss").replace("# Citation", "# To cite")
+    (tmp_path / "README.md").write_text(f"{former}\nMy own words.\n")
+    write_page(AutoSurrogate.from_pretrained(folder).facts(), tmp_path, f"reloss/{folder.name}")
+    again = (tmp_path / "README.md").read_text()
+    assert ModelCard(again).data.library_name == "hf-reloss"
+    assert again.count("## How to use it") == 1
+    assert "# To cite" in again  # which somebody has edited
+    assert again.endswith("My own words.\n")
+
+
 @cards
 def test_each_page_has_metadata_that_the_hub_takes(folder):
     card = ModelCard.load(folder / "README.md")
     assert metadata_errors(str(card)) == []
-    assert card.data.library_name == "hf_reloss"
+    assert card.data.library_name == "hf-reloss"
     assert "reloss" in card.data.tags
     (result,) = card.data.eval_results
     assert result.metric_value == AutoSurrogate.from_pretrained(folder).config.record["alignment"]

@@ -125,7 +125,7 @@ def test_the_hubs_own_validation_accepts_the_page(hub, folder, client):
     card.validate()
     print(card.data.library_name, *card.data.tags, card.data.eval_results[0].metric_value)
     """
-    assert said(client(code)) == "hf_reloss reloss accuracy reloss-classification 0.9"
+    assert said(client(code)) == "hf-reloss reloss accuracy reloss-classification 0.9"
     assert ("POST", "/api/validate-yaml") in hub.requests
 
 

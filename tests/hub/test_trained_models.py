@@ -94,7 +94,7 @@ def test_the_page_of_a_trained_model_says_which_surrogate_it_was(hub, client, tw
         assert words in page
     card = ModelCard(page)
     assert card.data.library_name == "transformers"
-    assert "hf_reloss" in card.data.tags
+    assert "hf-reloss" in card.data.tags
     assert "reloss" not in card.data.tags  # which is for surrogates
     assert json.loads(files["surrogate/config.json"])["origin"] == f"me/it@{first}"
     load = 'import hf_reloss; print(hf_reloss.AutoSurrogate.from_pretrained("me/model", subfolder="surrogate").task)'

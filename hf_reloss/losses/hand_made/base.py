@@ -90,8 +90,8 @@ class HandMadeLoss(SurrogateNetwork):
 class AdjustableLoss(HandMadeLoss):
     """A hand-made loss with P parameters that a `LossController` changes while a model is trained on it.
 
-    Each parameter is told by two statistics of validation data, and counted so that a step of the controller's size,
-    0.1 by default, is a small one.
+    Two statistics of validation data describe each parameter to the controller. Parameters are scaled so that a step
+    of the controller's size, 0.1 by default, is a small one.
     """
 
     def values(self) -> torch.Tensor:
@@ -129,10 +129,10 @@ def due_classes(evidence: Evidence) -> torch.Tensor:
 
 def soft_dice(evidence: Evidence) -> torch.Tensor:
     """1 less the mean [...], over the classes that labels have, of 2 Σ p t / Σ (p + t) of evidence [..., N, C]."""
-    due = due_classes(evidence)
+    targets = due_classes(evidence)
     probabilities = evidence.outputs.softmax(-1) * evidence.counts[..., None]
-    dice = 2 * (probabilities * due).sum(-2) / (probabilities + due).sum(-2).clamp(min=1e-9)
-    present = due.sum(-2) > 0
+    dice = 2 * (probabilities * targets).sum(-2) / (probabilities + targets).sum(-2).clamp(min=1e-9)
+    present = targets.sum(-2) > 0
     return present.any(-1) * 1.0 - mean_where(dice, present)
 
 

@@ -32,14 +32,14 @@ class Lovasz(HandMadeLoss):
 
     def extension(self, evidence: Evidence) -> torch.Tensor:
         """The Lovász extension [...] of evidence [..., N, C]."""
-        due = due_classes(evidence)
-        errors = (due - evidence.outputs.softmax(-1)).abs() * evidence.counts[..., None]
+        targets = due_classes(evidence)
+        errors = (targets - evidence.outputs.softmax(-1)).abs() * evidence.counts[..., None]
         errors, order = errors.sort(dim=-2, descending=True)
-        due, present = due.gather(-2, order), due.sum(-2) > 0
-        counts = evidence.counts[..., None].expand_as(due).to(due).gather(-2, order)
-        number = due.sum(-2, keepdim=True)
-        intersection = number - due.cumsum(-2)
-        union = number + (counts - due).cumsum(-2)
+        targets, present = targets.gather(-2, order), targets.sum(-2) > 0
+        counts = evidence.counts[..., None].expand_as(targets).to(targets).gather(-2, order)
+        number = targets.sum(-2, keepdim=True)
+        intersection = number - targets.cumsum(-2)
+        union = number + (counts - targets).cumsum(-2)
         jaccard = 1 - intersection / union.clamp(min=1)
         weights = torch.cat([jaccard[..., :1, :], jaccard.diff(dim=-2)], dim=-2)
         return mean_where((errors * weights).sum(-2), present)

@@ -18,8 +18,8 @@ class MetricLearningLoss(AdjustableLoss):
 
     Its P options are distances between normalised embeddings, which lie between 0 and 2. A `LossController` changes the
     logits of their shares of 2, a buffer [P]: so they stay in between, and a step of 0.1 changes a small one by a
-    tenth, and none by more than 0.05. Each is told by the mean distance of two examples of one class, and the mean
-    distance to the nearest example of another.
+    tenth, and none by more than 0.05. The controller sees of each the mean distance of two examples of one class, and
+    the mean distance to the nearest example of another.
 
     Raises:
         ImportError: if pytorch-metric-learning is not installed.

@@ -7,7 +7,7 @@ from .base import HandMadeLoss, soft_dice
 
 
 class SoftF1(HandMadeLoss):
-    """1 less the mean, over the classes of the batch, of 2 Σ p t / Σ (p + t), t being 1 where a class is due."""
+    """1 less the mean, over the classes of the batch, of 2 Σ p t / Σ (p + t), t being 1 for the label."""
 
     architecture = "soft_f1"
 

@@ -61,6 +61,9 @@ class CreditNetwork(MarginNetwork):
             )
         return evidence._replace(outputs=evidence.outputs + self.costs[evidence.labels])
 
+    def confusion_costs(self) -> torch.Tensor | None:
+        return self.costs if len(self.costs) else None
+
     def learned(self) -> dict[str, str]:
         if not len(self.costs):
             return {}

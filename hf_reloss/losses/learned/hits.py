@@ -81,9 +81,9 @@ class HitNetwork(SurrogateNetwork):
         size = evidence.outputs.shape[-2:]
         radii = self.radii(evidence.labels, evidence.counts).clamp(min=self.least_radius)
         credit = self.credit(squared_distances(points, *size).sqrt() / radii[..., None, None]).flatten(-2)
-        due = credit / credit.sum(-1, keepdim=True).clamp(min=LITTLE)  # nearly nothing for joints that are far outside
+        wanted = credit / credit.sum(-1, keepdim=True).clamp(min=LITTLE)  # little for joints that are far outside
         log_probability = (self.sharpness * evidence.outputs).flatten(-2).log_softmax(-1)
-        score = (due * log_probability + torch.special.entr(due)).sum(-1).clamp(max=-1e-6)
+        score = (wanted * log_probability + torch.special.entr(wanted)).sum(-1).clamp(max=-1e-6)
         losses = self.curve(score - torch.log(-torch.expm1(score)))
         if not self.anchor:
             return losses

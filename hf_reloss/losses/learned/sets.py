@@ -10,9 +10,9 @@ from ..base import Evidence, SurrogateNetwork
 class SetNetwork(SurrogateNetwork):
     """A network of sets, which knows nothing of metrics (Grabocka et al. 2019, arXiv:1905.10108, equation 8).
 
-    Of each class, the pairs of its probability and of whether it is due go through a network, are averaged over the
-    group, and go through another; the mean over the classes that are due goes through a third. Of two classes the
-    second, the positive one, says all. Its value is what the objective `"approximation"` makes of it: minus the metric.
+    Of each class, the pairs of its probability and of whether it is the label go through a network, are averaged over
+    the group, and go through another; the mean over the classes that have labels goes through a third. Of two classes
+    the second, the positive one, says all. Its value is what the objective `"approximation"` makes of it: -metric.
     """
 
     architecture = "set"
@@ -33,15 +33,15 @@ class SetNetwork(SurrogateNetwork):
     def forward(self, evidence: Evidence) -> torch.Tensor:
         counts = evidence.counts[..., None]
         number, classes = evidence.outputs.shape[-2:]
-        probabilities, due = evidence.outputs.softmax(-1), F.one_hot(evidence.labels, classes) * counts
+        probabilities, targets = evidence.outputs.softmax(-1), F.one_hot(evidence.labels, classes) * counts
         if classes > max(number, 2):  # as many examples have no more classes among them, and others do not count
-            chosen = due.sum(-2, keepdim=True).topk(number, dim=-1).indices.expand(*due.shape[:-1], number)
-            probabilities, due = probabilities.gather(-1, chosen), due.gather(-1, chosen)
-        pairs = torch.stack([probabilities, due.to(probabilities)], dim=-1)
+            chosen = targets.sum(-2, keepdim=True).topk(number, dim=-1).indices.expand(*targets.shape[:-1], number)
+            probabilities, targets = probabilities.gather(-1, chosen), targets.gather(-1, chosen)
+        pairs = torch.stack([probabilities, targets.to(probabilities)], dim=-1)
         counting = counts.sum(-2).clamp(min=1)[..., None]
         of_classes = self.of_classes((self.of_examples(pairs) * counts[..., None]).sum(-3) / counting)
-        present = (due.sum(-2) > 0)[..., None]
+        present = (targets.sum(-2) > 0)[..., None]
         if classes == 2:
-            present = torch.tensor([[False], [True]], device=due.device).expand_as(present)
+            present = torch.tensor([[False], [True]], device=targets.device).expand_as(present)
         mean = (of_classes * present).sum(-2) / present.sum(-2).clamp(min=1)
         return self.of_group(mean).squeeze(-1) * evidence.counts.any(-1)

@@ -148,7 +148,7 @@ class Adaptive(SurrogateStrategy):
         self.pending: tuple[torch.Tensor, ...] | None = None
         self.history: list[tuple[int, torch.Tensor]] = []
         self.rewards: list[float] = []
-        self._told = False
+        self._has_warned = False
         if checkpoint is not None:
             self._load(checkpoint)
 
@@ -210,8 +210,8 @@ class Adaptive(SurrogateStrategy):
             seen = self.children.exchange((*self.pending, reward))
             self.learning.learn(*(Episode(*of_child) for of_child in seen))
             self.log({"adaptation/reward": reward, "adaptation/error": error})
-            if not self._told and len(self.rewards) >= 5 and not any(self.rewards):
-                self._told = True
+            if not self._has_warned and len(self.rewards) >= 5 and not any(self.rewards):
+                self._has_warned = True
                 logger.warning(
                     f"The reward was 0 for {len(self.rewards)} actions: on the validation data {self.metric.name} "
                     "stays what it is whatever the loss, so there is nothing to adapt it by. Choose a metric that "
