@@ -24,7 +24,7 @@ from hf_reloss.adaptive_loss.children import launched
 from hf_reloss.predictions import groups
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
-from ..training.test_text_trainers import make_tokenizer, make_translator, translating
+from ..training.test_text_trainers import make_tokenizer, translating
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
