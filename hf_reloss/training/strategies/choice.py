@@ -10,8 +10,13 @@ from .function import OfFunction
 from .given import Given
 from .learned import Learned
 from .minimum_risk import MinimumRisk
+from .policy import PolicyGradient
+from .ranked import RankedCandidates
 
-COME_ALONG: tuple[type[LossStrategy], ...] = (Learned, Approximated, Adaptive, MinimumRisk, Given, OfFunction)
+COME_ALONG: tuple[type[LossStrategy], ...] = (
+    *(Learned, Approximated, Adaptive, MinimumRisk, RankedCandidates, PolicyGradient),
+    *(Given, OfFunction),
+)
 """Those of this package, the more special ones first; others are asked before."""
 
 

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -21,6 +22,9 @@ from .candidates import CandidateSource, RandomNumbers, Wanted
 from .written import Written
 
 logger = logging.get_logger(__name__)
+
+FEW = 0.1
+"""Of the examples of a run, with texts that the metric tells apart: for less it is said that little was learned."""
 
 PROBE, ANOTHER = "a b c d e f g h", "i j k l m n o p"
 """What a metric's scale is read from: a text against itself and against one with nothing in common."""
@@ -162,6 +166,10 @@ class OnOwnTexts(LossStrategy):
             )
         self.risk = Risk(self.wanted_metric, self.word)
         self._micro_batch = (-1, 0)
+        self.start(None)
+
+    def start(self, checkpoint: Path | None) -> None:
+        self._logged, self._examples = torch.zeros(4), torch.zeros(2, dtype=torch.long)
 
     def is_active(self, training: bool) -> bool:
         return training and super().is_active(training)
@@ -174,6 +182,19 @@ class OnOwnTexts(LossStrategy):
 
     def end_step(self) -> None:
         self.announce_switch()
+        if self.trainer.control.should_log and self._logged[0] > 0:
+            texts, risk, tokens, wanted = self._logged.tolist()
+            self.log({"texts/risk": risk / texts, "texts/length": tokens / max(wanted, 1)})
+            self._logged = torch.zeros(4)
+
+    def end(self, best_checkpoint: Path | None) -> None:
+        super().end(best_checkpoint)
+        examples, compared = self._examples.tolist()
+        if compared < FEW * examples:
+            self.tell(
+                f"The model wrote texts that the metric tells apart for {compared} of {examples} examples only, and "
+                "of the others nothing is learned: raise risk_temperature or risk_candidates, or check the metric."
+            )
 
     def loss(self, batch: Batch, outputs: Any) -> StrategyLoss:
         """The mean over the examples of a batch that have labels; the outputs are the model's, as its `source` has
@@ -185,10 +206,19 @@ class OnOwnTexts(LossStrategy):
         risks = self.risk(texts, [references[example] for example in found.examples.tolist()])
         lengths = (found.ids != IGNORED_LABEL).sum(-1).clamp(min=1)
         each = (found.log_probabilities, risks.to(lengths.device), lengths)
-        losses = self.loss_of_each(Compared(*(values[found.places] for values in each), found.distinct))
-        counts = batch.counts.any(-1)
+        compared = Compared(*(values[found.places] for values in each), found.distinct)
+        losses, counts = self.loss_of_each(compared), batch.counts.any(-1)
+        self._note(compared, (found.references != IGNORED_LABEL).sum(-1), counts)
         mean = torch.where(counts, losses, 0.0).sum() / counts.sum().clamp(min=1)
         return StrategyLoss(batch.weights.of_examples * mean, found.outputs)
+
+    def _note(self, compared: Compared, wanted: torch.Tensor, counts: torch.Tensor) -> None:
+        """Takes note of what has been written for N examples [N] that count, with references of so many tokens, [N]."""
+        risks, lengths = compared.risks[counts], compared.lengths[counts]
+        written = wanted[counts].sum() * risks.shape[1]
+        self._logged += torch.stack([torch.tensor(risks.numel()).to(risks), risks.sum(), lengths.sum(), written]).cpu()
+        differ = (risks.amax(-1) > risks.amin(-1)).sum() if len(risks) else 0
+        self._examples += torch.tensor([len(risks), int(differ)])
 
     def _random(self) -> RandomNumbers:
         """For a micro-batch."""
