@@ -40,7 +40,8 @@ class Aligned(CandidateSource):
                 f"{type(model).__name__} has none: set it."
             )
         self.blank: int = blank
-        share = option(trainer.args, "model_loss_share") or 0.0
+        given = option(trainer.args, "model_loss_share")
+        share = trainer.strategy.default_own_share if given is None else given
         if getattr(config, "ctc_loss_reduction", "mean") == "sum" and share > 0:
             raise ValueError(
                 "model.config.ctc_loss_reduction='sum' adds the CTC loss of all tokens of a batch up, beside a risk of "
