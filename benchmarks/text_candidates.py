@@ -14,11 +14,13 @@ import functools
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import translation
 from paired import arguments, stored_runs
+from pairs import Pair
 from task_pairs import multi30k_autoregressive
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 from transformers.utils import logging
@@ -41,17 +43,20 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """Ways to train, with what is not as usual: `surrogate=` and training arguments."""
 
+TEXT_PAIRS: dict[str, Callable[[], Pair]] = {"multi30k_autoregressive": multi30k_autoregressive}
+"""Data and models, by name."""
+
 DECODINGS = {"greedy": translation.GREEDY, "beam": translation.GREEDY | {"num_beams": 4}}
 MEASURES = {"sacrebleu": 1, "chrf": 100}
 """Metrics, and what makes points of them."""
 
 
-def run(way: str, seed: int, split: str) -> dict[str, float]:
+def run(name: str, split: str, way: str, seed: int) -> dict[str, float]:
     """What one run measures: metrics and length by decoding, and seconds of processor time for training."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    pair, changed = multi30k_autoregressive(), dict(WAYS[way])
+    pair, changed = TEXT_PAIRS[name](), dict(WAYS[way])
     surrogate = changed.pop("surrogate", None)
     if way == "half soft metric":
         surrogate = SurrogateForTokens.for_metric(pair.metric)
@@ -59,7 +64,7 @@ def run(way: str, seed: int, split: str) -> dict[str, float]:
         changed["max_steps"] = LONGER * pair.recipe["max_steps"]
     changed["generation_max_length"] = 60
     set_seed(seed)
-    make: Any = functools.partial(Seq2SeqTrainer)
+    make: Callable[..., Seq2SeqTrainer] = Seq2SeqTrainer
     kind: type[Seq2SeqTrainingArguments] = Seq2SeqTrainingArguments
     if surrogate is not None:
         make = functools.partial(ReLossSeq2SeqTrainer, surrogate=surrogate, metric=pair.metric)
@@ -88,14 +93,14 @@ def measured(model: torch.nn.Module, part: str) -> dict[str, float]:
 
 
 def summary(done: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Of each split and measure the means, and the paired differences to both runs of the usual loss."""
+    """Of each pair, split and measure the means, and the paired differences to both runs of the usual loss."""
     found: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
     for key, values in done.items():
-        way, seed, split = key.rsplit("; ", 2)
+        name, split, way, seed = key.split("; ")
         for measure, value in values.items():
-            found.setdefault(split, {}).setdefault(measure, {}).setdefault(way, {})[int(seed)] = value
+            found.setdefault(f"{name}, {split}", {}).setdefault(measure, {}).setdefault(way, {})[int(seed)] = value
     return {
-        split: {
+        pair: {
             measure: {
                 "means": {way: sum(of.values()) / len(of) for way, of in ways.items()},
                 **{
@@ -109,18 +114,20 @@ def summary(done: dict[str, dict[str, float]]) -> dict[str, Any]:
             }
             for measure, ways in measures.items()
         }
-        for split, measures in found.items()
+        for pair, measures in found.items()
     }
 
 
 def main() -> None:
-    parser = arguments(__doc__, WAYS, "text_candidates.json")
+    parser = arguments(__doc__, TEXT_PAIRS, "text_candidates.json")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     options = parser.parse_args()
     jobs = {
-        f"{way}; {seed}; {options.split}": (way, seed, options.split)
+        f"{name}; {options.split}; {way}; {seed}": (name, options.split, way, seed)
+        for name in options.pairs
         for seed in range(options.seeds)
-        for way in options.pairs
+        for way in options.ways
     }
     print(json.dumps(summary(stored_runs("text_candidates.py", jobs, run, options, summary)), indent=2))
 

@@ -204,9 +204,10 @@ class OnOwnTexts(LossStrategy):
         options = self.source.decoding
         texts, references = (decoded(ids, self.tokenizer, **options) for ids in (found.ids, found.references))
         risks = self.risk(texts, [references[example] for example in found.examples.tolist()])
-        lengths = (found.ids != IGNORED_LABEL).sum(-1).clamp(min=1)
-        each = (found.log_probabilities, risks.to(lengths.device), lengths)
-        compared = Compared(*(values[found.places] for values in each), found.distinct)
+        places, lengths = found.places, (found.ids != IGNORED_LABEL).sum(-1).clamp(min=1)
+        compared = Compared(
+            found.log_probabilities[places], risks.to(places.device)[places], lengths[places], found.distinct
+        )
         losses, counts = self.loss_of_each(compared), batch.counts.any(-1)
         self._note(compared, (found.references != IGNORED_LABEL).sum(-1), counts)
         mean = torch.where(counts, losses, 0.0).sum() / counts.sum().clamp(min=1)
