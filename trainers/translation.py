@@ -79,12 +79,12 @@ class TranslationModelArguments(TextToTextModelArguments):
             "for a transformer without autoregression.",
         },
     )
-    loss: Literal["ce", "reloss", "minimum_risk", "candidates", "policy", "bag_of_ngrams"] = field(
+    loss: Literal["ce", "reloss", "minimum_risk", "policy", "bag_of_ngrams"] = field(
         default="reloss",
         metadata={
-            "help": "ce: cross-entropy. reloss: a learned surrogate. minimum_risk, candidates (ranking) and policy "
-            "(policy gradients): what the model writes in training, scored by --metric; not for nat. bag_of_ngrams: "
-            "BoN-L1 of pairs of tokens, for nat."
+            "help": "ce: cross-entropy. reloss: a learned surrogate. minimum_risk and policy (policy gradients): what "
+            "the model writes in training, scored by --metric; not for nat. bag_of_ngrams: BoN-L1 of pairs of tokens, "
+            "for nat."
         },
     )
     metric: str = field(default="sacrebleu", metadata={"help": "The metric that is reported, and that auto learns."})

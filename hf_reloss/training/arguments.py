@@ -30,7 +30,7 @@ class ReLossTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Share of the model's own loss in the sum, 0 to 1; the rest is the surrogate's. By default 0, but "
-            "0.5 with 'auto' for a model that writes text, and 0.25 with 'policy' and 'candidates'."
+            "0.5 with 'auto' for a model that writes text, and 0.25 with 'policy'."
         },
     )
     surrogate_warmup: float | None = field(
@@ -73,8 +73,8 @@ class ReLossTrainingArguments(TrainingArguments):
     risk_candidates: int | None = field(
         default=None,
         metadata={
-            "help": "With 'minimum_risk', 'candidates' or 'policy': texts that are drawn from the model for each "
-            "example. By default 4, or 8 for CTC."
+            "help": "With 'minimum_risk' or 'policy': texts that are drawn from the model for each example. By default "
+            "4, or 8 for CTC."
         },
     )
     risk_temperature: float | None = field(
@@ -94,8 +94,8 @@ class ReLossTrainingArguments(TrainingArguments):
     risk_reference: bool | None = field(
         default=None,
         metadata={
-            "help": "With 'minimum_risk' or 'candidates': whether the reference is one more candidate. By default true "
-            "with 'minimum_risk', but false for CTC."
+            "help": "With 'minimum_risk': whether the reference is one more candidate. By default true, or false for "
+            "CTC."
         },
     )
 

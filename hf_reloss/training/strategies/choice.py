@@ -11,11 +11,15 @@ from .given import Given
 from .learned import Learned
 from .minimum_risk import MinimumRisk
 from .policy import PolicyGradient
-from .ranked import RankedCandidates
 
 COME_ALONG: tuple[type[LossStrategy], ...] = (
-    *(Learned, Approximated, Adaptive, MinimumRisk, RankedCandidates, PolicyGradient),
-    *(Given, OfFunction),
+    Learned,
+    Approximated,
+    Adaptive,
+    MinimumRisk,
+    PolicyGradient,
+    Given,
+    OfFunction,
 )
 """Those of this package, the more special ones first; others are asked before."""
 

@@ -1,19 +1,15 @@
-"""Training that compares what a model itself writes: by ranking, and by policy gradients."""
+"""Training that compares what a model itself writes: by policy gradients, and what all such ways share."""
 
 import pytest
 import torch
-from scipy.stats import kendalltau
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
 from hf_reloss.training.strategies.candidates import RandomNumbers, different, drawn_classes
 from hf_reloss.training.strategies.own_texts import Risk
 from hf_reloss.training.strategies.policy import policy_loss
-from hf_reloss.training.strategies.ranked import margin_loss
 
 from ..test_text_trainers import WORDS, make_language_model, make_tokenizer, make_translator, translating
 from .test_minimum_risk import copy_of, right, writes
-
-WAYS = ("candidates", "policy")
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +53,6 @@ def test_what_is_impossible_or_alike_has_no_policy_gradient():
     found.sum().backward()
     assert found.tolist() == pytest.approx([0.5 * 1 * 1.0, 0.0])  # A is -1 for the first of the first
     assert log_p.grad.tolist() == [[-0.5, 0.0], [0.0, 0.0]]
-
-
-def test_the_margin_loss_is_zero_only_in_the_metrics_order():
-    risks = torch.tensor([0.1, 0.4, 0.8, 0.8])
-    counts = torch.tensor([True] * 4)
-    assert margin_loss(-2 * risks, risks, counts) == 0
-    for order in ([1, 0, 2, 3], [0, 2, 1, 3], [3, 1, 2, 0]):
-        shuffled = -2 * risks[order]
-        assert kendalltau(shuffled, -risks).statistic < 1
-        assert margin_loss(shuffled, risks, counts) > 0
-
-
-def test_the_margin_loss_and_its_gradient_by_hand():
-    f = torch.tensor([-1.0, -1.5, -9.0, -torch.inf], requires_grad=True)
-    counts = torch.tensor([True, True, False, True])
-    found = margin_loss(f, torch.tensor([0.9, 0.1, 0.0, 0.9]), counts & f.isfinite())
-    assert found.item() == pytest.approx(-1.0 + 1.5 + 0.8)  # the second is the better one of the one pair
-    found.backward()
-    assert f.grad.tolist() == [1.0, -1.0, 0.0, 0.0]
-    assert margin_loss(f.detach(), torch.full((4,), 0.5), counts) == 0  # nothing to compare
 
 
 # Candidates
@@ -152,14 +128,11 @@ def test_colder_texts_are_likelier(tokenizer, tmp_path):
     torch.testing.assert_close(frequencies, (2 * logits).softmax(-1), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_loss_and_gradient_are_those_of_texts_taken_one_by_one(tokenizer, tmp_path, trained, way):
+def test_loss_and_gradient_are_those_of_texts_taken_one_by_one(tokenizer, tmp_path, trained):
     references = [[4, 5, 6, 2], [7, 8, 2]]
     drawn = [[[4, 5, 2], [4, 5, 9, 2], [4, 5, 2]], [[2], [9, 9, 9, 9, 9, 9], [8, 2]]]  # one twice, one empty
     model = writes(copy_of(trained), [[2, *text] for texts in drawn for text in texts])
-    trainer = make_trainer(
-        tmp_path, tokenizer, model, surrogate=way, risk_candidates=3, risk_temperature=0.4, model_loss_share=0.25
-    )
+    trainer = make_trainer(tmp_path, tokenizer, model, risk_candidates=3, risk_temperature=0.4, model_loss_share=0.25)
     batch = trainer.data_collator([{"input_ids": ids, "labels": ids} for ids in references])
     model.train()
     loss = trainer.compute_loss(model, dict(batch))
@@ -173,17 +146,11 @@ def test_loss_and_gradient_are_those_of_texts_taken_one_by_one(tokenizer, tmp_pa
         for text in texts:
             read = torch.tensor([[2, *text[:-1]]])
             logits = model(input_ids=torch.tensor([reference]), decoder_input_ids=read).logits[0]
-            chosen = (logits / (0.4 if way == "policy" else 1)).log_softmax(-1)[range(len(text)), text]
-            log_p.append(chosen.sum() if way == "policy" else chosen.mean())
+            log_p.append((logits / 0.4).log_softmax(-1)[range(len(text)), text].sum())
             words = [" ".join(WORDS[token] for token in ids if token > 2) for ids in (text, reference)]
             risks.append(1 - metric.compute(words[:1], words[1:]))
-        if way == "policy":
-            others = [(sum(risks) - risk) / 2 for risk in risks]
-            losses.append(sum((r - o) * p for r, o, p in zip(risks, others, log_p, strict=True)) / 3)
-        else:
-            different_texts = [place for place, text in enumerate(texts) if text not in texts[:place]]
-            pairs = [(i, j) for i in different_texts for j in different_texts if risks[i] < risks[j]]
-            losses.append(sum((log_p[j] - log_p[i] + risks[j] - risks[i]).clamp(min=0) for i, j in pairs) / len(pairs))
+        others = [(sum(risks) - risk) / 2 for risk in risks]
+        losses.append(sum((r - o) * p for r, o, p in zip(risks, others, log_p, strict=True)) / 3)
     expected = 0.75 * sum(losses) / 2 + 0.25 * model(**batch).loss
     torch.testing.assert_close(loss, expected.float())
     expected.backward()
@@ -192,11 +159,10 @@ def test_loss_and_gradient_are_those_of_texts_taken_one_by_one(tokenizer, tmp_pa
     assert max(gradient.abs().max() for gradient in found.values()) > 1e-3
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_model_writes_better_for_it(tokenizer, tmp_path, trained, way):
+def test_a_model_writes_better_for_it(tokenizer, tmp_path, trained):
     before = right(copy_of(trained), tokenizer)
     trainer = make_trainer(
-        tmp_path, tokenizer, copy_of(trained), surrogate=way, metric="bleu", risk_candidates=8, risk_temperature=1.0,
+        tmp_path, tokenizer, copy_of(trained), metric="bleu", risk_candidates=8, risk_temperature=1.0,
         model_loss_share=0.1, learning_rate=3e-3, num_train_epochs=5, per_device_train_batch_size=16,
         generation_max_length=9,
     )  # fmt: skip
@@ -221,10 +187,9 @@ def test_a_run_that_is_resumed_is_one_that_was_not_broken(tokenizer, tmp_path, t
 # What goes wrong
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_texts_that_are_all_alike_have_no_gradient_and_that_is_said(tokenizer, tmp_path, trained, caplog, way):
+def test_texts_that_are_all_alike_have_no_gradient_and_that_is_said(tokenizer, tmp_path, trained):
     model = writes(copy_of(trained), [[2, 2]] * 8 * 4)  # nothing at all
-    trainer = make_trainer(tmp_path, tokenizer, model, surrogate=way, max_steps=2, weight_decay=0.0)
+    trainer = make_trainer(tmp_path, tokenizer, model, max_steps=2, weight_decay=0.0)
     said = []
     trainer.strategy.tell = said.append
     trainer.train()
