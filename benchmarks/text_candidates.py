@@ -4,8 +4,8 @@
 
 compares policy gradients, ranking, minimum risk and half of the soft metric with label smoothing, the usual loss, for
 as many steps and for as much time. All go on from one base. BLEU, chrF and the length of what is written beside the
-references' are those of greedy search and of a beam of 4, on test2016; with `--split validation` on development data, on
-which the ways' options may be chosen. Training is for sacreBLEU of sentences.
+references' are those of greedy search and of a beam of 4, on test2016; with `--split validation` on development data,
+on which the ways' options may be chosen. Training is for sacreBLEU of sentences.
 
 A run of the usual loss is 2 minutes of a processor core, one on what the model writes about 18: 5 seeds of all are 8
 hours of one core.
