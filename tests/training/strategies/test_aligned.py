@@ -156,6 +156,28 @@ def test_the_loss_by_hand(letters, tmp_path, trained, monkeypatch, share, with_r
         torch.testing.assert_close(gradient, model.get_parameter(name).grad, rtol=1e-3, atol=1e-5)
 
 
+def test_policy_gradients_of_what_paths_stand_for(letters, tmp_path, trained, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(aligned, "drawn_paths", likeliest_paths)
+    model, rows = copy_of(trained), recordings(5, seed=4)
+    trainer = recognizing(tmp_path, letters, model, surrogate="policy", model_loss_share=0.0, risk_candidates=3)
+    model.train()
+    loss = trainer.compute_loss(model, collate(rows))
+    metric, losses = load_metric("wer"), []
+    for row in rows:
+        logits = model(row["input_values"][None]).logits[0].log_softmax(-1)
+        texts = [stands_for(path) for path in logits.topk(3).indices.T.tolist()]  # equal ones count as often as drawn
+        chances, risks = [], []
+        for text in texts:
+            lengths = torch.tensor(len(logits)), torch.tensor(len(text))
+            chances.append(-nn.functional.ctc_loss(logits, torch.tensor(text), *lengths, reduction="sum"))
+            said = ["".join(LETTERS[i] for i in ids).replace("|", " ") for ids in (text, row["labels"].tolist())]
+            risks.append(metric.compute(said[:1], said[1:]))
+        mean = sum(risks) / 3
+        losses.append(sum(1.5 * (risk - mean) * chance for risk, chance in zip(risks, chances, strict=True)) / 3)
+    assert loss.abs() > 1e-3
+    torch.testing.assert_close(loss, sum(losses) / 5, rtol=1e-3, atol=1e-5)
+
+
 def test_accumulated_gradients_equal_those_of_the_whole_batch(letters, tmp_path, trained, monkeypatch):  # noqa: F811
     monkeypatch.setattr(aligned, "drawn_paths", likeliest_paths)
     found = []
