@@ -47,6 +47,9 @@ class DataArguments(DatasetArguments):
 
 
 BASELINES = ("ala", "approximation", *hand_made_losses())
+
+ON_OWN_TEXTS = ("minimum_risk", "policy")
+"""Losses that score what the model writes in training."""
 """Other ways to train for a metric, for one label per example."""
 
 
@@ -348,10 +351,10 @@ def trainer_of_loss(
         usual, learned: the two kinds of trainers.
         options: of either.
     """
-    if model_args.loss not in ("reloss", "minimum_risk", "ala", "approximation", *hand_made_losses(None)):
+    if model_args.loss not in ("reloss", "ala", "approximation", *ON_OWN_TEXTS, *hand_made_losses(None)):
         return usual(**options)
     surrogate = model_args.surrogate if model_args.loss == "reloss" else model_args.loss
-    metric = metric if surrogate in ("auto", "approximation", "ala", "minimum_risk") else None
+    metric = metric if surrogate in ("auto", "approximation", "ala", *ON_OWN_TEXTS) else None
     return learned(**options, surrogate=surrogate, metric=metric)
 
 

@@ -1,4 +1,4 @@
-"""Summarization on a learned surrogate of the metric, on its expected risk, or on cross-entropy.
+"""Summarization on a learned surrogate of the metric, on what the model writes, or on cross-entropy.
 
 With a data set from the Hub:
 

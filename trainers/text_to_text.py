@@ -40,11 +40,11 @@ class TextToTextDataArguments(DatasetArguments):
 class TextToTextModelArguments(ModelArguments):
     """ModelArguments, with a tokenizer."""
 
-    loss: Literal["ce", "reloss", "minimum_risk"] = field(
+    loss: Literal["ce", "reloss", "minimum_risk", "policy"] = field(
         default="reloss",
         metadata={
-            "help": "ce: cross-entropy. reloss: a learned surrogate. minimum_risk: what the model writes in training, "
-            "scored by --metric; see --risk_candidates."
+            "help": "ce: cross-entropy. reloss: a learned surrogate. minimum_risk and policy (policy gradients): what "
+            "the model writes in training, scored by --metric; see --risk_candidates."
         },
     )
     tokenizer_name: str | None = field(

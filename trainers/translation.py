@@ -1,4 +1,4 @@
-"""Translation on a learned surrogate of the metric, on its expected risk, on cross-entropy or on bags of n-grams.
+"""Translation on a learned surrogate of the metric, on what the model writes, on cross-entropy or on bags of n-grams.
 
 From a checkpoint, with a data set from the Hub:
 
@@ -79,11 +79,12 @@ class TranslationModelArguments(TextToTextModelArguments):
             "for a transformer without autoregression.",
         },
     )
-    loss: Literal["ce", "reloss", "minimum_risk", "bag_of_ngrams"] = field(
+    loss: Literal["ce", "reloss", "minimum_risk", "policy", "bag_of_ngrams"] = field(
         default="reloss",
         metadata={
-            "help": "ce: cross-entropy. reloss: a learned surrogate. minimum_risk: what the model writes in training, "
-            "scored by --metric; not for nat. bag_of_ngrams: BoN-L1 of pairs of tokens, for nat."
+            "help": "ce: cross-entropy. reloss: a learned surrogate. minimum_risk and policy (policy gradients): what "
+            "the model writes in training, scored by --metric; not for nat. bag_of_ngrams: BoN-L1 of pairs of tokens, "
+            "for nat."
         },
     )
     metric: str = field(default="sacrebleu", metadata={"help": "The metric that is reported, and that auto learns."})

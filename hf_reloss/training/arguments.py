@@ -31,7 +31,7 @@ class ReLossTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Share of the model's own loss in the sum, 0 to 1; the rest is the surrogate's. By default 0, but "
-            "0.5 with 'auto' for a model that writes text."
+            "0.5 with 'auto' for a model that writes text, and 0.25 with 'policy'."
         },
     )
     surrogate_warmup: float | None = field(
@@ -74,8 +74,15 @@ class ReLossTrainingArguments(TrainingArguments):
     risk_candidates: int | None = field(
         default=None,
         metadata={
-            "help": "With 'minimum_risk': texts that are drawn from the model for each example. By default 4, or 8 for "
-            "CTC."
+            "help": "With 'minimum_risk' or 'policy': texts that are drawn from the model for each example. By default "
+            "4, or 8 for CTC."
+        },
+    )
+    risk_temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "Likewise: that the model's logits are divided by in drawing, above 0; below 1, texts are likelier "
+            "ones. By default 1 with 'minimum_risk' and for CTC, else 0.5."
         },
     )
     risk_alpha: float | None = field(
@@ -164,13 +171,18 @@ def check(args: TrainingArguments) -> None:
         raise ValueError(f"surrogate_warmup is a share of all steps below 1, or a number of steps, got {warmup}.")
 
 
-def check_smoothing(args: TrainingArguments) -> None:
+def check_smoothing(args: TrainingArguments, default_share: float) -> None:
     """Refuses label smoothing, which is of the model's own loss, in a run in which that has no part.
+
+    Args:
+        args: of the run.
+        default_share: of the model's own loss, if nothing is said.
 
     Raises:
         ValueError: for that.
     """
-    has_part = option(args, "model_loss_share") or option(args, "surrogate_warmup")
+    share = option(args, "model_loss_share")
+    has_part = (default_share if share is None else share) or option(args, "surrogate_warmup")
     if args.label_smoothing_factor and not has_part:
         raise ValueError(
             f"label_smoothing_factor={args.label_smoothing_factor} smooths cross-entropy, which the surrogate "

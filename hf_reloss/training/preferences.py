@@ -16,7 +16,7 @@ from ..metrics.sentences import score_each
 from ..predictions.dataset import decoded
 from ..predictions.models import tokenizer_of, unwrapped, writes_text
 from .rewards import is_comparable, metric_of_texts, stripped
-from .strategies.candidates import drawn_texts
+from .strategies.written import drawn_texts
 
 logger = logging.get_logger(__name__)
 

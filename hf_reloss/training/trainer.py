@@ -47,15 +47,16 @@ class ReLossTrainer(ReLossMixin, Trainer):
             with the model (Grabocka et al. 2019): again after every `refresh_steps`, by default as many as the first
             stretch has.
             `"ala"`: a controller adapts it, see `AdaptiveLossTrainer`.
-            `"minimum_risk"`: the expected risk by the metric of texts that the model, an encoder-decoder, writes in
-            training; in evaluation the model's own loss. See `hf_reloss.training.strategies.minimum_risk`.
+            `"policy"` or `"minimum_risk"`: the model writes several texts for each example in training, and those that
+            score better by the metric become likelier, by policy gradients or by their expected risk; in evaluation
+            the loss is the model's own. See `hf_reloss.training.strategies.own_texts`.
             The name of a hand-made loss, see `hf_reloss.losses`; those that weigh classes count the labels of
             `train_dataset`. Or any function or module of (outputs, labels) or (outputs, labels, num_items_in_batch)
             that returns a mean, see `OfFunction`; or a `LossStrategy` of your own.
         metric: what `"auto"` learns: a key of what `compute_metrics` returns (with or without `eval_`), a name or
             whatever else `load_metric` takes. Of a name that `compute_metrics` gives too, the user's own function
-            counts. Of `"minimum_risk"`: what the risk is measured by. Of a given surrogate: the metric that it is
-            watched for, by default its own.
+            counts. Of `"policy"` and `"minimum_risk"`: what texts are scored by. Of a given surrogate: the metric that
+            it is watched for, by default its own.
         guard: whether the loss that `"auto"` turns to is judged by the metric on development data: after 7 % of the
             run on it the model is compared with what it was before, and where it has become worse, the run goes on
             from there on its own loss. `"strict"`: the first stretch is at least 0.4 of the run; from there the model

@@ -229,8 +229,9 @@ def test_saved_surrogate_fine_tunes_an_autoregressive_model(folder, teacher, tmp
     assert results["eval_chrf"] == pytest.approx(load_metric("chrf").compute(saved.write(SOURCES), TARGETS))
 
 
-def test_minimum_risk_fine_tunes_an_autoregressive_model(folder, teacher, tmp_path):
-    options = "--loss minimum_risk --metric chrf --risk_candidates 6 --risk_alpha 0.5 --max_steps 5"
+@pytest.mark.parametrize("loss", ["minimum_risk --risk_alpha 0.5", "policy --risk_temperature 1"])
+def test_what_it_writes_fine_tunes_an_autoregressive_model(folder, teacher, tmp_path, loss):
+    options = f"--loss {loss} --metric chrf --risk_candidates 6 --max_steps 5"
     flags = f"{WORDS} --model_name_or_path teacher {options} --learning_rate 1e-4"
     results = run_program(folder, "translation.py", flags, tmp_path)
     assert not (tmp_path / "surrogate").exists()

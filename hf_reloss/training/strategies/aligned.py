@@ -12,7 +12,7 @@ from ...predictions.models import unwrapped
 from ...surrogates.base import output_tensor
 from ..arguments import option
 from ..batch import Batch
-from .candidates import Candidates, CandidateSource, distinct_of, with_references
+from .candidates import Candidates, CandidateSource, Wanted, different, drawn_classes, packed, with_references
 
 
 class Aligned(CandidateSource):
@@ -27,54 +27,50 @@ class Aligned(CandidateSource):
     """
 
     calls_model = False
-    defaults: ClassVar[Mapping[str, Any]] = {"candidates": 8, "alpha": 1.0, "reference": False}
     decoding: ClassVar[Mapping[str, Any]] = {"group_tokens": False}
-    paper = "https://arxiv.org/abs/1706.02776"
 
-    def __init__(self, trainer: Any):
-        super().__init__(trainer)
+    def __init__(self, trainer: Any, word: str):
+        super().__init__(trainer, word)
         model = unwrapped(trainer.model)
         config = getattr(model, "config", None)
         blank = getattr(config, "pad_token_id", None)
         if blank is None:
             raise ValueError(
-                "surrogate='minimum_risk' takes a model's config.pad_token_id for the blank of CTC, but "
+                f"surrogate={word!r} takes a model's config.pad_token_id for the blank of CTC, but "
                 f"{type(model).__name__} has none: set it."
             )
         self.blank: int = blank
-        share = option(trainer.args, "model_loss_share") or 0.0
+        given = option(trainer.args, "model_loss_share")
+        share = trainer.strategy.default_own_share if given is None else given
         if getattr(config, "ctc_loss_reduction", "mean") == "sum" and share > 0:
             raise ValueError(
                 "model.config.ctc_loss_reduction='sum' adds the CTC loss of all tokens of a batch up, beside a risk of "
                 f"about 0 to 1 (model_loss_share={share}): set it to 'mean', or pass model_loss_share=0."
             )
 
-    def candidates(self, batch: Batch, outputs: Any, number: int, with_reference: bool, seed: int) -> Candidates:
-        log_p = output_tensor(outputs, "logits").float().log_softmax(-1)
+    def candidates(self, batch: Batch, outputs: Any, wanted: Wanted) -> Candidates:
+        logits = output_tensor(outputs, "logits").float()
+        log_p, tempered = logits.log_softmax(-1), (logits / wanted.temperature).log_softmax(-1)
         lengths = frame_lengths(batch.model, batch.inputs, log_p)
         labels = batch.labels
         references = packed(labels, (labels != IGNORED_LABEL) & (labels != self.blank))
         with torch.no_grad():
-            drawn = collapsed(drawn_paths(log_p, number, seed), lengths[:, None], self.blank)
-            candidates = with_references(references, drawn) if with_reference else drawn
-            distinct = distinct_of(candidates)
-            examples, ids = distinct.nonzero()[:, 0], candidates[distinct]
-        log_probabilities = ctc_log_probabilities(log_p, lengths, ids, examples, self.blank)
-        return Candidates(ids, examples, distinct, log_probabilities, references, outputs)
+            paths = drawn_paths(tempered, wanted.random.next(*log_p.shape[:2], wanted.number))
+            drawn = collapsed(paths, lengths[:, None], self.blank)
+            found = different(with_references(references, drawn) if wanted.with_reference else drawn)
+        read = tempered if wanted.is_tempered else log_p
+        log_probabilities = ctc_log_probabilities(read, lengths, found.ids, found.examples, self.blank)
+        return Candidates(*found, log_probabilities, references, outputs)
 
 
-def drawn_paths(log_probabilities: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+def drawn_paths(log_probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Paths drawn frame by frame: [N, K, T] int64.
 
     Args:
         log_probabilities: [N, T, V] float32, of the tokens of each frame.
-        number: K.
-        seed: of the random numbers, which touch no others.
+        numbers: [N, T, K] float32, random ones from 0 to below 1.
     """
-    generator = torch.Generator(log_probabilities.device).manual_seed(seed)
-    chances = log_probabilities.detach().exp().flatten(0, 1)
-    drawn = torch.multinomial(chances, number, replacement=True, generator=generator)
-    return drawn.unflatten(0, log_probabilities.shape[:2]).transpose(1, 2)
+    return drawn_classes(log_probabilities, numbers).transpose(1, 2)
 
 
 def collapsed(paths: torch.Tensor, lengths: torch.Tensor, blank: int) -> torch.Tensor:
@@ -95,14 +91,6 @@ def collapsed(paths: torch.Tensor, lengths: torch.Tensor, blank: int) -> torch.T
     places = torch.arange(paths.shape[-1], device=paths.device)
     changes = F.pad(paths[..., 1:] != paths[..., :-1], (1, 0), value=True)
     return packed(paths, changes & (paths != blank) & (places < lengths[..., None]))
-
-
-def packed(ids: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Those of ids [..., T] that are kept, without gaps: [..., L] with -100 after the end, L the most of one or 1."""
-    most = max(1, int(kept.sum(-1).max())) if kept.numel() else 1
-    places = (kept.cumsum(-1) - 1).masked_fill(~kept, most)  # what is left out goes behind, and is cut off
-    found = ids.new_full((*ids.shape[:-1], most + 1), IGNORED_LABEL)
-    return found.scatter(-1, places, ids)[..., :most]
 
 
 def frame_lengths(model: nn.Module, inputs: Mapping[str, Any], frames: torch.Tensor) -> torch.Tensor:

@@ -142,7 +142,7 @@ class LossStrategy(ABC):
             ValueError: for these.
         """
         if not self.is_guarded:  # one that is begins on the model's own loss, and may stay with it
-            check_smoothing(args)
+            check_smoothing(args, self.default_own_share)
         if option(args, "adapt_children") and "adapt_children" not in self.options:
             raise ValueError("adapt_children=True is for surrogate='ala', whose controller the children share.")
         steps = option(args, "refresh_steps")

@@ -10,8 +10,17 @@ from .function import OfFunction
 from .given import Given
 from .learned import Learned
 from .minimum_risk import MinimumRisk
+from .policy import PolicyGradient
 
-COME_ALONG: tuple[type[LossStrategy], ...] = (Learned, Approximated, Adaptive, MinimumRisk, Given, OfFunction)
+COME_ALONG: tuple[type[LossStrategy], ...] = (
+    Learned,
+    Approximated,
+    Adaptive,
+    MinimumRisk,
+    PolicyGradient,
+    Given,
+    OfFunction,
+)
 """Those of this package, the more special ones first; others are asked before."""
 
 

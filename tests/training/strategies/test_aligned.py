@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from hf_reloss import load_metric
 from hf_reloss.training.strategies import aligned
 from hf_reloss.training.strategies.aligned import collapsed, ctc_log_probabilities, drawn_paths, frame_lengths
+from hf_reloss.training.strategies.candidates import RandomNumbers, different
 from hf_reloss.training.strategies.minimum_risk import expected_risk
 
 from ..test_speech import LETTERS, collate, letters, recognizer, recognizing, recordings, transcripts  # noqa: F401
@@ -21,9 +22,9 @@ def stands_for(path: list[int]) -> tuple[int, ...]:
     return tuple(token for token, _ in itertools.groupby(path) if token != BLANK)
 
 
-def likeliest_paths(log_probabilities: torch.Tensor, number: int, seed: int) -> torch.Tensor:
+def likeliest_paths(log_probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """In place of draws, the path of the k-th likeliest tokens, which no random number decides."""
-    return log_probabilities.topk(number).indices.transpose(1, 2)
+    return log_probabilities.topk(numbers.shape[-1]).indices.transpose(1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +60,13 @@ def test_paths_are_drawn_frame_by_frame_and_no_other_random_numbers_are_touched(
     chances = torch.tensor([[[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]]])
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    drawn = drawn_paths(chances.log(), 8000, seed=1)
+    drawn = drawn_paths(chances.log(), RandomNumbers(1, 0, 0).next(1, 2, 8000))
     assert drawn.shape == (1, 8000, 2)
     found = torch.stack([torch.bincount(drawn[0, :, frame], minlength=3) / 8000 for frame in range(2)])
     torch.testing.assert_close(found, chances[0], atol=0.02, rtol=0)  # four standard deviations
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(drawn, drawn_paths(chances.log(), 8000, seed=1))
-    assert not torch.equal(drawn, drawn_paths(chances.log(), 8000, seed=2))
+    assert torch.equal(drawn, drawn_paths(chances.log(), RandomNumbers(1, 0, 0).next(1, 2, 8000)))
+    assert not torch.equal(drawn, drawn_paths(chances.log(), RandomNumbers(2, 0, 0).next(1, 2, 8000)))
 
 
 def test_the_probability_of_a_text_is_that_of_all_its_paths():
@@ -94,8 +95,8 @@ def test_with_all_texts_among_the_candidates_the_risk_is_the_exact_expectation()
     for path in itertools.product(range(3), repeat=3):
         chance[stands_for(path)] += log_p[0, range(3), path].sum().exp().item()
     risk = {text: abs(len(text) - 2) / 2 for text in texts}
-    drawn = collapsed(drawn_paths(log_p, 5000, seed=0), torch.tensor([[3]]), BLANK)
-    ids = drawn[aligned.distinct_of(drawn)]
+    drawn = collapsed(drawn_paths(log_p, RandomNumbers(0, 0, 0).next(1, 3, 5000)), torch.tensor([[3]]), BLANK)
+    ids = different(drawn).ids
     assert len(ids) == len(texts)
     found = ctc_log_probabilities(log_p, torch.tensor([3]), ids, torch.zeros(len(ids), dtype=torch.long), BLANK)
     risks = torch.tensor([risk[tuple(token for token in row if token >= 0)] for row in ids.tolist()])
@@ -153,6 +154,28 @@ def test_the_loss_by_hand(letters, tmp_path, trained, monkeypatch, share, with_r
     assert max(gradient.abs().max() for gradient in found.values()) > 1e-3
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, model.get_parameter(name).grad, rtol=1e-3, atol=1e-5)
+
+
+def test_policy_gradients_of_what_paths_stand_for(letters, tmp_path, trained, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(aligned, "drawn_paths", likeliest_paths)
+    model, rows = copy_of(trained), recordings(5, seed=4)
+    trainer = recognizing(tmp_path, letters, model, surrogate="policy", model_loss_share=0.0, risk_candidates=3)
+    model.train()
+    loss = trainer.compute_loss(model, collate(rows))
+    metric, losses = load_metric("wer"), []
+    for row in rows:
+        logits = model(row["input_values"][None]).logits[0].log_softmax(-1)
+        texts = [stands_for(path) for path in logits.topk(3).indices.T.tolist()]  # equal ones count as often as drawn
+        chances, risks = [], []
+        for text in texts:
+            lengths = torch.tensor(len(logits)), torch.tensor(len(text))
+            chances.append(-nn.functional.ctc_loss(logits, torch.tensor(text), *lengths, reduction="sum"))
+            said = ["".join(LETTERS[i] for i in ids).replace("|", " ") for ids in (text, row["labels"].tolist())]
+            risks.append(metric.compute(said[:1], said[1:]))
+        mean = sum(risks) / 3
+        losses.append(sum(1.5 * (risk - mean) * chance for risk, chance in zip(risks, chances, strict=True)) / 3)
+    assert loss.abs() > 1e-3
+    torch.testing.assert_close(loss, sum(losses) / 5, rtol=1e-3, atol=1e-5)
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch(letters, tmp_path, trained, monkeypatch):  # noqa: F811

@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
-from hf_reloss.training.strategies.minimum_risk import MinimumRisk, Risk, expected_risk
+from hf_reloss.training.strategies.minimum_risk import MinimumRisk, expected_risk
+from hf_reloss.training.strategies.own_texts import Risk
 
 from ...conftest import TinyClassifier
 from ..test_text_trainers import WORDS, make_language_model, make_tokenizer, make_translator, sentences, translating
@@ -51,7 +52,8 @@ def writes_its_likeliest(model: BartForConditionalGeneration) -> BartForConditio
     generate = model.generate
 
     def search(generation_config=None, *, num_return_sequences, num_beams, **given):
-        given = {name: value for name, value in given.items() if name not in ("top_k", "top_p", "temperature")}
+        of_draws = ("top_k", "top_p", "temperature", "logits_processor")
+        given = {name: value for name, value in given.items() if name not in of_draws}
         several = {"num_return_sequences": num_return_sequences, "num_beams": num_return_sequences}
         return generate(**given | several | {"do_sample": False})
 
@@ -335,11 +337,12 @@ def test_bf16_gives_the_losses_of_float32(tokenizer, tmp_path, trained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": None}, "wants the metric that is the risk"),
+        ({"metric": None}, "wants the metric that texts are scored by"),
         ({"metric": "blue"}, "nearest are .*bleu"),
         ({"metric": "accuracy"}, "the metric 'accuracy' cannot"),
         ({"risk_candidates": 1, "risk_reference": False}, "got 1 and"),
-        ({"risk_alpha": 0.0}, "risk_alpha is above 0"),
+        ({"risk_alpha": 0.0}, "above 0, but got 0.0"),
+        ({"risk_temperature": 0.0}, "risk_temperature is above 0, but got 4 and 0.0"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 smooths"),
     ],
 )
@@ -351,9 +354,10 @@ def test_what_is_missing_is_told(tokenizer, tmp_path, options, message):
 def test_models_that_cannot_write_and_tokenizers_that_are_not_there_are_told(tokenizer, tmp_path):
     args = ReLossTrainingArguments(str(tmp_path), use_cpu=True)
     settings = {"surrogate": "minimum_risk", "metric": "bleu"}
-    for model in (TinyClassifier(), make_language_model()):
-        with pytest.raises(ValueError, match=f"but this is {type(model).__name__}"):
-            ReLossTrainer(model, args, processing_class=tokenizer, **settings)
+    with pytest.raises(ValueError, match="but this is TinyClassifier"):
+        ReLossTrainer(TinyClassifier(), args, processing_class=tokenizer, **settings)
+    with pytest.raises(ValueError, match="lets GPT2LMHeadModel go on from its prompts, but nobody says for how long"):
+        ReLossTrainer(make_language_model(), args, processing_class=tokenizer, **settings)
     with pytest.raises(ValueError, match="wants the tokenizer, processing_class="):
         ReLossTrainer(make_translator(), args, **settings)
 
