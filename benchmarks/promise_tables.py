@@ -158,9 +158,9 @@ def speech(pair: str) -> str:
     """A table of word error rates by the loss that a model of speech goes on with."""
     result, names = json.loads((RESULTS / "speech.json").read_text()), SPEECH_LOSSES[pair]
     rows = [row(("loss", "WER", f"less {names['usual']}'s [95 %]")), row(["---"] * 3)]
-    for way, label in names.items():
+    for way, mean in result["means"][pair].items():
         over = shown_gain(result["over_usual"][pair][way]) if way != "usual" else ""
-        rows.append(row((label, f"{result['means'][pair][way]:.2f}", over)))
+        rows.append(row((names[way], f"{mean:.2f}", over)))
     return "\n".join(rows)
 
 
