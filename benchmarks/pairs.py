@@ -37,6 +37,7 @@ class Pair:
         kind: of its surrogates.
         options: further arguments of Trainer.
         warmup: share of the steps on the usual loss before the soft metric takes over; None for what suits its form.
+        share: of the usual loss beside the soft metric, as "auto" has it.
         score: of a trainer that has trained, in points on test data; None for the metric of the most likely classes.
     """
 
@@ -50,6 +51,7 @@ class Pair:
     kind: type[Surrogate] = SurrogateForClassification
     options: dict[str, Any] = field(default_factory=dict)
     warmup: float | None = None
+    share: float = 0.0
     score: Callable[[Trainer], float] | None = None
 
     def arguments(

@@ -11,6 +11,7 @@ after each run in benchmarks/results/promise.json, and runs found there are not 
 """
 
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,31 +41,36 @@ PAIRS |= RETRIEVAL_PAIRS | SEGMENTATION_PAIRS | TASK_PAIRS
 
 
 def run(name: str, way: str, seed: int) -> dict[str, Any]:
+    """As `measured`, of a pair by its name."""
+    return measured(PAIRS[name], way, seed)
+
+
+def measured(make_pair: Callable[[], Pair], way: str, seed: int) -> dict[str, Any]:
     """The metric on test data, in points, of one run; with "auto", its verdict and what it cost in steps."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    pair = PAIRS[name]()
+    pair = make_pair()
     if way == "field's own" and pair.field_loss is None:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(pair, way, seed, folder)
         trainer.pop_callback(PrinterCallback)
         trainer.train()
-        measured: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         if pair.score is not None:
-            measured[way] = pair.score(trainer)
+            found[way] = pair.score(trainer)
         else:
             logits, labels = _predicted(trainer, pair.test)
-            measured[way] = 100 * pair.metric.compute(logits, labels)
+            found[way] = 100 * pair.metric.compute(logits, labels)
             if way == "usual" and judges_decisions(pair.metric, logits, labels):
                 rule = tune_decision(*_predicted(trainer, pair.development), pair.metric).rule
                 decided = logits if rule is None else rule.decide(logits)
-                measured[DECIDED] = 100 * pair.metric.compute(decided, labels)
+                found[DECIDED] = 100 * pair.metric.compute(decided, labels)
         report = getattr(trainer, "loss_report", None)
         if report is not None:
-            measured |= {"verdict": report.verdict, "cost": report.cost}
-    return measured
+            found |= {"verdict": report.verdict, "cost": report.cost}
+    return found
 
 
 def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
@@ -75,7 +81,7 @@ def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
         kind, surrogate = ReLossTrainer, pair.kind.for_metric(pair.metric)
         usual = 0.5 if surrogate.network.is_of_groups() else 0.1
         recipe["surrogate_warmup"] = usual if pair.warmup is None else pair.warmup
-        recipe["model_loss_share"] = 0.5 if "label_smoothing_factor" in pair.recipe else 0.0  # as "auto" has it
+        recipe["model_loss_share"] = pair.share
         options["surrogate"] = surrogate
     elif way == "field's own":
         assert pair.field_loss is not None
@@ -83,6 +89,9 @@ def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
     elif way.startswith("auto"):
         kind = ReLossTrainer
         options |= {"metric": pair.metric, "guard": "strict" if "strict" in way else True}
+    elif way == "minimum risk":
+        kind = ReLossTrainer
+        options |= {"surrogate": "minimum_risk", "metric": pair.metric}
     arguments = ReLossTrainingArguments if kind is ReLossTrainer else TrainingArguments
     args = pair.arguments(folder, seed, arguments, **recipe)
     set_seed(seed)
@@ -134,7 +143,7 @@ def scores(done: dict[str, dict[str, Any]]) -> Scores:
         name, _, rest = key.partition(", ")
         seed = int(rest.rpartition(", ")[2])
         for way, value in measured.items():
-            if way in (*WAYS, DECIDED):
+            if way not in ("verdict", "cost"):
                 found.setdefault(name, {}).setdefault(way, {})[seed] = value
     return found
 

@@ -140,14 +140,27 @@ def tried(pair: str) -> str:
     return "\n".join(rows)
 
 
+SPEECH_LOSSES = {
+    "digits_ctc": {"usual": "CTC", "field's own": "CTC, smoothed", "minimum risk": "minimum risk"},
+    "digits_whisper": {
+        "usual": "cross-entropy",
+        "field's own": "cross-entropy, smoothed labels",
+        "soft metric": "soft metric, nothing learned",
+        "auto": '`"auto"`',
+        "auto, strict": '`"auto"`, `guard="strict"`',
+        "minimum risk": "minimum risk",
+    },
+}
+"""What the ways of training are called, by pair of benchmarks/speech_pairs.py."""
+
+
 def speech(pair: str) -> str:
-    """A table of word error rates by the loss that a model of CTC goes on with."""
-    result = json.loads((RESULTS / "speech.json").read_text())
-    names = {"usual": "CTC", "field's own": "CTC, smoothed", "minimum risk": "minimum risk"}
-    rows = [row(("loss", "WER", "less CTC's [95 %]")), row(["---"] * 3)]
-    for way, label in names.items():
+    """A table of word error rates by the loss that a model of speech goes on with."""
+    result, names = json.loads((RESULTS / "speech.json").read_text()), SPEECH_LOSSES[pair]
+    rows = [row(("loss", "WER", f"less {names['usual']}'s [95 %]")), row(["---"] * 3)]
+    for way, mean in result["means"][pair].items():
         over = shown_gain(result["over_usual"][pair][way]) if way != "usual" else ""
-        rows.append(row((label, f"{result['means'][pair][way]:.2f}", over)))
+        rows.append(row((names[way], f"{mean:.2f}", over)))
     return "\n".join(rows)
 
 

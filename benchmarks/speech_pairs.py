@@ -1,10 +1,10 @@
-"""Spoken numbers: digits of the Free Spoken Digit Dataset in a row, recognized by a small model of CTC.
+"""Spoken numbers: digits of the Free Spoken Digit Dataset in a row, recognized by small models of CTC and of Whisper.
 
-    HF_RELOSS_DATA=... python benchmarks/speech_pairs.py --seeds 2
+    HF_RELOSS_DATA=... python benchmarks/speech_pairs.py
 
-compares minimum risk with CTC, the usual loss, on paired seeds: word error rates on test data, of which less is better.
-Takes below 5 are the official test split; 5 to 9 are development data, and the model is trained on the others. A base
-is trained on CTC; compared runs go on from it for equal numbers of steps.
+compares losses with the model's own on paired seeds: word error rates on test data, of which less is better. Takes
+below 5 are the official test split; 5 to 9 are development data, and the model is trained on the others. A base is
+trained on the model's own loss; compared runs go on from it for equal numbers of steps.
 """
 
 import functools
@@ -17,25 +17,26 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from first_run_tasks import word_tokenizer
 from paired import arguments, stored_runs
-from pairs import Pair
+from pairs import Pair, label_smoothing
+from promise import measured, scores
 from task import Base, base_folder, data_folder
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
+    PreTrainedTokenizerFast,
     Wav2Vec2CTCTokenizer,
-    set_seed,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
 )
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils import logging
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
-from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
+from hf_reloss import SurrogateForTokens, load_metric
 from hf_reloss.compare.statistics import paired_difference
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -47,6 +48,9 @@ TAKES = {"train": range(10, 50), "development": range(5, 10), "test": range(5)}
 NUMBERS = {"train": 4_000, "development": 400, "test": 600}
 NOISE = 0.006
 """Standard deviation of white noise that is added, beside samples of -1 to 1."""
+
+FRAMES = 160
+"""That the encoder of Whisper reads, each the mean of two of 10 ms; one number of 300 is longer, and is cut off."""
 
 RECIPE = {"per_device_train_batch_size": 32, "per_device_eval_batch_size": 100, "warmup_steps": 0.1}
 
@@ -62,23 +66,22 @@ def tokenizer() -> Wav2Vec2CTCTokenizer:
 
 
 @functools.cache
-def numbers(part: str) -> list[dict[str, Any]]:
-    """Numbers of three to five digits, spoken by one voice each: `input_features` [T, 40] and `labels`."""
+def spoken(part: str) -> list[tuple[torch.Tensor, str]]:
+    """Numbers of three to five digits, spoken by one voice each: features [T, 40], and the words."""
     with np.load(data_folder() / "spoken_digits" / "recordings.npz") as file:
         found = {name: file[name] for name in file.files}
     companded = found["audio"].astype(np.float32) / 127.5 - 1
     audio = torch.from_numpy(np.sign(companded) * (256 ** np.abs(companded) - 1) / 255)
     speakers = sorted(set(found["speaker"]))
     chosen = np.isin(found["take"], TAKES[part])
-    spoken = [np.flatnonzero(chosen & (found["speaker"] == speaker)) for speaker in speakers]
+    of_speaker = [np.flatnonzero(chosen & (found["speaker"] == speaker)) for speaker in speakers]
     random = np.random.default_rng([*part.encode()])
     rows = []
     for number in range(NUMBERS[part]):
-        recordings = random.choice(spoken[number % len(speakers)], random.integers(3, 6))
+        recordings = random.choice(of_speaker[number % len(speakers)], random.integers(3, 6))
         sound = torch.cat([audio[found["offsets"][i] : found["offsets"][i + 1]] for i in recordings])
         sound = sound + NOISE * torch.from_numpy(random.standard_normal(len(sound)).astype(np.float32))
-        text = " ".join(WORDS[found["digit"][i]] for i in recordings)
-        rows.append({"input_features": log_mel(sound), "labels": torch.tensor(tokenizer()(text)["input_ids"])})
+        rows.append((log_mel(sound), " ".join(WORDS[found["digit"][i]] for i in recordings)))
     return rows
 
 
@@ -89,6 +92,15 @@ def log_mel(sound: torch.Tensor) -> torch.Tensor:
     power = torch.stft(sound.float(), WINDOW, STEP, window=window, return_complex=True).abs().square()
     features = (power.T @ torch.from_numpy(bands).float() + 1e-6).log()
     return (features - features.mean(0)) / features.std(0)
+
+
+@functools.cache
+def numbers(part: str) -> list[dict[str, Any]]:
+    """Spoken numbers for CTC: `input_features` [T, 40], and letters as `labels`."""
+    return [
+        {"input_features": features, "labels": torch.tensor(tokenizer()(text)["input_ids"])}
+        for features, text in spoken(part)
+    ]
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -199,43 +211,103 @@ def digits_ctc() -> Pair:
     )
 
 
-SPEECH_PAIRS: dict[str, Callable[[], Pair]] = {"digits_ctc": digits_ctc}
+@functools.cache
+def words() -> PreTrainedTokenizerFast:
+    """The ten words, each a token, with `<pad>` (0), `</s>` (1) and `<s>` (3), which all texts start from."""
+    return word_tokenizer([" ".join(WORDS)], 20)
+
+
+@functools.cache
+def words_spoken(part: str) -> list[dict[str, Any]]:
+    """Spoken numbers for Whisper: `input_features` [40, FRAMES], and words as `labels`."""
+    rows = []
+    for features, text in spoken(part):
+        halved = F.avg_pool1d(features.T, 2)[:, :FRAMES]
+        ids = torch.tensor([*words()(text)["input_ids"], words().eos_token_id])
+        rows.append({"input_features": F.pad(halved, (0, FRAMES - halved.shape[1])), "labels": ids})
+    return rows
+
+
+def whisper_config() -> WhisperConfig:
+    """An encoder of two layers and a decoder of one; weights of 0.02, as large ones have, hide what it reads."""
+    sizes = {"d_model": 64, "encoder_layers": 2, "decoder_layers": 1, "dropout": 0.1, "init_std": 0.1}
+    heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
+    feed_forward = dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 128)
+    longest = {"max_source_positions": FRAMES // 2, "max_target_positions": 10}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3, "decoder_start_token_id": 3}
+    given: dict[str, Any] = sizes | heads | feed_forward | longest | tokens
+    return WhisperConfig(
+        vocab_size=len(words()), num_mel_bins=MELS, suppress_tokens=[], begin_suppress_tokens=[], **given
+    )
+
+
+def collate_words(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Numbers with the inputs of the decoder, which a loss that takes the labels away has no other place for."""
+    labels = pad_sequence([row["labels"] for row in rows], batch_first=True, padding_value=-100)
+    return {
+        "input_features": torch.stack([row["input_features"] for row in rows]),
+        "labels": labels,
+        "decoder_input_ids": shift_tokens_right(labels, 0, 3),
+    }
+
+
+def written_error_rate(model: nn.Module, part: str) -> float:
+    """The word error rate, in points, of what is written greedily."""
+    model.eval()
+    rows, texts = words_spoken(part), []
+    for first in range(0, len(rows), 100):
+        features = torch.stack([row["input_features"] for row in rows[first : first + 100]])
+        ids = model.generate(features.to(model.device), num_beams=1, do_sample=False)
+        texts += words().batch_decode(ids, skip_special_tokens=True)
+    return 100 * load_metric("wer").compute(texts, [text for _, text in spoken(part)])
+
+
+def whisper(folder: Path | None = None) -> WhisperForConditionalGeneration:
+    """A fresh model, or that of a folder, which writes ten tokens at most."""
+    kind = WhisperForConditionalGeneration
+    model = kind(whisper_config()) if folder is None else kind.from_pretrained(folder)
+    model.generation_config.update(max_length=10, num_beams=1, is_multilingual=False)
+    return model
+
+
+def digits_whisper() -> Pair:
+    """The same, written word by word."""
+    options = {"data_collator": collate_words, "processing_class": words()}
+    recipe = RECIPE | {"num_train_epochs": 5, "learning_rate": 2e-3}
+    base = base_folder("digits_whisper", Base(words_spoken("train"), whisper, recipe, options))
+    return Pair(
+        train=words_spoken("train"),
+        development=words_spoken("development"),
+        test=None,
+        make_model=lambda: whisper(base / "stage_1.0"),
+        recipe=RECIPE | {"max_steps": 200, "learning_rate": 1e-3},
+        metric=load_metric("wer"),
+        field_loss=lambda pair: label_smoothing,
+        kind=SurrogateForTokens,
+        options=options,
+        share=0.5,
+        score=lambda trainer: written_error_rate(trainer.model, "test"),
+    )
+
+
+SPEECH_PAIRS: dict[str, Callable[[], Pair]] = {"digits_ctc": digits_ctc, "digits_whisper": digits_whisper}
 """All of these, by name."""
 
-WAYS = ("usual", "field's own", "minimum risk")
+WAYS = {
+    "digits_ctc": ("usual", "field's own", "minimum risk"),
+    "digits_whisper": ("usual", "field's own", "soft metric", "auto", "auto, strict", "minimum risk"),
+}
+"""The losses that each is trained on; of CTC, "auto" stays on the model's own."""
 
 
-def run(name: str, way: str, seed: int) -> dict[str, float]:
-    """The score on test data of one run."""
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    pair = SPEECH_PAIRS[name]()
-    kind: type[Trainer] = Trainer
-    options = dict(pair.options)
-    if way == "field's own":
-        assert pair.field_loss is not None
-        options["compute_loss_func"] = pair.field_loss(pair)
-    elif way == "minimum risk":
-        kind = ReLossTrainer
-        options |= {"surrogate": "minimum_risk", "metric": pair.metric}
-    assert pair.score is not None
-    with tempfile.TemporaryDirectory() as folder:
-        args = pair.arguments(folder, seed, ReLossTrainingArguments if kind is ReLossTrainer else TrainingArguments)
-        set_seed(seed)
-        trainer = kind(pair.make_model(), args, train_dataset=pair.train, eval_dataset=pair.development, **options)
-        trainer.pop_callback(PrinterCallback)
-        trainer.train()
-        return {way: pair.score(trainer)}
+def run(name: str, way: str, seed: int) -> dict[str, Any]:
+    """The score on test data of one run; with "auto", its verdict and what it cost in steps."""
+    return measured(SPEECH_PAIRS[name], way, seed)
 
 
-def summary(done: dict[str, dict[str, float]]) -> dict[str, Any]:
+def summary(done: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The word error rates of each pair and way, and the paired differences to the usual loss."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for key, measured in done.items():
-        name, _, seed = key.split(", ")
-        for way, rate in measured.items():
-            found.setdefault(name, {}).setdefault(way, {})[int(seed)] = rate
+    found = scores(done)
     means = {name: {way: sum(of.values()) / len(of) for way, of in of_ways.items()} for name, of_ways in found.items()}
     over_usual = {
         name: {
@@ -254,7 +326,7 @@ def main() -> None:
         f"{name}, {way}, {seed}": (name, way, seed)
         for name in options.pairs
         for seed in range(options.seeds)
-        for way in WAYS
+        for way in WAYS[name]
     }
     print(json.dumps(summary(stored_runs("speech_pairs.py", jobs, run, options, summary)), indent=2))
 

@@ -215,6 +215,7 @@ def multi30k_autoregressive() -> Pair:
         translation.GREEDY | {"num_beams": 4},
         recipe={"label_smoothing_factor": 0.1, "learning_rate": 5e-4},
         field_loss=None,
+        share=0.5,
     )
 
 

@@ -1,4 +1,4 @@
-"""Speech recognition with CTC: on the expected word error rate (minimum risk), or on the model's own loss.
+"""Speech recognition: on the expected word error rate (minimum risk), a surrogate of it, or the model's own loss.
 
 With a data set from the Hub, the recordings of which `datasets` decodes:
 
@@ -13,6 +13,12 @@ channel) and say what is spoken in them; from a model that was trained on CTC:
     python trainers/speech_recognition.py \
         --model_name_or_path librispeech-ctc --train_file train.jsonl --validation_file dev.jsonl \
         --loss minimum_risk --metric wer --do_train --do_eval --max_steps 500 --learning_rate 2e-5 --output_dir mine
+
+With an encoder-decoder, a checkpoint of which comes with its processor, such as Whisper: `--loss ce` is its own.
+
+    python trainers/speech_recognition.py \
+        --model_name_or_path openai/whisper-tiny.en --train_file train.jsonl --validation_file dev.jsonl \
+        --loss reloss --metric wer --do_train --do_eval --max_steps 500 --learning_rate 1e-5 --output_dir mine
 """
 
 import json
@@ -37,8 +43,11 @@ from common import (
     trainer_of_loss,
     wanted_metric,
 )
+from text_to_text import LearnedTrainer as LearnedWriter
+from text_to_text import UsualTrainer as UsualWriter
 from transformers import (
     AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     EvalPrediction,
     HfArgumentParser,
@@ -49,7 +58,7 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
-from hf_reloss import ReLossTrainer, ReLossTrainingArguments
+from hf_reloss import ReLossSeq2SeqTrainingArguments, ReLossTrainer, ReLossTrainingArguments
 from hf_reloss.training.strategies.aligned import frame_lengths
 
 
@@ -70,13 +79,14 @@ class SpeechDataArguments(DatasetArguments):
 
 @dataclass
 class SpeechModelArguments(ModelArguments):
-    """ModelArguments, for CTC."""
+    """ModelArguments, for CTC and encoder-decoders."""
 
-    loss: Literal["ctc", "minimum_risk"] = field(
+    loss: Literal["ctc", "ce", "reloss", "minimum_risk"] = field(
         default="minimum_risk",
         metadata={
-            "help": "ctc: the model's own. minimum_risk: what the model transcribes, scored by --metric; start "
-            "from a model trained on ctc, or give it --surrogate_warmup. See --risk_candidates, --model_loss_share."
+            "help": "ctc: the own loss of models of CTC. ce: that of encoder-decoders. reloss: of these, a learned "
+            "surrogate. minimum_risk: what the model transcribes, scored by --metric; start from a model trained on "
+            "its own loss, or give it --surrogate_warmup. See --risk_candidates, --model_loss_share."
         },
     )
     metric: str = field(default="wer", metadata={"help": "The metric that is reported, and that minimum_risk is of."})
@@ -108,7 +118,7 @@ class LearnedTrainer(_Likeliest, ReLossTrainer):
 
 def make_parser() -> HfArgumentParser:
     """The command line."""
-    return HfArgumentParser((SpeechDataArguments, SpeechModelArguments, ReLossTrainingArguments))
+    return HfArgumentParser((SpeechDataArguments, SpeechModelArguments, ReLossSeq2SeqTrainingArguments))
 
 
 def load_recordings(path: str) -> datasets.Dataset:
@@ -170,13 +180,27 @@ def load_processor(
 
 
 def load_model(model_args: SpeechModelArguments, tokenizer: Any) -> PreTrainedModel:
-    """The model of a checkpoint or, from scratch, one that fits the tokenizer; Wav2Vec2 unless said otherwise.
+    """The model of a checkpoint or, from scratch, one of CTC that fits the tokenizer; Wav2Vec2 unless said otherwise.
 
     The CTC loss is the mean over examples of that per token, and 0 for texts that the frames are too few for.
+
+    Raises:
+        ValueError: for a loss of other models, and for an encoder-decoder from scratch.
     """
     if not (model_args.model_name_or_path or model_args.config_name or model_args.model_type):
         model_args.model_type = "wav2vec2"
     config = load_config(model_args)
+    losses = ("ce", "reloss", "minimum_risk") if config.is_encoder_decoder else ("ctc", "minimum_risk")
+    if model_args.loss not in losses:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "a model of CTC"
+        raise ValueError(f"{config.model_type} is {kind}: --loss is {' or '.join(losses)}, but got {model_args.loss}.")
+    if config.is_encoder_decoder:
+        if not model_args.model_name_or_path or model_args.make_tokenizer:
+            raise ValueError(
+                f"{config.model_type} is an encoder-decoder: pass --model_name_or_path a checkpoint that has its own "
+                "tokenizer, and leave --make_tokenizer out."
+            )
+        return AutoModelForSpeechSeq2Seq.from_pretrained(model_args.model_name_or_path, dtype=torch.float32)
     config.ctc_loss_reduction, config.ctc_zero_infinity = "mean", True
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     if model_args.model_name_or_path:
@@ -200,9 +224,16 @@ def main() -> None:
     tokenizer, rate = processor.tokenizer, processor.feature_extractor.sampling_rate
     model, metric = load_model(model_args, tokenizer), wanted_metric(model_args)
 
+    writes = model.config.is_encoder_decoder
+    if writes:
+        args.predict_with_generate = True
+
     def encode(example: dict[str, Any]) -> dict[str, Any]:
         inputs = processor.feature_extractor(samples(example[audio], rate), sampling_rate=rate)
-        return {model.main_input_name: inputs[model.main_input_name][0], "labels": tokenizer(example[text]).input_ids}
+        labels = tokenizer(example[text]).input_ids
+        if writes and labels[0] == model.config.decoder_start_token_id:  # which the decoder reads in any case
+            labels = labels[1:]
+        return {model.main_input_name: inputs[model.main_input_name][0], "labels": labels}
 
     def encoded(data: datasets.Dataset) -> datasets.Dataset:
         if isinstance(data.features[audio], datasets.Audio):
@@ -220,7 +251,13 @@ def main() -> None:
             np.where(given < 0, tokenizer.pad_token_id, given)
             for given in (evaluation.predictions, evaluation.label_ids)
         )
-        texts, references = tokenizer.batch_decode(ids), tokenizer.batch_decode(right, group_tokens=False)
+        if writes:
+            texts, references = (
+                [found.strip() for found in tokenizer.batch_decode(each, skip_special_tokens=True)]
+                for each in (ids, right)
+            )
+        else:
+            texts, references = tokenizer.batch_decode(ids), tokenizer.batch_decode(right, group_tokens=False)
         return {metric.name: metric.compute(texts, references)}
 
     with args.main_process_first(desc="encoding"):
@@ -228,8 +265,8 @@ def main() -> None:
     trainer = trainer_of_loss(
         model_args,
         metric,
-        UsualTrainer,
-        LearnedTrainer,
+        UsualWriter if writes else UsualTrainer,
+        LearnedWriter if writes else LearnedTrainer,
         model=model,
         args=args,
         train_dataset=train,

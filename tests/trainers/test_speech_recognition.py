@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor, Wav2Vec2ForCTC
+from transformers import (
+    AutoProcessor,
+    Wav2Vec2ForCTC,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
 
 from hf_reloss import load_metric
 
@@ -57,15 +65,43 @@ def ctc(folder):
     return run_program(folder, "speech_recognition.py", flags, folder / "ctc")
 
 
+@pytest.fixture(scope="module")
+def whisper(folder):
+    """The flag that names a checkpoint of a tiny Whisper with fresh weights."""
+    vocabulary = {token: place for place, token in enumerate(["<|endoftext|>", "Ġ", *"abc"])}
+    tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], pad_token="<|endoftext|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|startoftranscript|>", "<|notimestamps|>"]})
+    extractor = WhisperFeatureExtractor(
+        feature_size=8, sampling_rate=4_000, chunk_length=1, n_fft=60, hop_length=20
+    )  # of 200 frames
+    start, end = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|endoftext|>"])
+    sizes = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), d_model=32, num_mel_bins=8, max_source_positions=100, max_target_positions=16,
+        decoder_start_token_id=start, bos_token_id=end, eos_token_id=end, pad_token_id=end, suppress_tokens=[],
+        begin_suppress_tokens=[], init_std=0.1,
+        **{f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in sizes.items()},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config.update(max_length=12, is_multilingual=False)
+    model.save_pretrained(folder / "whisper")
+    WhisperProcessor(extractor, tokenizer).save_pretrained(folder / "whisper")
+    return "--model_name_or_path whisper --per_device_eval_batch_size 21"
+
+
+def sound_of(path: Path) -> np.ndarray:
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2") / 2**15
+
+
 def transcribed(output: Path, folder: Path) -> tuple[list[str], list[str]]:
     """What a saved model transcribes of the development data, a recording at a time, and what was said."""
     model, processor = Wav2Vec2ForCTC.from_pretrained(output), AutoProcessor.from_pretrained(output)
     letters = processor.tokenizer.convert_ids_to_tokens(range(len(processor.tokenizer)))
     texts, rows = [], record(folder, "again", 21, seed=1)
     for row in rows:
-        with wave.open(str(folder / row["audio"])) as file:
-            sound = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2") / 2**15
-        inputs = processor(sound, sampling_rate=4_000, return_tensors="pt")
+        inputs = processor(sound_of(folder / row["audio"]), sampling_rate=4_000, return_tensors="pt")
         with torch.no_grad():
             path = model.eval()(**inputs).logits[0].argmax(-1).tolist()
         texts.append("".join(letters[token] for token, _ in groupby(path) if token).replace("|", " ").strip())
@@ -90,14 +126,32 @@ def test_minimum_risk_goes_on_from_it(ctc, folder, tmp_path):
     assert again["eval_wer"] == results["eval_wer"]
 
 
+def test_whisper_is_trained_on_its_own_loss_and_on_minimum_risk(whisper, folder, tmp_path):
+    flags = f"{TRAIN} --loss ce --max_steps 12 --learning_rate 1e-2"
+    results = run_program(folder, "speech_recognition.py", f"{flags} {whisper}", tmp_path / "own")
+    model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "own").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "own")
+    rows = record(folder, "again", 21, seed=1)
+    sounds = [sound_of(folder / row["audio"]) for row in rows]
+    ids = model.generate(**processor(sounds, sampling_rate=4_000, return_tensors="pt"))
+    texts = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+    assert results["eval_wer"] == load_metric("wer").compute(texts, [row["said"] for row in rows])
+    flags = f"{TRAIN} --loss minimum_risk --max_steps 2 --logging_steps 1 --model_name_or_path {tmp_path / 'own'}"
+    results = run_program(folder, "speech_recognition.py", flags, tmp_path / "risk")
+    assert sum("loss/surrogate" in entry for entry in results["state"]["log_history"]) == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (f"{TRAIN} --model_name_or_path ctc --train_file slow.jsonl", "2,000 samples a second, 1 channels and 16 bits"),
         (f"{TRAIN} {MODEL} --text_column text", "no column 'text'"),
         (f"{EVALUATE} --model_name_or_path ctc --make_tokenizer", "pass --do_train"),
+        (f"{TRAIN} --model_name_or_path ctc --loss reloss", "is a model of CTC: --loss is ctc or minimum_risk"),
+        (f"{TRAIN} --model_name_or_path whisper --loss ctc", "is ce or reloss or minimum_risk, but got ctc"),
+        (f"{TRAIN} --model_name_or_path whisper --make_tokenizer", "a checkpoint that has its own tokenizer"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(ctc, folder, tmp_path, flags, message):
+def test_what_does_not_fit_is_refused(ctc, whisper, folder, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         run_program(folder, "speech_recognition.py", flags, tmp_path)

@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from hf_reloss import ReLossSeq2SeqTrainer, ReLossSeq2SeqTrainingArguments, load_metric
+from hf_reloss.training.strategies.written import drawn_texts
 
 WORDS = ["zero", "one", "two", "three", "four", "five"]
 BANDS, FRAMES = 8, 40
@@ -126,6 +127,25 @@ def test_the_compute_metrics_of_a_script_is_what_is_learned_and_evaluated(proces
     evaluations = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
     assert len(evaluations) == 2
     assert evaluations[-1] < 0.1
+
+
+def test_what_is_drawn_has_its_first_word_and_its_end(processor):
+    model = make_model(processor).eval()
+    model.generation_config.update(suppress_tokens=[3, 4, 5], begin_suppress_tokens=[0])  # as those that are published
+    features = torch.stack([row["input_features"] for row in recordings(processor, 8)])
+    starts, drawn = drawn_texts(model, {"input_features": features}, 40, seed=3)
+    start, end = model.config.decoder_start_token_id, model.config.eos_token_id
+    assert starts.tolist() == 8 * [[start]]
+    torch.manual_seed(3)
+    ids, ended = torch.full((320, 1), start), torch.zeros(320, dtype=torch.bool)
+    for _ in range(11):  # as max_length has it
+        with torch.no_grad():
+            logits = model(input_features=features.repeat_interleave(40, 0), decoder_input_ids=ids.clamp(min=0)).logits
+        chosen = logits[:, -1].softmax(-1).multinomial(1)[:, 0].masked_fill(ended, -100)
+        ids, ended = torch.cat([ids, chosen[:, None]], dim=1), ended | (chosen == end)
+    assert torch.equal(drawn.flatten(0, 1), ids[:, 1:])
+    assert 20 < ended.sum() < 300
+    assert {3, 4, 5} < set(drawn.flatten().tolist())
 
 
 def test_minimum_risk_of_what_it_writes(processor, tmp_path):

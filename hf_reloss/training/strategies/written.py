@@ -1,5 +1,6 @@
 """Candidates of a model that writes token by token."""
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import LogitsProcessor
+from transformers import GenerationMixin, LogitsProcessor
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -59,11 +60,16 @@ def drawn_texts(
     settings = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 1.0, "temperature": 1.0} | options
     writer: Any = model
     bare, training = unwrapped(model), model.training
+    generate = writer.generate
+    if any(kind.__name__ == "WhisperGenerationMixin" for kind in type(bare).__mro__):
+        # Its own leaves out what texts start from and their end, and suppresses tokens that labels have.
+        generate = functools.partial(GenerationMixin.generate, bare)
+        settings |= {"suppress_tokens": None, "begin_suppress_tokens": None}
     model.eval()
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        ids = writer.generate(**prompt, **settings, num_return_sequences=number, return_dict_in_generate=False)
+        ids = generate(**prompt, **settings, num_return_sequences=number, return_dict_in_generate=False)
     model.train(training)
     length = 1 if bare.config.is_encoder_decoder else prompt["input_ids"].shape[-1]
     ends, written = bare.generation_config.eos_token_id, ids[:, length:]
