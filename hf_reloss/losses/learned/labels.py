@@ -76,6 +76,8 @@ class LabelCountNetwork(CountNetwork):
         if self.of_examples:
             counts = evidence.counts.any(-1)
             scores = (scores * counts).sum(-1) / counts.sum(-1).clamp(min=1)
+        else:
+            scores = scores * evidence.counts.flatten(-2).any(-1)  # of a group in which nothing counts it is 0
         return scores + self.pull * self.mean(sizes(evidence), evidence.counts)
 
     def sums(self, evidence: Evidence) -> torch.Tensor:
