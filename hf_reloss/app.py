@@ -106,8 +106,8 @@ def page() -> "gradio.Blocks":
                 said = gr.Markdown(WAITING, elem_id="said")
                 rule = gr.DownloadButton(f"Download {FILE}", visible=False, elem_id="rule")
                 pictures = [
-                    gr.Image(format="png", label=label, visible=False, interactive=False, buttons=["fullscreen"])
-                    for label in ("Held-out groups of predictions", "What was learned", "The decision rule")
+                    gr.Image(format="png", alt_text=text, show_label=False, visible=False, buttons=["fullscreen"])
+                    for text in ("Held-out groups of predictions", "What was learned", "The decision rule")
                 ]
         source.change(lambda chosen: gr.update(visible=chosen == OWN), source, own, api_visibility="private")
         file.change(_columns, file, [scores, labels], api_visibility="private")
