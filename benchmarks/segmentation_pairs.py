@@ -93,7 +93,7 @@ def camvid_mean_iou() -> Pair:
         test=test,
         make_model=SmallUNet,
         recipe={
-            "num_train_epochs": 24,
+            "num_train_epochs": 12,
             "per_device_train_batch_size": 8,
             "per_device_eval_batch_size": 50,
             "learning_rate": 4e-3,
