@@ -36,6 +36,8 @@ from hf_reloss.metrics.credits import judges_decisions
 
 WAYS = ("usual", "soft metric", "field's own", "auto", "auto, strict")
 DECIDED = "usual, decision tuned"
+OWN_TEXTS = {"minimum risk": "minimum_risk", "policy gradients": "policy"}
+"""Ways that compare what a model itself writes, by what `surrogate=` is."""
 PAIRS = CLASS_PAIRS | LABEL_PAIRS | RANKING_PAIRS | REGRESSION_PAIRS
 PAIRS |= RETRIEVAL_PAIRS | SEGMENTATION_PAIRS | TASK_PAIRS
 
@@ -89,9 +91,9 @@ def _trainer(pair: Pair, way: str, seed: int, folder: str) -> Trainer:
     elif way.startswith("auto"):
         kind = ReLossTrainer
         options |= {"metric": pair.metric, "guard": "strict" if "strict" in way else True}
-    elif way == "minimum risk":
+    elif way in OWN_TEXTS:
         kind = ReLossTrainer
-        options |= {"surrogate": "minimum_risk", "metric": pair.metric}
+        options |= {"surrogate": OWN_TEXTS[way], "metric": pair.metric}
     arguments = ReLossTrainingArguments if kind is ReLossTrainer else TrainingArguments
     args = pair.arguments(folder, seed, arguments, **recipe)
     set_seed(seed)

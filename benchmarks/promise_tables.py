@@ -141,17 +141,16 @@ def tried(pair: str) -> str:
 
 
 SPEECH_LOSSES = {
-    "digits_ctc": {"usual": "CTC", "field's own": "CTC, smoothed", "minimum risk": "minimum risk"},
+    "digits_ctc": {"usual": "CTC", "field's own": "CTC, smoothed"},
     "digits_whisper": {
         "usual": "cross-entropy",
         "field's own": "cross-entropy, smoothed labels",
         "soft metric": "soft metric, nothing learned",
         "auto": '`"auto"`',
         "auto, strict": '`"auto"`, `guard="strict"`',
-        "minimum risk": "minimum risk",
     },
 }
-"""What the ways of training are called, by pair of benchmarks/speech_pairs.py."""
+"""What ways of training are called that have another name there, by pair of benchmarks/speech_pairs.py."""
 
 
 def speech(pair: str) -> str:
@@ -160,7 +159,7 @@ def speech(pair: str) -> str:
     rows = [row(("loss", "WER", f"less {names['usual']}'s [95 %]")), row(["---"] * 3)]
     for way, mean in result["means"][pair].items():
         over = shown_gain(result["over_usual"][pair][way]) if way != "usual" else ""
-        rows.append(row((names[way], f"{mean:.2f}", over)))
+        rows.append(row((names.get(way, way), f"{mean:.2f}", over)))
     return "\n".join(rows)
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from first_run_tasks import word_tokenizer
 from paired import arguments, stored_runs
 from pairs import Pair, label_smoothing
-from promise import measured, scores
+from promise import OWN_TEXTS, measured, scores
 from task import Base, base_folder, data_folder
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -294,8 +294,8 @@ SPEECH_PAIRS: dict[str, Callable[[], Pair]] = {"digits_ctc": digits_ctc, "digits
 """All of these, by name."""
 
 WAYS = {
-    "digits_ctc": ("usual", "field's own", "minimum risk"),
-    "digits_whisper": ("usual", "field's own", "soft metric", "auto", "auto, strict", "minimum risk"),
+    "digits_ctc": ("usual", "field's own", *OWN_TEXTS),
+    "digits_whisper": ("usual", "field's own", "soft metric", "auto", "auto, strict", *OWN_TEXTS),
 }
 """The losses that each is trained on; of CTC, "auto" stays on the model's own."""
 
