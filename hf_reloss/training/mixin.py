@@ -297,7 +297,7 @@ class ReLossMixin(_Base):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self.monitor.parts()
+            logs |= self.monitor.parts() | self.strategy.measured()
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:

@@ -203,6 +203,10 @@ class LossStrategy(ABC):
     def end_step(self) -> None:  # noqa: B027
         """A step has been made."""
 
+    def measured(self) -> dict[str, float]:
+        """What the log says beside the loss, of the steps since it was last asked."""
+        return {}
+
     def end(self, best_checkpoint: Path | None) -> None:
         """The run is over, and the model is that of its best checkpoint, if there is one."""
         if best_checkpoint is not None and not self.has_trained_model():

@@ -182,10 +182,11 @@ class OnOwnTexts(LossStrategy):
 
     def end_step(self) -> None:
         self.announce_switch()
-        if self.trainer.control.should_log and self._logged[0] > 0:
-            texts, risk, tokens, wanted = self._logged.tolist()
-            self.log({"texts/risk": risk / texts, "texts/length": tokens / max(wanted, 1)})
-            self._logged = torch.zeros(4)
+
+    def measured(self) -> dict[str, float]:
+        texts, risk, tokens, wanted = self._logged.tolist()
+        self._logged = torch.zeros(4)
+        return {"texts/risk": risk / texts, "texts/length": tokens / max(wanted, 1)} if texts else {}
 
     def end(self, best_checkpoint: Path | None) -> None:
         super().end(best_checkpoint)

@@ -238,8 +238,8 @@ def test_examples_without_words_and_texts_that_frames_are_too_few_for_do_no_harm
         ),
         ({"pad_token_id": None}, {}, "config.pad_token_id for the blank"),
         ({}, {"metric": "accuracy"}, "the metric 'accuracy' cannot"),
-        ({}, {"metric": None}, "wants the metric that is the risk"),
-        ({}, {"risk_alpha": 0.0}, "risk_alpha is above 0"),
+        ({}, {"metric": None}, "wants the metric that texts are scored by"),
+        ({}, {"risk_alpha": 0.0}, "risk_alpha is the power of the candidates' probabilities"),
     ],
 )
 def test_what_does_not_fit_is_refused(letters, tmp_path, changed, options, message):  # noqa: F811
