@@ -1,5 +1,5 @@
-"""Ranking a model's own texts, two losses that benchmarks/text_candidates.py compares: `surrogate="margin"` and
-`"spearman"`.
+"""Ranking a model's own texts, two losses that benchmarks/text_candidates.py compares: surrogate="ranked_by_margin"
+and "ranked_by_correlation".
 
 The better of two texts by a metric is to be the likelier one. By margins: Liu et al. 2022, BRIO: Bringing Order to
 Abstractive Summarization, arXiv:2203.16804, with its loss; of its candidates those of a beam, drawn once, here such as
@@ -68,7 +68,7 @@ class Ranked(OnOwnTexts):
 class RankedByMargin(Ranked):
     """By margins."""
 
-    word = "margin"
+    word = "ranked_by_margin"
 
     def loss_of_each(self, compared: Compared) -> torch.Tensor:
         return margin_loss(compared.log_probabilities / compared.lengths, compared.risks, compared.distinct)
@@ -77,7 +77,7 @@ class RankedByMargin(Ranked):
 class RankedByCorrelation(Ranked):
     """By rank correlation."""
 
-    word = "spearman"
+    word = "ranked_by_correlation"
 
     def loss_of_each(self, compared: Compared) -> torch.Tensor:
         return rank_correlation_loss(compared.log_probabilities / compared.lengths, compared.risks)

@@ -40,8 +40,8 @@ WAYS: dict[str, dict[str, Any]] = {
     AS_LONG: {},
     "half soft metric": {"model_loss_share": 0.5},
     "minimum risk": {"surrogate": "minimum_risk", "label_smoothing_factor": 0.0},
-    "ranked by margin": {"surrogate": "margin"},
-    "ranked by correlation": {"surrogate": "spearman"},
+    "ranked by margin": {"surrogate": "ranked_by_margin"},
+    "ranked by correlation": {"surrogate": "ranked_by_correlation"},
     "policy": {"surrogate": "policy"},
 }
 """Ways to train, with what is not as usual: `surrogate=` and training arguments."""

@@ -141,7 +141,7 @@ def test_its_page_is_the_surrogates(tmp_path, predictions):
     trainer.train()
     trainer.create_model_card(None, "mit", ["mine"], dataset="imdb", model_name="it")  # in the order that Trainer has
     page = ModelCard.load(tmp_path / "README.md")
-    assert (page.data.library_name, page.data.license, page.data.datasets) == ("hf_reloss", "mit", "imdb")
+    assert (page.data.library_name, page.data.license, page.data.datasets) == ("hf-reloss", "mit", "imdb")
     assert "mine" in page.data.tags
     assert 'from_pretrained("me/it")' in page.text
     assert "| learning rate | 0.02 |" in page.text

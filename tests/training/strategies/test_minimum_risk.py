@@ -312,7 +312,7 @@ def test_the_models_page_says_what_it_was_trained_on(tokenizer, tmp_path, traine
     assert "least expected risk" in page.text
     assert load_metric("bleu", smooth=True).signature in page.text
     assert "25 % of the loss was the model's own" in page.text
-    assert "hf_reloss" in page.data.tags
+    assert "hf-reloss" in page.data.tags
 
 
 def test_adapters_learn_and_nothing_else_does(tokenizer, tmp_path, trained):
