@@ -294,7 +294,7 @@ SPEECH_PAIRS: dict[str, Callable[[], Pair]] = {"digits_ctc": digits_ctc, "digits
 """All of these, by name."""
 
 WAYS = {
-    "digits_ctc": ("usual", "field's own", *OWN_TEXTS),
+    "digits_ctc": ("usual", "field's own", "minimum risk"),
     "digits_whisper": ("usual", "field's own", "soft metric", "auto", "auto, strict", *OWN_TEXTS),
 }
 """The losses that each is trained on; of CTC, "auto" stays on the model's own."""
