@@ -14,7 +14,7 @@ from hf_reloss.training.strategies.base import LossDescription
 from hf_reloss.training.strategies.own_texts import Compared, OnOwnTexts
 
 MARGIN = 1.0
-"""By how much more per token, in log probability, a text is to be likelier than one whose risk is greater by 1."""
+"""By how much more per token, in log probability, a text is to be likelier than one with a risk greater by 1."""
 
 
 def margin_loss(likelihoods: torch.Tensor, risks: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import ranked_texts  # noqa: F401  (two of the ways)
 import torch
 import translation
 from paired import arguments, stored_runs
 from pairs import Pair
+from ranked_texts import RankedByCorrelation, RankedByMargin
 from task_pairs import multi30k_autoregressive
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 from transformers.utils import logging
@@ -40,8 +40,8 @@ WAYS: dict[str, dict[str, Any]] = {
     AS_LONG: {},
     "half soft metric": {"model_loss_share": 0.5},
     "minimum risk": {"surrogate": "minimum_risk", "label_smoothing_factor": 0.0},
-    "ranked by margin": {"surrogate": "ranked_by_margin"},
-    "ranked by correlation": {"surrogate": "ranked_by_correlation"},
+    "ranked by margin": {"surrogate": RankedByMargin.word},
+    "ranked by correlation": {"surrogate": RankedByCorrelation.word},
     "policy": {"surrogate": "policy"},
 }
 """Ways to train, with what is not as usual: `surrogate=` and training arguments."""

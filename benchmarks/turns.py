@@ -17,7 +17,7 @@ def in_turns(
 ) -> dict[str, float]:
     """Median milliseconds of both, after a warm-up, and the median of theirs / ours.
 
-    A turn is so many calls in a row, as steps of a training follow each other. Of what runs in this process alone,
+    A turn is a number of calls in a row, as steps of a training follow each other. Of what runs in this process alone,
     `time.process_time` as a clock leaves out what else the machine does.
     """
 

@@ -47,10 +47,10 @@ class DataArguments(DatasetArguments):
 
 
 BASELINES = ("ala", "approximation", *hand_made_losses())
+"""Other ways to train for a metric, for one label per example."""
 
 ON_OWN_TEXTS = ("minimum_risk", "policy")
 """Losses that score what the model writes in training."""
-"""Other ways to train for a metric, for one label per example."""
 
 
 @dataclass

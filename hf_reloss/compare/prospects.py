@@ -1,20 +1,19 @@
 """Whether another loss or another decision would help a model, by its predictions: the model itself is not needed."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import torch
 
 from ..decisions.tuning import TunedDecision, tune_decision
 from ..learning.learn_surrogate import learn_surrogate
-from ..learning.time_limit import HELD_OUT, TimeLimit, affordable_groups
-from ..learning.trainer import SurrogateTrainingArguments
-from ..metrics import GroupwiseMetric, Metric
+from ..learning.time_limit import TimeLimit
+from ..metrics import Metric
 from ..predictions.dataset import recorded_dataset
 from ..surrogates.auto import AutoSurrogate
 from ..surrogates.base import Surrogate
-from ..training.recording import FEWEST_TO_LEARN, group_size, too_few, why_failed
+from ..training.recording import FEWEST_TO_LEARN, affordable_sizes, group_size, too_few, why_failed
 from ..training.strategies.learned import EPOCHS
 
 
@@ -93,18 +92,13 @@ def _learned(
     """A surrogate as a run would learn it, and the alignment of all losses that are considered there."""
     if len(predictions) < FEWEST_TO_LEARN:
         raise ValueError(too_few(len(predictions)))
-    size = group_size(len(predictions))
-    some = predictions.with_format("torch")[:size]
-    elements = sum(some[name][0].numel() for name in kind.read_columns)
+    some = predictions.with_format("torch")[: group_size(len(predictions))]
     score = functools.partial(metric.compute, *(some[name] for name in kind.scored))
-    one_by_one = score if isinstance(metric, GroupwiseMetric) else None
-    most = SurrogateTrainingArguments.num_eval_groups
-    held_out = affordable_groups(most, size, len(predictions), elements, one_by_one, seconds / 2)
+    sizes: dict[str, Any] = affordable_sizes(kind, metric, len(predictions), some, score, seconds)
     learned = kind.for_metric(metric, trust_region=True)
     at_start = learn_surrogate(
-        learned, predictions, metric, limit=TimeLimit(seconds), num_train_epochs=EPOCHS, seed=seed,
-        group_size=size, num_eval_groups=held_out, num_groups=HELD_OUT * held_out,
-    )  # fmt: skip
+        learned, predictions, metric, limit=TimeLimit(seconds), num_train_epochs=EPOCHS, seed=seed, **sizes
+    )
     record = learned.config.record
     alignments = {learned.original_loss: record[f"alignment_{learned.original_loss}"]}
     if kind.has_soft_metric(metric):

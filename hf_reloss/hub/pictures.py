@@ -17,7 +17,7 @@ LONGEST_NAME = 80
 """In characters, of what is written beside an axis."""
 
 MOST_NAMED = 32
-"""Classes whose names are written beside a matrix, at most."""
+"""The most classes of which the names are written beside a matrix."""
 
 
 def literal(text: str) -> str:

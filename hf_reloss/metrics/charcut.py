@@ -77,12 +77,13 @@ def _matches(prediction: str, reference: str) -> Iterator[Match]:
         return -len(text), len(starts) == len(others), len(starts) + len(others), starts
 
     for text in sorted(found, key=order):
-        size, left = len(text), found[text]
+        size = len(text)
+        left: tuple[list[int], ...] = found[text]
         while True:
             left = tuple(
                 [start for start in starts if all(side[start : start + size])]
                 for starts, side in zip(left, free, strict=True)
-            )  # type: ignore[assignment]  # of two
+            )
             if not all(left):
                 break
             for starts, side in zip(left, free, strict=True):

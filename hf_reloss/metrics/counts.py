@@ -288,9 +288,8 @@ class MatthewsCorrelation(CountMetric):
         covariance = right.sum(-1, keepdim=True) * total - (predicted * support).sum(-1, keepdim=True)
         variances = (total**2 - (predicted**2).sum(-1, keepdim=True)) * (total**2 - (support**2).sum(-1, keepdim=True))
         constant = variances <= 0
-        return torch.where(constant, 0.0, covariance / variances.masked_fill(constant, 1.0).sqrt()), (total > 0).to(
-            support
-        )
+        correlation = torch.where(constant, 0.0, covariance / variances.masked_fill(constant, 1.0).sqrt())
+        return correlation, (total > 0).to(support)
 
 
 def marked(

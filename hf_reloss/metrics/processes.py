@@ -23,7 +23,7 @@ TIMED = 3
 """How many groups are scored first, to see how long one takes."""
 
 WORTH = 60.0
-"""Of so many seconds that are left, processes are started: each has to import what it needs."""
+"""How many seconds have to be left for processes to be started: each has to import what it needs."""
 
 MOST_PROCESSES = 8
 MOST_BYTES = 2**28

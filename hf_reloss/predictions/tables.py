@@ -1,7 +1,7 @@
 """Predictions in a file: arrays of NumPy, or a table with columns of scores and a label."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,7 +137,7 @@ def scored_labels(
 
 
 def logits_of(scores: torch.Tensor, labels: torch.Tensor, names: Sequence[str] | None = None) -> ScoredLabels:
-    """Predictions whose scores are logits or probabilities, of which logits are made.
+    """Predictions, from scores that are logits or probabilities; of these, logits are made.
 
     They are probabilities where all are 0 or more and those of an example add up to 1; of several labels, where all
     are between 0 and 1.
@@ -214,6 +214,6 @@ def _without_common_start(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _some(names: object) -> str:
-    shown = [repr(name) for name in names]  # type: ignore[attr-defined]
+def _some(names: Iterable[object]) -> str:
+    shown = [repr(name) for name in names]
     return ", ".join(shown[:SHOWN]) + (" ..." if len(shown) > SHOWN else "")

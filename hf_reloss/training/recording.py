@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +104,13 @@ class RunRecording:
 
     def sizes(self, metric: Metric, predictions: datasets.Dataset, limit: TimeLimit) -> dict[str, int]:
         """How many groups of which size learning can afford, as settings of it."""
-        size = group_size(len(predictions))
-        some = {name: column[:size] for name, column in self.recorder.rows().items()} if len(self.recorder) else {}
-        elements = sum(some[name][0].numel() for name in self.known_kind.read_columns if name in some)
-        one_by_one = some and isinstance(metric, GroupwiseMetric)
-        score = functools.partial(self.score, metric, some) if one_by_one else None
-        most = SurrogateTrainingArguments.num_eval_groups
+        columns, size = self.recorder.rows() if len(self.recorder) else {}, group_size(len(predictions))
+        some = {name: column[:size] for name, column in columns.items()}
+        score = functools.partial(self.score, metric, some) if some else None
         with undisturbed():
-            held_out = affordable_groups(most, size, len(predictions), elements, score, limit.seconds / 2)
-        (held_out,) = broadcast_object_list([held_out])  # all have as many as the first process can afford
-        return {"group_size": size, "num_eval_groups": held_out, "num_groups": HELD_OUT * held_out}
+            found = affordable_sizes(self.known_kind, metric, len(predictions), some, score, limit.seconds)
+        (found,) = broadcast_object_list([found])  # all have as many as the first process can afford
+        return found
 
     def score(self, metric: Metric, columns: Mapping[str, torch.Tensor]) -> float:
         """A metric of recorded predictions, taken as one group."""
@@ -144,6 +141,31 @@ class RunRecording:
 def group_size(predictions: int) -> int:
     """Of how many predictions a group is: few of them make smaller groups, a tenth of them, as a fifth is held out."""
     return max(FEWEST_TO_LEARN // 10, min(SurrogateTrainingArguments.group_size, predictions // 10))
+
+
+def affordable_sizes(
+    kind: type[Surrogate],
+    metric: Metric,
+    predictions: int,
+    some: Mapping[str, torch.Tensor],
+    score: Callable[[], float] | None,
+    seconds: float,
+) -> dict[str, int]:
+    """How many groups of which size learning can afford, as settings of it.
+
+    Args:
+        kind: of the surrogate.
+        metric: that it is learned for.
+        predictions: how many there are.
+        some: columns of a group of them; empty where a process has none.
+        score: the metric of these.
+        seconds: that learning may take.
+    """
+    size, most = group_size(predictions), SurrogateTrainingArguments.num_eval_groups
+    elements = sum(some[name][0].numel() for name in kind.read_columns if name in some)
+    one_by_one = score if isinstance(metric, GroupwiseMetric) else None
+    held_out = affordable_groups(most, size, predictions, elements, one_by_one, seconds / 2)
+    return {"group_size": size, "num_eval_groups": held_out, "num_groups": HELD_OUT * held_out}
 
 
 def too_few(number: int) -> str:

@@ -59,10 +59,9 @@ def sari(source, prediction, references):
         recall = ratio(sum(good.values()), sum(min(had[ngram], wanted[ngram]) for ngram in had))
         gone = {ngram: had[ngram] - found[ngram] for ngram in had if had[ngram] > found[ngram]}
         removed = ratio(sum(max(0, gone[ngram] - wanted[ngram]) / gone[ngram] for ngram in gone), len(gone))
-        new, due = ({ngram for ngram in side if ngram not in had} for side in (found, wanted))
-        parts.append(
-            [f1(precision, recall), removed, f1(ratio(len(new & due), len(new)), ratio(len(new & due), len(due)))]
-        )
+        new, missing = ({ngram for ngram in side if ngram not in had} for side in (found, wanted))
+        right = len(new & missing)
+        parts.append([f1(precision, recall), removed, f1(ratio(right, len(new)), ratio(right, len(missing)))])
     return sum(map(sum, parts)) / 12
 
 

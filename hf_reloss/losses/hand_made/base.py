@@ -1,6 +1,7 @@
 """What hand-made losses have in common."""
 
 import math
+from abc import ABC, abstractmethod
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -87,24 +88,24 @@ class HandMadeLoss(SurrogateNetwork):
         return cross_entropies(evidence.outputs, evidence.labels)
 
 
-class AdjustableLoss(HandMadeLoss):
+class AdjustableLoss(HandMadeLoss, ABC):
     """A hand-made loss with P parameters that a `LossController` changes while a model is trained on it.
 
     Two statistics of validation data describe each parameter to the controller. Parameters are scaled so that a step
     of the controller's size, 0.1 by default, is a small one.
     """
 
+    @abstractmethod
     def values(self) -> torch.Tensor:
         """The parameters, [P]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adjust(self, changes: torch.Tensor) -> None:
         """Adds changes [P] to the parameters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def statistics(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Two statistics for each parameter, [2, P], of outputs [n, D] and labels [n] of validation examples."""
-        raise NotImplementedError
 
     def doubts(self, labels: torch.Tensor) -> str:
         """What its user should know of the labels [n] of validation data, if there is anything."""
@@ -122,14 +123,14 @@ def cross_entropies(logits: torch.Tensor, labels: torch.Tensor, **options: Any) 
     return losses.view(labels.shape)
 
 
-def due_classes(evidence: Evidence) -> torch.Tensor:
+def one_hot_labels(evidence: Evidence) -> torch.Tensor:
     """One-hot labels [..., N, C], 0 where a label does not count."""
     return F.one_hot(evidence.labels, evidence.outputs.shape[-1]) * evidence.counts[..., None].to(evidence.outputs)
 
 
 def soft_dice(evidence: Evidence) -> torch.Tensor:
     """1 less the mean [...], over the classes that labels have, of 2 Σ p t / Σ (p + t) of evidence [..., N, C]."""
-    targets = due_classes(evidence)
+    targets = one_hot_labels(evidence)
     probabilities = evidence.outputs.softmax(-1) * evidence.counts[..., None]
     dice = 2 * (probabilities * targets).sum(-2) / (probabilities + targets).sum(-2).clamp(min=1e-9)
     present = targets.sum(-2) > 0

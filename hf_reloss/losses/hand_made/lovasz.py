@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..base import Evidence
-from .base import HandMadeLoss, due_classes, mean_where, together
+from .base import HandMadeLoss, mean_where, one_hot_labels, together
 
 
 class Lovasz(HandMadeLoss):
@@ -32,7 +32,7 @@ class Lovasz(HandMadeLoss):
 
     def extension(self, evidence: Evidence) -> torch.Tensor:
         """The Lovász extension [...] of evidence [..., N, C]."""
-        targets = due_classes(evidence)
+        targets = one_hot_labels(evidence)
         errors = (targets - evidence.outputs.softmax(-1)).abs() * evidence.counts[..., None]
         errors, order = errors.sort(dim=-2, descending=True)
         targets, present = targets.gather(-2, order), targets.sum(-2) > 0

@@ -215,7 +215,7 @@ class OnOwnTexts(LossStrategy):
         return StrategyLoss(batch.weights.of_examples * mean, found.outputs)
 
     def _note(self, compared: Compared, wanted: torch.Tensor, counts: torch.Tensor) -> None:
-        """Takes note of what has been written for N examples [N] that count, with references of so many tokens, [N]."""
+        """Takes note of what was written for the examples that count, and of the lengths of their references, [N]."""
         risks, lengths = compared.risks[counts], compared.lengths[counts]
         written = wanted[counts].sum() * risks.shape[1]
         self._logged += torch.stack([torch.tensor(risks.numel()).to(risks), risks.sum(), lengths.sum(), written]).cpu()

@@ -94,6 +94,23 @@ def first_gradients(trainer) -> dict[str, torch.Tensor]:
     return seen
 
 
+def check_loss_and_gradients(trainer, references, expected) -> None:
+    """The loss of sources that are to be copied, and its gradients, are those of what `expected(batch)` computes."""
+    model = trainer.model
+    batch = trainer.data_collator([{"input_ids": ids, "labels": ids} for ids in references])
+    model.train()
+    loss = trainer.compute_loss(model, dict(batch))
+    loss.backward()
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    assert max(gradient.abs().max() for gradient in found.values()) > 1e-3
+    model.zero_grad()
+    wanted = expected(batch)
+    torch.testing.assert_close(loss, wanted.float())
+    wanted.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
 def right(model: BartForConditionalGeneration, tokenizer) -> float:
     """The share of unseen sentences that are copied right, and their smoothed BLEU."""
     rows = sentences(200, seed=2).remove_columns("attention_mask")
@@ -167,32 +184,24 @@ def test_loss_and_gradient_are_those_of_candidates_taken_one_by_one(tokenizer, t
     trainer = make_trainer(
         tmp_path, tokenizer, model, risk_candidates=3, risk_alpha=0.3, metric="rougeL", model_loss_share=share
     )
-    batch = trainer.data_collator([{"input_ids": ids, "labels": ids} for ids in references])
-    model.train()
-    loss = trainer.compute_loss(model, dict(batch))
-    loss.backward()
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
-    model.zero_grad()
-    metric, risks = load_metric("rougeL"), []
-    different = [[[4, 5, 6, 2], [4, 5, 2], [4, 5, 9, 2]], [[7, 8, 2], [9, 9, 9, 9, 9, 9], [8, 2]]]
-    for reference, texts in zip(references, different, strict=True):
-        weights, losses = [], []
-        for text in texts:
-            logits = model(
-                input_ids=torch.tensor([reference]), decoder_input_ids=torch.tensor([[2, *text[:-1]]])
-            ).logits[0]
-            chances = logits.double().softmax(-1)
-            weights.append(math.prod(chances[place, token] for place, token in enumerate(text)) ** 0.3)
-            words = [" ".join(WORDS[token] for token in ids if token > 2) for ids in (text, reference)]
-            losses.append(1 - metric.compute(words[:1], words[1:]))
-        risks.append(sum(w * r for w, r in zip(weights, losses, strict=True)) / sum(weights))
-    expected = (1 - share) * sum(risks) / 2 + share * model(**batch).loss
-    torch.testing.assert_close(loss, expected.float())
-    expected.backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
-    assert max(gradient.abs().max() for gradient in found.values()) > 1e-3
+    def expected(batch):
+        metric, risks = load_metric("rougeL"), []
+        different = [[[4, 5, 6, 2], [4, 5, 2], [4, 5, 9, 2]], [[7, 8, 2], [9, 9, 9, 9, 9, 9], [8, 2]]]
+        for reference, texts in zip(references, different, strict=True):
+            weights, losses = [], []
+            for text in texts:
+                logits = model(
+                    input_ids=torch.tensor([reference]), decoder_input_ids=torch.tensor([[2, *text[:-1]]])
+                ).logits[0]
+                chances = logits.double().softmax(-1)
+                weights.append(math.prod(chances[place, token] for place, token in enumerate(text)) ** 0.3)
+                words = [" ".join(WORDS[token] for token in ids if token > 2) for ids in (text, reference)]
+                losses.append(1 - metric.compute(words[:1], words[1:]))
+            risks.append(sum(w * r for w, r in zip(weights, losses, strict=True)) / sum(weights))
+        return (1 - share) * sum(risks) / 2 + share * model(**batch).loss
+
+    check_loss_and_gradients(trainer, references, expected)
 
 
 def test_an_example_without_labels_does_not_count(tokenizer, tmp_path, trained):
