@@ -22,8 +22,8 @@ def test_its_figures_are_those_of_the_stored_results(monkeypatch):
     assert readme.filled(README) == README
     assert readme.filled(RESULTS) == RESULTS
     assert re.search(r"<!-- headlines README -->\n- \*\*Not worse", README)
-    kinds = "first_runs|unfitted|quality|overview|transfer|alignment|speed"
-    assert len(re.findall(rf"<!-- (?:{kinds}) \w+ -->\n\|", RESULTS)) == 13
+    kinds = "first_runs|unfitted|quality|overview|transfer|alignment|speed|metric_speed"
+    assert len(re.findall(rf"<!-- (?:{kinds}) \w+ -->\n\|", RESULTS)) == 15
 
 
 def test_it_is_read_in_a_few_minutes():
