@@ -13,6 +13,8 @@ _MODULES = {
     "training.arguments": ["ReLossSeq2SeqTrainingArguments", "ReLossTrainingArguments"],
     "adaptive_loss.controller": ["LossController", "LossControllerConfig"],
     "decisions.base": ["DecisionRule"],
+    "decisions.consensus": ["Consensus"],
+    "decisions.text_tuning": ["TunedTexts", "tune_text_decision"],
     "decisions.tuning": ["TunedDecision", "tune_decision"],
     "hub.publishing": ["list_surrogates"],
     "losses.hand_made": ["hand_made_losses"],
@@ -48,6 +50,8 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from .adaptive_loss.controller import LossController, LossControllerConfig
     from .decisions.base import DecisionRule
+    from .decisions.consensus import Consensus
+    from .decisions.text_tuning import TunedTexts, tune_text_decision
     from .decisions.tuning import TunedDecision, tune_decision
     from .hub.publishing import list_surrogates
     from .learning.trainer import MisalignedSurrogateError, SurrogateTrainer, SurrogateTrainingArguments

@@ -1,5 +1,6 @@
-"""Decision rules: from a model's logits to a class, learned by the metric on predictions that are held out."""
+"""Decision rules, learned by the metric on predictions that are held out: from a model's logits to a class, and which
+of a beam's texts is written."""
 
-from . import credit, cut_points, thresholds  # so that a saved rule is known as soon as anything here is imported
+from . import consensus, credit, cut_points, thresholds  # so that a saved rule is known as soon as anything is imported
 
-__all__ = ["credit", "cut_points", "thresholds"]
+__all__ = ["consensus", "credit", "cut_points", "thresholds"]

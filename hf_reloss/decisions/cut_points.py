@@ -27,6 +27,7 @@ class CutPoints(DecisionRule):
     """
 
     word = "cut_points"
+    usual = "rounding"
 
     def __init__(self, cut_points: Sequence[float] | torch.Tensor, lowest: int = 0):
         self.cut_points = torch.as_tensor(cut_points, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """Fitting a decision rule by a metric, and keeping it only if it gains on examples that it was not fitted on."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -9,9 +9,8 @@ from ..metrics.base import IGNORED_LABEL
 from ..metrics.bootstrap import bootstrapped, interval
 from ..metrics.counts import SEVERAL_LABELS
 from ..metrics.credits import MOST_CLASSES, judges_decisions, usual_decisions
-from .base import DecisionRule
+from .base import DecisionRule, Tuned
 from .calibration import best_width
-from .cut_points import CutPoints
 from .fitting import FOLDS, fitted_rules
 
 FEWEST = 50
@@ -24,40 +23,8 @@ SURE = 0.84
 """The share of bootstrap samples in which a rule has to gain: a gain of one standard error."""
 
 
-class TunedDecision(NamedTuple):
-    """What tuning a decision has come to.
-
-    Attributes:
-        rule: the rule; None if argmax is kept, for no gain stands out from chance.
-        before: the metric of argmax.
-        after: that of rules on examples that they were not fitted on.
-        low, high: of the difference, its 95 % interval by a paired bootstrap.
-        examples: how many there are.
-        metric: its name.
-        decided: [n] int64, what is decided for these examples, by rules that were not fitted on them.
-        fitted: the rule of expected credit, whether or not it is kept.
-    """
-
-    rule: DecisionRule | None
-    before: float
-    after: float
-    low: float
-    high: float
-    examples: int
-    metric: str
-    decided: torch.Tensor
-    fitted: DecisionRule
-
-    @property
-    def usual(self) -> str:
-        """What decides where no rule is kept."""
-        return "rounding" if isinstance(self.fitted, CutPoints) else "argmax"
-
-    def __str__(self) -> str:
-        gain = f"{self.after - self.before:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-        kept = f"{self.usual} is kept:" if self.rule is None else "gained"
-        on = f"cross-fitted on {self.examples:,} held-out examples ({self.before:.4f} before)"
-        return f"decision: {kept} {gain} {self.metric}, {on}"
+class TunedDecision(Tuned[DecisionRule]):
+    """What tuning the decision of a classifier has come to: `before` is of argmax, or of one number of rounding."""
 
 
 def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | Any, *, seed: int = 0) -> TunedDecision:

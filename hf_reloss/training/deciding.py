@@ -1,25 +1,46 @@
-"""Tuning the decision of a trainer's model, and putting it into the model."""
+"""Tuning what a trainer's model decides for or writes, and putting the rule into the model."""
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, send_to_device
 from torch import nn
-from transformers import Trainer
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Seq2SeqTrainer, Trainer
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from ..decisions.base import DecisionRule
+from ..decisions.consensus import beams
 from ..decisions.folding import fold
+from ..decisions.text_tuning import TunedTexts, tuned_texts
 from ..decisions.tuning import TunedDecision, tune_decision
-from ..metrics import Metric
+from ..metrics import Metric, load_metric
 from ..metrics.adapters import EvaluationMetrics
-from ..predictions.models import unwrapped
+from ..metrics.base import IGNORED_LABEL
+from ..predictions.dataset import decoded
+from ..predictions.models import metric_for, tokenizer_of, unwrapped
 
 DECISION = "decision"
 """The prefix of what is measured where a decision is tuned, which is no evaluation of anybody's."""
 
 FEW = 64
 """Examples by which it is checked that a model decides as its rule does."""
+
+
+def judged_by(trainer: Any, dataset: Any, metric: Metric | Any) -> tuple[Any, Metric]:
+    """Examples and a metric to tune a decision by, those of the run where None is given.
+
+    Raises:
+        ValueError: where there are none.
+    """
+    dataset = trainer.eval_dataset if dataset is None else dataset
+    metric = trainer.metric if metric is None else metric_for(trainer.model, metric)
+    if dataset is None or metric is None:
+        lacking = "examples, dataset= or eval_dataset" if dataset is None else "metric=, such as 'f1'"
+        raise ValueError(f"A decision is tuned on held-out examples by a metric: it wants {lacking}.")
+    return dataset, metric
 
 
 def tuned_decision(trainer: Trainer, dataset: Any, metric: Metric) -> tuple[TunedDecision, DecisionRule | None]:
@@ -39,8 +60,7 @@ def tuned_decision(trainer: Trainer, dataset: Any, metric: Metric) -> tuple[Tune
     (found,) = broadcast_object_list([tune_decision(logits, labels, metric, seed=trainer.args.seed)])
     if found.rule is None:
         return found, None
-    assert trainer.model is not None
-    model: nn.Module = unwrapped(trainer.model)
+    model: nn.Module = _bare(trainer)
     offsets = found.rule.offsets()
     if offsets is None or not hasattr(dataset, "__len__"):
         return found, found.rule
@@ -74,3 +94,78 @@ def _logits_and_labels(trainer: Trainer, dataset: Any) -> tuple[torch.Tensor, to
     found = torch.from_numpy(labels)
     found = found.float() if found.is_floating_point() and not several else found.long()
     return torch.from_numpy(logits).float(), found, in_tuple
+
+
+def tuned_text_decision(trainer: Seq2SeqTrainer, dataset: Any, metric: Metric, num_beams: int) -> TunedTexts:
+    """Tunes which of a beam's texts a trainer's model writes, on a data set, by a metric.
+
+    A key of `compute_metrics` scores token ids, padded to one length.
+
+    Raises:
+        ValueError: for a model that is no encoder-decoder or is divided over processes, without a tokenizer, for a key
+            of a `compute_metrics` that gets more than ids, or as `tune_text_decision` does.
+    """
+    model, tokenizer = _bare(trainer), tokenizer_of(trainer.processing_class, trainer.data_collator)
+    if not model.config.is_encoder_decoder:
+        raise ValueError(
+            f"It is tuned which text an encoder-decoder writes, but this is {type(model).__name__}: let it generate "
+            "with num_return_sequences and output_scores, and pass texts and scores to tune_text_decision."
+        )
+    if tokenizer is None:
+        raise ValueError("What is written is decoded by a tokenizer: pass processing_class=.")
+    if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+        raise ValueError("FSDP or DeepSpeed's ZeRO-3 divides the model: tune the decision in one process, afterwards.")
+    texts, scores, ids, labels = _written(trainer, dataset, tokenizer, num_beams)
+    if isinstance(metric, EvaluationMetrics):
+        scored: tuple[Any, Any, Metric] = ids, labels, _of_ids(metric)
+    else:
+        scored = list(chain(*texts)), decoded(torch.from_numpy(labels), tokenizer), metric
+    (tuned,) = broadcast_object_list([tuned_texts(texts, scores, *scored, trainer.args.seed)])
+    return tuned
+
+
+def _bare(trainer: Trainer) -> Any:
+    assert trainer.model is not None
+    return unwrapped(trainer.model)
+
+
+def _of_ids(metric: EvaluationMetrics) -> Metric:
+    """The key of a `compute_metrics` that gets token ids [n, T] and labels [n, L]."""
+    if metric.beside or metric.batch_size is not None:
+        raise ValueError(
+            f"compute_metrics gets {', '.join(metric.beside) or 'a list of batches'} beside token ids and labels: no "
+            f"decision is tuned by {metric.name}. Pass metric= one of texts, such as 'sacrebleu'."
+        )
+
+    def score(predictions: np.ndarray, references: np.ndarray) -> float:
+        return metric.score_one([predictions], [references])
+
+    return load_metric(score, name=metric.name, higher_is_better=metric.higher_is_better)
+
+
+def _written(
+    trainer: Seq2SeqTrainer, dataset: Any, tokenizer: Any, number: int
+) -> tuple[list[list[str]], torch.Tensor, np.ndarray, np.ndarray]:
+    """What a trainer's model writes for n examples: texts [n][K] and scores [n, K] float32 of beam search, ids
+    [n · K, T] and labels [n, L] int64, of which -100 is padding."""
+    args: Any = trainer.args
+    model, longest = _bare(trainer), args.generation_max_length
+    limit = {} if longest is None else {"max_length": longest}
+    rows: list[tuple[list[str], torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    model.eval()
+    for batch in trainer.get_test_dataloader(dataset):
+        given = send_to_device(batch, args.device)
+        labels = given[trainer.label_names[0]].cpu()
+        prompt = {name: x for name, x in given.items() if name not in (*trainer.label_names, "decoder_input_ids")}
+        with torch.no_grad():
+            ids, texts, scores = beams(model.generate, tokenizer, number, **prompt, **limit)
+        rows += trainer.accelerator.gather_for_metrics(
+            [*zip(texts, scores.cpu(), ids.cpu(), labels, strict=True)], use_gather_object=True
+        )
+    columns: Any = (list(column) for column in zip(*rows, strict=True))
+    texts, scores, ids, labels = columns
+    return texts, torch.stack(scores), _padded(list(chain(*ids))), _padded(labels)
+
+
+def _padded(rows: list[torch.Tensor]) -> np.ndarray:
+    return pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL).numpy()

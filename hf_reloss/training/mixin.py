@@ -11,19 +11,19 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.utils import PushToHubMixin, logging
 
-from ..decisions.base import DecisionRule
+from ..decisions.base import DecisionRule, SavedRule
 from ..decisions.tuning import TunedDecision
 from ..hub.trained_models import write_loss
 from ..learning.checkpoints import last_whole_checkpoint
 from ..losses.base import Evidence
 from ..metrics import Metric
-from ..predictions.models import is_ctc, metric_for, takes_labels, unwrapped, without_labels, writes_text
+from ..predictions.models import is_ctc, takes_labels, unwrapped, without_labels, writes_text
 from ..predictions.recorder import PredictionRecorder
 from ..surrogates.base import Surrogate, output_tensor
 from .arguments import check, check_kinds, option, output_folder
 from .batch import Batch, StepBatches
 from .callback import StrategyCallback
-from .deciding import DECISION, tuned_decision
+from .deciding import DECISION, judged_by, tuned_decision
 from .guard import Guard
 from .monitor import RunMonitor
 from .report import LossReport
@@ -100,7 +100,7 @@ class ReLossMixin(_Base):
         if (guard == "strict" or guard_dataset is not None) and not self.strategy.is_guarded:
             raise ValueError("guard='strict' and guard_dataset= are for surrogate='auto': the guard judges its loss.")
         self.has_best_model, self.resumed_from = False, None
-        self.decision: DecisionRule | None = None
+        self.decision: SavedRule | None = None
         self.guard = Guard(self, guard_dataset, guard)
         super().__init__(model, args, *trainer_args, **trainer_options)
         self.model_accepts_loss_kwargs = False  # nothing is normalised by the number of items
@@ -327,7 +327,7 @@ class ReLossMixin(_Base):
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         loss, outputs, labels = super().prediction_step(*args, **kwargs)
-        if self.decision is None or outputs is None:
+        if not isinstance(self.decision, DecisionRule) or outputs is None:
             return loss, outputs, labels
         if isinstance(outputs, tuple):  # of a model that puts out more than logits, which come first
             return loss, (self.decision.scores(outputs[0]), *outputs[1:]), labels
@@ -347,11 +347,7 @@ class ReLossMixin(_Base):
         Raises:
             ValueError: without data or a metric, for a model that is no classifier, or fewer than 50 examples.
         """
-        dataset = self.eval_dataset if dataset is None else dataset
-        metric = self.metric if metric is None else metric_for(self.model, metric)
-        if dataset is None or metric is None:
-            lacking = "examples, dataset= or eval_dataset" if dataset is None else "metric=, such as 'f1'"
-            raise ValueError(f"A decision is tuned on held-out examples by a metric: it wants {lacking}.")
+        dataset, metric = judged_by(self, dataset, metric)
         self.decision = None  # which would decide already
         found, self.decision = tuned_decision(self, dataset, metric)
         self.strategy.tell(str(found))

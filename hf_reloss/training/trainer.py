@@ -1,6 +1,7 @@
 """ReLossTrainer and ReLossSeq2SeqTrainer: Trainers whose loss is a surrogate of the metric."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,8 +17,13 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..decisions.consensus import BEAMS, Consensus
+from ..decisions.text_tuning import TunedTexts
+from ..decisions.tuning import TunedDecision
 from ..metrics import Metric
+from ..predictions.models import tokenizer_of
 from .arguments import ReLossSeq2SeqTrainingArguments, ReLossTrainingArguments
+from .deciding import judged_by, tuned_text_decision
 from .mixin import ReLossMixin
 
 
@@ -210,9 +216,43 @@ class ReLossSeq2SeqTrainer(ReLossMixin, Seq2SeqTrainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         # Seq2SeqTrainer would take the model's own loss: here it generates, and the loss is the one that is trained on.
         prompt = {name: x for name, x in inputs.items() if name not in (*self.label_names, "decoder_input_ids")}
-        _, generated, _ = super().prediction_step(model, prompt, False, ignore_keys, **gen_kwargs)
+        with self._deciding():
+            _, generated, _ = super().prediction_step(model, prompt, False, ignore_keys, **gen_kwargs)
         labels = send_to_device(inputs.get(self.label_names[0]), self.args.device)
         if labels is None:
             return None, generated, None
         loss, _, _ = super().prediction_step(model, inputs, True, ignore_keys)
         return loss, generated, labels
+
+    def _deciding(self) -> AbstractContextManager[Any]:
+        """The model writes what the decision is."""
+        if not isinstance(self.decision, Consensus):
+            return nullcontext()
+        assert self.model is not None
+        return self.decision.attach(self.model, tokenizer_of(self.processing_class, self.data_collator))
+
+    def tune_decision(  # type: ignore[override]  # of a model that writes text, another one is tuned
+        self, dataset: Any = None, metric: Metric | Any = None, *, num_beams: int = BEAMS
+    ) -> TunedTexts | TunedDecision:
+        """Tunes which text the model writes, by the metric; nothing is trained.
+
+        Beam search finds some texts; written is the one that agrees best with all of them, by the metric (`Consensus`).
+        It is kept only if it gains on examples that it was not fitted on. Then `evaluate` and `predict` write so, with
+        as many beams, and the rule is saved with the model as `decision.json`. Without `predict_with_generate` it is
+        what `ReLossTrainer.tune_decision` does.
+
+        Args:
+            dataset: examples that the model has not been trained on, nor is judged by; by default `eval_dataset`.
+            metric: what `load_metric` takes, of texts; by default that of the run.
+            num_beams: how many texts are found for each example, 2 or more.
+
+        Raises:
+            ValueError: without data or a metric, for a model that is no encoder-decoder, or fewer than 50 examples.
+        """
+        if not self.args.predict_with_generate:
+            return super().tune_decision(dataset, metric)
+        dataset, metric = judged_by(self, dataset, metric)
+        found = tuned_text_decision(self, dataset, metric, num_beams)
+        self.decision = found.rule
+        self.strategy.tell(str(found))
+        return found

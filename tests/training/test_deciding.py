@@ -1,17 +1,22 @@
 """tune_decision: a trainer's model decides by what a metric has learned on held-out examples."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import Seq2SeqTrainer, default_data_collator
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
+from hf_reloss import Consensus, ReLossTrainer, ReLossTrainingArguments, load_metric
 from hf_reloss.decisions.base import DecisionRule
+from hf_reloss.decisions.consensus import beams
 from hf_reloss.decisions.cut_points import CutPoints
 from hf_reloss.metrics.adapters import EvaluationMetrics
+from hf_reloss.predictions.dataset import decoded
 
 from ..conftest import TinyClassifier, tiny_rows
 from ..decisions.test_cut_points import of_grades, world
+from .test_text_trainers import make_tokenizer, sentences, translating
 
 
 class WithoutBias(nn.Module):
@@ -122,3 +127,71 @@ def test_what_is_missing_is_told(tmp_path):
     alone = ReLossTrainer(TinyClassifier(), args, eval_dataset=tiny_rows(60), surrogate="focal")
     with pytest.raises(ValueError, match="wants metric="):
         alone.tune_decision()
+
+
+def writing(tokenizer, folder, **options):
+    """A trainer of a model that copies short sentences, half trained, and 60 of them that it has not seen."""
+    trainer = translating(
+        folder, tokenizer, surrogate="minimum_risk", num_train_epochs=2, save_strategy="no", **options
+    )
+    Seq2SeqTrainer.train(translating(folder, tokenizer, trainer.model, Seq2SeqTrainer, num_train_epochs=4))
+    trainer.eval_dataset = sentences(60, seed=3)
+    return trainer
+
+
+@pytest.mark.parametrize("metric", ["sacrebleu", "chrf"])
+def test_a_model_that_writes_text_writes_what_its_beams_agree_on(tmp_path, metric):
+    tokenizer = make_tokenizer()
+    trainer = writing(tokenizer, tmp_path, metric="sacrebleu")
+    found = trainer.tune_decision(metric=metric, num_beams=4)
+    references = [tokenizer.decode(ids, skip_special_tokens=True) for ids in trainer.eval_dataset["labels"]]
+    trainer.decision, kept = None, trainer.decision
+    likeliest = decoded(torch.from_numpy(trainer.predict(trainer.eval_dataset, num_beams=4).predictions), tokenizer)
+    assert found.before == load_metric(metric).compute(likeliest, references)
+    assert kept is found.rule
+    rule = found.fitted
+    trainer.decision = rule
+    written = decoded(torch.from_numpy(trainer.predict(trainer.eval_dataset).predictions), tokenizer)
+    loader, expected = trainer.get_test_dataloader(trainer.eval_dataset), []
+    for batch in loader:
+        prompt = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        _, texts, scores = beams(trainer.model.generate, tokenizer, 4, **prompt)
+        expected += [each[place] for each, place in zip(texts, rule.choose(texts, scores).tolist(), strict=True)]
+    assert written == expected
+    trainer.save_model()
+    assert Consensus.load(tmp_path).to_dict() == rule.to_dict()
+    assert "generate" not in vars(trainer.model)
+
+
+def test_a_key_of_compute_metrics_judges_what_is_written(tmp_path):
+    tokenizer = make_tokenizer()
+
+    def compute_metrics(evaluated):
+        texts = [np.where(ids < 0, 0, ids) for ids in evaluated]
+        written, references = (tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in texts)
+        return {"mine": load_metric("chrf").compute(written, references) / 2}
+
+    trainer = writing(tokenizer, tmp_path, compute_metrics=compute_metrics, metric="sacrebleu")
+    key = EvaluationMetrics(compute_metrics, "mine", higher_is_better=True)
+    found, chrf = trainer.tune_decision(metric=key, num_beams=4), trainer.tune_decision(metric="chrf", num_beams=4)
+    assert found.metric == "mine"
+    assert found.fitted.metric.name == "sacrebleu"
+    assert found.before == pytest.approx(chrf.before / 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"processing_class": None, "data_collator": default_data_collator}, "decoded by a tokenizer"),
+        ({"is_fsdp_enabled": True}, "divides the model"),
+        ({"eval_dataset": None}, "held-out examples by a metric: it wants examples"),
+        ({"eval_dataset": sentences(20)}, "20 examples are too few"),
+    ],
+)
+def test_what_writes_no_text_that_can_be_tuned_is_refused(tmp_path, change, message):
+    trainer = translating(tmp_path, make_tokenizer(), surrogate="minimum_risk", metric="sacrebleu")
+    trainer.eval_dataset = sentences(60)
+    for name, value in change.items():
+        setattr(trainer, name, value)
+    with pytest.raises(ValueError, match=message):
+        trainer.tune_decision(metric="chrf")

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import BartForConditionalGeneration, TrainerCallback
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
+from hf_reloss.metrics.sentences import Risk
 from hf_reloss.training.strategies.minimum_risk import MinimumRisk, expected_risk
-from hf_reloss.training.strategies.own_texts import Risk
 
 from ...conftest import TinyClassifier
 from ..test_text_trainers import WORDS, make_language_model, make_tokenizer, make_translator, sentences, translating

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
+from hf_reloss.metrics.sentences import Risk
 from hf_reloss.training.strategies.candidates import RandomNumbers, different, drawn_classes
-from hf_reloss.training.strategies.own_texts import Risk
 from hf_reloss.training.strategies.policy import policy_loss
 
 from ..test_text_trainers import WORDS, make_language_model, make_tokenizer, make_translator, translating
