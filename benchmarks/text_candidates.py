@@ -52,8 +52,8 @@ TEXT_PAIRS: dict[str, Callable[[], Pair]] = {"multi30k_autoregressive": multi30k
 """Data and models, by name."""
 
 DECODINGS = {"greedy": translation.GREEDY, "beam": translation.GREEDY | {"num_beams": 4}}
-MEASURES = {"sacrebleu": 1, "chrf": 100}
-"""Metrics, and what makes points of them."""
+MEASURES = ("sacrebleu", "chrf")
+"""Metrics, in points."""
 
 
 def run(name: str, split: str, way: str, seed: int) -> dict[str, float]:
@@ -88,8 +88,8 @@ def measured(model: torch.nn.Module, part: str) -> dict[str, float]:
     data = translation.encoded(part, "de")
     for name, options in DECODINGS.items():
         texts = translation.written(model, data, **options)
-        for metric, points in MEASURES.items():
-            found[f"{metric}, {name}"] = points * load_metric(metric).compute(texts, references)
+        for metric in MEASURES:
+            found[f"{metric}, {name}"] = load_metric(metric).compute(texts, references)
         words = (sum(len(text.split()) for text in side) for side in (texts, references))
         found[f"length, {name}"] = 100 * next(words) / next(words)
     return found

@@ -66,9 +66,8 @@ def run(name: str, seed: int) -> dict[str, dict[str, float]]:
         ]
         for way, texts in ways.items():
             found[way] = measured(texts, references["test2016"]) | seconds
-        found[f"consensus of {number} beams"] |= {
-            "kept": float(tuned.rule is not None), "sharpness": rule.sharpness, "development": tuned.after - tuned.before,
-        }  # fmt: skip
+        of_tuning = {"kept": float(tuned.rule is not None), "development": tuned.after - tuned.before}
+        found[f"consensus of {number} beams"] |= of_tuning | {"sharpness": rule.sharpness}
     found["4 beams, length penalty tuned"] = _with_penalty(model, references)
     return found
 
@@ -109,7 +108,7 @@ def measured(texts: list[str], references: list[str]) -> dict[str, float]:
     words = [sum(len(text.split()) for text in side) for side in (texts, references)]
     return {
         "sacrebleu": load_metric("sacrebleu").compute(texts, references),
-        "chrf": 100 * load_metric("chrf").compute(texts, references),
+        "chrf": load_metric("chrf").compute(texts, references),
         "length": 100 * words[0] / words[1],
     }
 

@@ -56,7 +56,7 @@ class SavedRule(ABC):
         known = {each: kind for each, kind in SavedRule.defined.items() if issubclass(kind, cls)}
         if word not in known:
             raise ValueError(
-                f"{folder} has the rule {word!r}, which is no {cls.__name__} that is known here: there are "
+                f"{folder} has the rule {word!r}, which is not known here as a {cls.__name__}: there are "
                 f"{', '.join(sorted(known))}."
             )
         try:

@@ -51,7 +51,7 @@ def test_it_is_saved_and_loaded(tmp_path):
     again = Consensus.load(tmp_path)
     assert again.to_dict() == rule.to_dict()
     assert isinstance(SavedRule.load(tmp_path), Consensus)
-    with pytest.raises(ValueError, match="'consensus', which is no DecisionRule that is known"):
+    with pytest.raises(ValueError, match="'consensus', which is not known here as a DecisionRule"):
         DecisionRule.load(tmp_path)
 
 
