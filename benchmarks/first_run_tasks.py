@@ -155,9 +155,22 @@ class _Evaluation:
 
 def questions() -> FirstRun:
     """SQuAD: 300 questions on short texts, MiniLM with a new head, 1 epoch."""
+    return _questions("squad_f1", unanswered=0)
+
+
+def unanswered_questions() -> FirstRun:
+    """The same, as in SQuAD v2: a third of the questions are asked of the text of another one, without an answer."""
+    return _questions("squad_v2_f1", unanswered=3)
+
+
+def _questions(metric: str, unanswered: int) -> FirstRun:
+    """Questions and short texts, of which every so many has no answer (position 0), or with 0 none."""
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     rows = [row for row in read("qa_squad_en/train.jsonl.gz") if len(row["context"]) < 300]
     rows = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))[:450]]
+    others = range(0, len(rows), unanswered) if unanswered else range(0)
+    for place, text in zip(others, [rows[place - 1]["context"] for place in others], strict=True):
+        rows[place] = rows[place] | {"context": text}
     encoded = tokenizer(
         [row["question"] for row in rows], [row["context"] for row in rows], truncation="only_second", max_length=96,
         return_offsets_mapping=True,
@@ -172,6 +185,7 @@ def questions() -> FirstRun:
             token for token, (start, end) in enumerate(encoded["offset_mapping"][place])
             if sequence[token] == 1 and end > first and start <= last
         ]  # fmt: skip
+        inside = [0] if place in others else inside
         if inside:
             for name in ("input_ids", "attention_mask", "token_type_ids"):
                 columns[name].append(encoded[name][place])
@@ -186,18 +200,18 @@ def questions() -> FirstRun:
         spans = best_spans(start, end, 30)[0].tolist()
         texts, answers = (
             [
-                tokenizer.decode(ids[first : last + 1])
+                tokenizer.decode(ids[first : last + 1], skip_special_tokens=True)
                 for ids, (first, last) in zip(dev["input_ids"], places, strict=True)
             ]
             for places in (spans, list(zip(*(part.tolist() for part in labels), strict=True)))
         )
-        return load_metric("squad_f1").compute(texts, answers)  # in points already
+        return load_metric(metric).compute(texts, answers)  # in points already
 
     return FirstRun(
         lambda: AutoModelForQuestionAnswering.from_pretrained(minilm()),
         data.select(range(300)),
         dev,
-        "squad_f1",
+        metric,
         score,
         {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 2e-4},
         {"processing_class": tokenizer, "data_collator": DataCollatorWithPadding(tokenizer)},
@@ -227,7 +241,7 @@ def _text_to_text(sources: list[str], targets: list[str], metric: str, make: Cal
             tokenizer.batch_decode(np.where(rows < 0, 0, rows), skip_special_tokens=True) for rows in (written, labels)
         )
         found = load_metric(metric).compute(*texts)
-        return found if metric in ("sacrebleu", "chrf") else 100 * found
+        return found if metric in ("sacrebleu", "chrf", "squad_f1") else 100 * found
 
     return FirstRun(
         lambda: make(len(tokenizer)),
@@ -244,17 +258,17 @@ def _text_to_text(sources: list[str], targets: list[str], metric: str, make: Cal
 def translation() -> FirstRun:
     """Multi30k, German to English: 600 pairs, a T5 from scratch."""
     rows = read("multi30k_en_de/train.jsonl.gz")[:800]
-
-    def make(size: int) -> nn.Module:
-        return T5ForConditionalGeneration(
-            T5Config(
-                vocab_size=size, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0,
-                pad_token_id=0, eos_token_id=1,
-            )
-        )  # fmt: skip
-
     sources, targets = ([row[language].lower() for row in rows] for language in ("de", "en"))
-    return _text_to_text(sources, targets, "bleu", make)
+    return _text_to_text(sources, targets, "bleu", _t5)
+
+
+def _t5(size: int) -> nn.Module:
+    """A T5 of two layers, with so many tokens."""
+    config = T5Config(
+        vocab_size=size, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0,
+        pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return T5ForConditionalGeneration(config)
 
 
 def summarization() -> FirstRun:
@@ -273,6 +287,13 @@ def summarization() -> FirstRun:
 
     sources = [" ".join(row["source"]).lower() for row in rows]
     return _text_to_text(sources, [row["summaries"][0].lower() for row in rows], "rougeL", make)
+
+
+def written_answers() -> FirstRun:
+    """SQuAD: 600 questions on texts of one sentence or two, answered by a T5 from scratch."""
+    rows = [row for row in read("qa_squad_en/train.jsonl.gz") if len(row["context"]) < 400][:800]
+    sources = [f"{row['question']} {row['context']}".lower() for row in rows]
+    return _text_to_text(sources, [row["answers"]["text"][0].lower() for row in rows], "squad_f1", _t5)
 
 
 def language_model() -> FirstRun:

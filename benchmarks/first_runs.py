@@ -18,6 +18,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from first_run_examples import EXAMPLES
 from first_run_tasks import FIRST_RUNS, FirstRun
 from quality import RESULTS
 from rich.console import Console
@@ -39,6 +40,8 @@ from hf_reloss.compare.runs import environment, make_runs
 from hf_reloss.compare.statistics import paired_difference
 from hf_reloss.compare.stored_results import write_atomically
 from hf_reloss.learning.time_limit import Stopwatch
+
+RUNS = FIRST_RUNS | EXAMPLES
 
 
 class _Pauses(TrainerCallback):
@@ -77,7 +80,7 @@ def train(run: FirstRun, auto: bool, seed: int) -> dict[str, Any]:
         ruler = TrainingArguments(folder, **quiet)
         loss = Trainer(trainer.model, ruler, data_collator=trainer.data_collator).predict(run.dev).metrics["test_loss"]
     predictions = found.predictions
-    if isinstance(predictions, tuple) and run.metric != "squad_f1":
+    if isinstance(predictions, tuple) and not str(run.metric).startswith("squad"):
         predictions = predictions[0]
     measured = {"metric": run.score(predictions, found.label_ids), "loss": loss}
     measured |= {"seconds": seconds, "learning seconds": pauses.seconds}
@@ -86,7 +89,7 @@ def train(run: FirstRun, auto: bool, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", choices=FIRST_RUNS, default=list(FIRST_RUNS))
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this less one")
     parser.add_argument("--output", type=Path, default=RESULTS / "first_runs.json")
     options = parser.parse_args()
@@ -94,7 +97,7 @@ def main() -> None:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     stored = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
-    kinds = {name: FIRST_RUNS[name]() for name in options.runs}
+    kinds = {name: RUNS[name]() for name in options.runs}
     jobs = {
         (name, way, str(seed)): (kinds[name], way == "auto", seed)
         for name in options.runs

