@@ -377,14 +377,16 @@ class Learned(SurrogateStrategy):
             alignment = self.trainer.monitor.alignment(self.recorder, self.placed(surrogate))
         except Exception:  # what cannot be scored is why nothing was learned, which is reported
             return surrogate
-        if alignment is not None and alignment < -DRIFTED:
+        # Of values that are nearly all the same, correlations say nothing yet.
+        if alignment is None or alignment >= (DRIFTED if kind.swaps_labels else -DRIFTED):
+            return surrogate
+        if alignment < -DRIFTED:
             logger.warning(
                 f"{metric.name} falls where predictions get better (rank correlation {alignment:.2f}). If less of "
                 "it is better, say so: greater_is_better=False with metric_for_best_model, or "
                 "metric=load_metric(..., higher_is_better=False)."
             )
-            return None
-        return surrogate
+        return None
 
     def save_state(self, checkpoint: Path) -> None:
         checkpoint.mkdir(parents=True, exist_ok=True)
