@@ -377,8 +377,7 @@ class Learned(SurrogateStrategy):
             alignment = self.trainer.monitor.alignment(self.recorder, self.placed(surrogate))
         except Exception:  # what cannot be scored is why nothing was learned, which is reported
             return surrogate
-        # Of values that are nearly all the same, correlations say nothing yet.
-        if alignment is None or alignment >= (DRIFTED if kind.swaps_labels else -DRIFTED):
+        if alignment is None or alignment >= (DRIFTED if kind.swaps_labels else -DRIFTED):  # of equal values it is low
             return surrogate
         if alignment < -DRIFTED:
             logger.warning(
