@@ -47,6 +47,16 @@ FIRST_RUNS = {
     "poses": "poses, 60 images, from scratch: PCK@0.2",
     "poor_learning_rate": "digits, a tenth of the best learning rate: accuracy",
     "breast_cancer": "breast cancer, two classes: accuracy",
+    "emotions": "several of 28 emotions, 800 comments, MiniLM: micro-F1",
+    "relatedness": "relatedness, 800 pairs of sentences, MiniLM: Pearson's r",
+    "answers": "which of four answers, MiniLM in 40 steps: accuracy",
+    "unanswered_questions": "300 questions, a third without an answer, MiniLM: F1",
+    "written_answers": "answers in words, 600 questions, a T5 from scratch: F1",
+    "masked_words": "masked words, 800 sentences, a BERT from scratch: accuracy",
+    "spoken_digits": "spoken digits, 800, a wav2vec 2.0 from scratch: accuracy",
+    "spoken_numbers": "spoken numbers by CTC, 800, from scratch: words right",
+    "whispered_numbers": "spoken numbers, 800, a Whisper from scratch: words right",
+    "street_scenes": "street scenes, 200 images, a SegFormer from scratch: mean IoU",
 }
 
 
