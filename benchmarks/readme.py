@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 import promise_tables
+import text_tables
 import time_tables
 from tables import RESULTS, ROOT, row, shown_gain
 
@@ -226,7 +227,7 @@ def alignment(name: str) -> str:
 
 OWN = (quality, baselines, overview, fit, transfer, alignment, embeddings)
 
-TABLES = {table.__name__: table for table in (*promise_tables.TABLES, *OWN, *time_tables.TABLES)}
+TABLES = {table.__name__: table for table in (*promise_tables.TABLES, *OWN, *text_tables.TABLES, *time_tables.TABLES)}
 
 
 def filled(text: str) -> str:

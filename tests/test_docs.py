@@ -151,6 +151,19 @@ def test_the_page_on_speech_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert float(rates["minimum_risk"]) < float(rates["auto"])
 
 
+def test_the_page_on_texts_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    run, attach = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / "texts.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(run, names := {})
+    lines = capsys.readouterr().out.splitlines()
+    before, after = (float(line) for line in lines if re.fullmatch(r"[\d.]+", line))
+    assert names["tuned"].rule is not None
+    assert after > before > 20
+    names["trainer"].save_model("my-model")
+    names["inputs"] = {"input_ids": torch.tensor([[4, 5, 6, 1]])}
+    exec(attach, names)
+
+
 def test_the_page_on_segmentation_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / "segmentation.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
