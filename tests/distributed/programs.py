@@ -24,7 +24,7 @@ from hf_reloss.adaptive_loss.children import launched
 from hf_reloss.predictions import groups
 
 from ..conftest import TinyClassifier, synthetic_predictions, tiny_rows
-from ..training.test_text_trainers import make_tokenizer, translating
+from ..training.test_text_trainers import make_tokenizer, sentences, translating
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -174,15 +174,18 @@ def seq2seq_auto(folder: Path) -> None:
 
 
 def minimum_risk(folder: Path) -> None:
-    """ReLossSeq2SeqTrainer on the expected risk of what is drawn, and cross-entropy; the last batch is not full."""
+    """ReLossSeq2SeqTrainer on the expected risk of what is drawn, and cross-entropy; the last batch is not full. Before
+    that it is tuned which text is written."""
     spy = FirstGradients()
     trainer = translating(
         folder / "run", make_tokenizer(), surrogate="minimum_risk",
         metric="chrf", model_loss_share=0.25, risk_alpha=0.5, per_device_train_batch_size=6 // PROCESSES,
         num_train_epochs=1, max_grad_norm=0, use_cpu=True, seed=3, ddp_find_unused_parameters=False, callbacks=[spy],
     )  # fmt: skip
+    tuned = trainer.tune_decision(sentences(51, seed=3), num_beams=3, metric="chrf")
+    measured = torch.cat([torch.tensor([tuned.before, tuned.after]), tuned.decided])
     trainer.train()
-    finish(trainer, folder, {f"gradient.{n}": g for n, g in spy.seen.items()})
+    finish(trainer, folder, {"measured": measured} | {f"gradient.{n}": g for n, g in spy.seen.items()})
 
 
 def auto(folder: Path) -> None:
