@@ -31,6 +31,7 @@ import datasets
 import numpy as np
 import torch
 from common import (
+    ON_OWN_TEXTS,
     DatasetArguments,
     ModelArguments,
     check_columns,
@@ -81,15 +82,16 @@ class SpeechDataArguments(DatasetArguments):
 class SpeechModelArguments(ModelArguments):
     """ModelArguments, for CTC and encoder-decoders."""
 
-    loss: Literal["ctc", "ce", "reloss", "minimum_risk"] = field(
+    loss: Literal["ctc", "ce", "reloss", "minimum_risk", "policy"] = field(
         default="minimum_risk",
         metadata={
             "help": "ctc: the own loss of models of CTC. ce: that of encoder-decoders. reloss: of these, a learned "
-            "surrogate. minimum_risk: what the model transcribes, scored by --metric; start from a model trained on "
-            "its own loss, or give it --surrogate_warmup. See --risk_candidates, --model_loss_share."
+            "surrogate. minimum_risk and policy (policy gradients): what the model transcribes, scored by --metric; "
+            "start from a model trained on its own loss, or give it --surrogate_warmup. See --risk_candidates, "
+            "--model_loss_share."
         },
     )
-    metric: str = field(default="wer", metadata={"help": "The metric that is reported, and that minimum_risk is of."})
+    metric: str = field(default="wer", metadata={"help": "The metric that is reported, and trained for."})
     make_tokenizer: bool = field(
         default=False,
         metadata={"help": "For a checkpoint without a tokenizer: one of the characters of the training texts is made."},
@@ -190,7 +192,7 @@ def load_model(model_args: SpeechModelArguments, tokenizer: Any) -> PreTrainedMo
     if not (model_args.model_name_or_path or model_args.config_name or model_args.model_type):
         model_args.model_type = "wav2vec2"
     config = load_config(model_args)
-    losses = ("ce", "reloss", "minimum_risk") if config.is_encoder_decoder else ("ctc", "minimum_risk")
+    losses = (*(("ce", "reloss") if config.is_encoder_decoder else ("ctc",)), *ON_OWN_TEXTS)
     if model_args.loss not in losses:
         kind = "an encoder-decoder" if config.is_encoder_decoder else "a model of CTC"
         raise ValueError(f"{config.model_type} is {kind}: --loss is {' or '.join(losses)}, but got {model_args.loss}.")

@@ -126,7 +126,7 @@ def test_minimum_risk_goes_on_from_it(ctc, folder, tmp_path):
     assert again["eval_wer"] == results["eval_wer"]
 
 
-def test_whisper_is_trained_on_its_own_loss_and_on_minimum_risk(whisper, folder, tmp_path):
+def test_whisper_is_trained_on_its_own_loss_and_by_policy_gradients(whisper, folder, tmp_path):
     flags = f"{TRAIN} --loss ce --max_steps 12 --learning_rate 1e-2"
     results = run_program(folder, "speech_recognition.py", f"{flags} {whisper}", tmp_path / "own")
     model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "own").eval()
@@ -136,8 +136,8 @@ def test_whisper_is_trained_on_its_own_loss_and_on_minimum_risk(whisper, folder,
     ids = model.generate(**processor(sounds, sampling_rate=4_000, return_tensors="pt"))
     texts = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
     assert results["eval_wer"] == load_metric("wer").compute(texts, [row["said"] for row in rows])
-    flags = f"{TRAIN} --loss minimum_risk --max_steps 2 --logging_steps 1 --model_name_or_path {tmp_path / 'own'}"
-    results = run_program(folder, "speech_recognition.py", flags, tmp_path / "risk")
+    flags = f"{TRAIN} --loss policy --max_steps 2 --logging_steps 1 --model_name_or_path {tmp_path / 'own'}"
+    results = run_program(folder, "speech_recognition.py", flags, tmp_path / "policy")
     assert sum("loss/surrogate" in entry for entry in results["state"]["log_history"]) == 2
 
 
@@ -147,8 +147,8 @@ def test_whisper_is_trained_on_its_own_loss_and_on_minimum_risk(whisper, folder,
         (f"{TRAIN} --model_name_or_path ctc --train_file slow.jsonl", "2,000 samples a second, 1 channels and 16 bits"),
         (f"{TRAIN} {MODEL} --text_column text", "no column 'text'"),
         (f"{EVALUATE} --model_name_or_path ctc --make_tokenizer", "pass --do_train"),
-        (f"{TRAIN} --model_name_or_path ctc --loss reloss", "is a model of CTC: --loss is ctc or minimum_risk"),
-        (f"{TRAIN} --model_name_or_path whisper --loss ctc", "is ce or reloss or minimum_risk, but got ctc"),
+        (f"{TRAIN} --model_name_or_path ctc --loss reloss", "of CTC: --loss is ctc or minimum_risk or policy"),
+        (f"{TRAIN} --model_name_or_path whisper --loss ctc", "is ce or reloss or minimum_risk or policy, but got ctc"),
         (f"{TRAIN} --model_name_or_path whisper --make_tokenizer", "a checkpoint that has its own tokenizer"),
     ],
 )  # fmt: skip
