@@ -185,6 +185,22 @@ def transfer(folder: str) -> str:
     return "\n".join(rows)
 
 
+def gained(card: str) -> str:
+    """A table of what models gained, for which a surrogate of hub_cards/ was the loss, for its page."""
+    heads = ("learned on", "used on", "measure", "usual loss", "with it", "gain [95 %]", "gain of the soft metric")
+    rows = [row(heads), row(["---"] * len(heads))]
+    for task, places in TRANSFERS.items():
+        result = json.loads((RESULTS / f"quality_{task}_test.json").read_text())
+        if result["surrogates"]["transferred"]["card"] != card:
+            continue
+        for measure, scores in result["scores"].items():
+            means = (f"{statistics.fmean(scores[loss].values()):.2f}" for loss in (result["original"], "transferred"))
+            over = result["over_original"][measure]
+            soft = shown_gain(over["unlearned"]) if "unlearned" in over else ""
+            rows.append(row((*places, MEASURES[measure], *means, shown_gain(over["transferred"]), soft)))
+    return "\n".join(rows)
+
+
 EMBEDDING_LOSSES = {
     "untrained": "nothing learned",
     "triplet": "triplet",
@@ -225,7 +241,7 @@ def alignment(name: str) -> str:
     return "\n".join(rows)
 
 
-OWN = (quality, baselines, overview, fit, transfer, alignment, embeddings)
+OWN = (quality, baselines, overview, fit, transfer, gained, alignment, embeddings)
 
 TABLES = {table.__name__: table for table in (*promise_tables.TABLES, *OWN, *text_tables.TABLES, *time_tables.TABLES)}
 
@@ -238,7 +254,7 @@ def filled(text: str) -> str:
         return f"<!-- {kind} {name} -->\n{TABLES[kind](name)}\n<!-- end -->"
 
     kinds = "|".join(TABLES)
-    return re.sub(rf"<!-- (?P<kind>{kinds}) (?P<name>\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(rf"<!-- (?P<kind>{kinds}) (?P<name>[\w-]+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
@@ -249,5 +265,6 @@ if __name__ == "__main__":
             for name in ("baselines", "scaling", "decisions", "promise", "results", "index")
         ),
         *sorted((ROOT / "docs" / "tasks").glob("*.md")),
+        *sorted((ROOT / "hub_cards").glob("*/README.md")),
     ):
         page.write_text(filled(page.read_text()))

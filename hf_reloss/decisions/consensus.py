@@ -15,7 +15,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from ..metrics import Metric, load_metric
 from ..metrics.loading import metric_of
 from ..metrics.sentences import Risk
-from ..predictions.models import unwrapped
+from ..predictions.models import unwrapped, writes_by_itself
 from .base import SavedRule
 
 BEAMS = 8
@@ -111,7 +111,11 @@ class Consensus(SavedRule):
 
         Returns:
             A context manager; leaving it, or its `close()`, takes the rule off again.
+
+        Raises:
+            ValueError: for Whisper, which gives one text of a beam.
         """
+        check_writer(model)
         writer: Any = unwrapped(model)
         before = writer.generate
 
@@ -129,6 +133,15 @@ class Consensus(SavedRule):
         return attached
 
 
+def check_writer(model: nn.Module) -> None:
+    """Raises ValueError for a model that does not give the texts of its beam."""
+    if writes_by_itself(model):
+        raise ValueError(
+            f"Of a beam's texts {type(unwrapped(model)).__name__} gives one, several times over, so there is none to "
+            "choose: leave the decision at what it writes."
+        )
+
+
 _ITS_OWN = ("do_sample", "return_dict_in_generate")
 """Options of `generate` with which it does something else."""
 
@@ -141,8 +154,9 @@ def chosen(risks: torch.Tensor, scores: torch.Tensor, sharpness: float) -> torch
         scores: [n, K], by beam search.
         sharpness: as of `Consensus`.
     """
-    found = scores.double() > NO_TEXT
-    weights = (sharpness * scores.double()).masked_fill(~found, -torch.inf).softmax(-1)
+    scores = scores.double().cpu()
+    found = scores > NO_TEXT
+    weights = (sharpness * scores).masked_fill(~found, -torch.inf).softmax(-1)
     expected = (risks.double() * weights[:, None]).sum(-1)
     return expected.masked_fill(~found, torch.inf).argmin(-1)
 
@@ -152,7 +166,7 @@ class _Forgetting(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         for each in scores[-1:]:
-            each.resize_(0)
+            each.resize_(len(each), 0)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 

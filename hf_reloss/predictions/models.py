@@ -170,6 +170,16 @@ def virtual_tokens(model: nn.Module) -> int:
     return adapter.num_virtual_tokens
 
 
+def writes_by_itself(model: nn.Module) -> bool:
+    """Whether a model has a `generate` of its own, as Whisper, which takes away what texts start from and their end,
+    and gives the same text again where several are wanted.
+
+    Args:
+        model: the model, which may be wrapped.
+    """
+    return any(kind.__name__ == "WhisperGenerationMixin" for kind in type(unwrapped(model)).__mro__)
+
+
 def tokenizer_of(processing_class: Any, data_collator: Any = None) -> Any:
     """What decodes token ids: a tokenizer, that of a processor or, failing these, of the collator; None without one.
 

@@ -12,7 +12,7 @@ from transformers import Seq2SeqTrainer, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from ..decisions.base import DecisionRule
-from ..decisions.consensus import beams
+from ..decisions.consensus import beams, check_writer
 from ..decisions.folding import fold
 from ..decisions.text_tuning import TunedTexts, tuned_texts
 from ..decisions.tuning import TunedDecision, tune_decision
@@ -102,10 +102,11 @@ def tuned_text_decision(trainer: Seq2SeqTrainer, dataset: Any, metric: Metric, n
     A key of `compute_metrics` scores token ids, padded to one length.
 
     Raises:
-        ValueError: for a model that is no encoder-decoder or is divided over processes, without a tokenizer, for a key
-            of a `compute_metrics` that gets more than ids, or as `tune_text_decision` does.
+        ValueError: for a model that is no encoder-decoder, is Whisper or is divided over processes, without a
+            tokenizer, for a key of a `compute_metrics` that gets more than ids, or as `tune_text_decision` does.
     """
     model, tokenizer = _bare(trainer), tokenizer_of(trainer.processing_class, trainer.data_collator)
+    check_writer(model)
     if not model.config.is_encoder_decoder:
         raise ValueError(
             f"It is tuned which text an encoder-decoder writes, but this is {type(model).__name__}: let it generate "

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from hf_reloss import Consensus, DecisionRule, load_metric, tune_text_decision
 from hf_reloss.decisions.base import SavedRule
@@ -166,3 +166,10 @@ def test_no_scores_of_the_vocabulary_are_kept():
     beams(generate, tokenizer, 4, **PROMPTS)
     assert seen
     assert not any(seen)
+
+
+def test_a_model_that_gives_one_text_of_its_beam_is_refused():
+    sizes = {f"{side}_{what}": 4 for side in ("encoder", "decoder") for what in ("ffn_dim", "attention_heads")}
+    small = WhisperConfig(d_model=8, encoder_layers=1, decoder_layers=1, vocab_size=20, pad_token_id=0, **sizes)
+    with pytest.raises(ValueError, match="WhisperForConditionalGeneration gives one"):
+        Consensus("wer").attach(WhisperForConditionalGeneration(small), make_tokenizer())

@@ -13,7 +13,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput
 
 from ...metrics.base import IGNORED_LABEL
-from ...predictions.models import unwrapped, writes_text
+from ...predictions.models import unwrapped, writes_by_itself, writes_text
 from ..batch import Batch
 from .candidates import (
     Candidates,
@@ -61,8 +61,7 @@ def drawn_texts(
     writer: Any = model
     bare, training = unwrapped(model), model.training
     generate = writer.generate
-    if any(kind.__name__ == "WhisperGenerationMixin" for kind in type(bare).__mro__):
-        # Its own leaves out what texts start from and their end, and suppresses tokens that labels have.
+    if writes_by_itself(bare):  # which also suppresses tokens that labels have
         generate = functools.partial(GenerationMixin.generate, bare)
         settings |= {"suppress_tokens": None, "begin_suppress_tokens": None}
     model.eval()
