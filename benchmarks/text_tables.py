@@ -28,7 +28,7 @@ def text_decisions(name: str) -> str:
     """A table of ways to decide which text is written, after the same training."""
     result = json.loads((RESULTS / "text_decisions.json").read_text())[name]
     ways = {way: way for way in result["sacrebleu"]["means"]}
-    others = {"length": "length, %", "development": "gain where it was tuned"}
+    others = {"length": "length, %", "development": "BLEU, development"}
     return _of_ways(result, "4 beams", {"sacrebleu": "BLEU", "chrf": "chrF"}, others, ways)
 
 
@@ -37,6 +37,7 @@ def text_candidates(name: str) -> str:
     result = json.loads((RESULTS / "text_candidates.json").read_text())[f"{name}, test"]
     labels = {
         "label smoothing": "label smoothing",
+        "label smoothing, as long": "label smoothing, 1,100 steps",
         "half soft metric": "half of the soft metric",
         "minimum risk": '`"minimum_risk"`',
         "policy": '`"policy"`',
