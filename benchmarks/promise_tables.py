@@ -37,6 +37,13 @@ PAIR_NAMES = {
 }
 """Pairs of data and metric, of benchmarks/pairs.py and of the other files there named ..._pairs.py."""
 
+OF_CLASSES = (
+    *("digits_slowly", "fashion_accuracy", "fashion_macro_f1", "fashion_rare", "cifar10_accuracy", "cifar10_macro_f1"),
+    *("hwu64_accuracy", "hwu64_macro_f1", "clinc150_macro_f1"),
+    *("hwu64_class_costs", "hwu64_pair_costs", "hwu64_hand_over", "sick_kappa"),
+)
+"""Pairs of one class for each example."""
+
 FIRST_RUNS = {
     "intents": "64 intents, 960 sentences, MiniLM in 60 steps: accuracy",
     "tagger": "tags, 400 sentences, a BERT from scratch: F1 of entities",
@@ -97,13 +104,14 @@ def decisions(name: str) -> str:
 
 
 def promise(name: str) -> str:
-    """A table of what one changed line does to the metric, on all pairs of data and metric or those of some data."""
+    """A table of what one changed line does to the metric: on all pairs of data and metric, those of classes, those of
+    some data, or one."""
     result = json.loads((RESULTS / "promise.json").read_text())
     ways = ["usual, decision tuned", "soft metric", "field's own", "auto", "auto, strict"]
     rows = [row(("points over the usual loss [95 %]", *ways, "steps", "auto over the soft metric"))]
     rows.append(row(["---"] * (3 + len(ways))))
     for pair, gains in result["over_usual"].items():
-        if name != "all" and not pair.startswith(f"{name}_"):
+        if not (name in ("all", pair) or pair.startswith(f"{name}_") or (name == "classes" and pair in OF_CLASSES)):
             continue
         cells = [shown_gain(gains[way]) if way in gains else "" for way in ways]
         costs = [

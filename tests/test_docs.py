@@ -132,6 +132,22 @@ def test_the_page_of_a_task_runs_as_it_stands(page, least, has_decision, tmp_pat
     assert float(score) > least
 
 
+@pytest.mark.parametrize(
+    ("page", "least", "library"),
+    [("classes", 0.6, "transformers"), ("tagging", 0.6, "seqeval"), ("language", 0.7, "transformers")],
+)
+def test_the_page_in_the_shape_of_an_example_script_runs(page, least, library, tmp_path, monkeypatch, capsys):
+    """Chance: a fourth of the choices, entities that are called "O", one masked word of thirty."""
+    pytest.importorskip(library)
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / f"{page}.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, names := {})
+    assert names["trainer"].loss_report.gain is not None
+    verdict, score = capsys.readouterr().out.splitlines()[-2:]
+    assert verdict.startswith("VERDICT: trained on")
+    assert float(score) > least
+
+
 def test_the_page_on_regression_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "tasks" / "regression.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
