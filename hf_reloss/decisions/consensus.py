@@ -82,7 +82,7 @@ class Consensus(SavedRule):
         }
 
     def risks(self, texts: Sequence[Sequence[str]]) -> torch.Tensor:
-        """Risks [n, K, K] float32 of texts [n][K] (rows) if others of their example (columns) were the references."""
+        """Risks [n, K, K] float32 of texts `[n][K]` (rows) if others of their example (columns) were the references."""
         pairs = [(text, other) for each in texts for text in each for other in each]
         if not pairs:
             return torch.zeros(0, self.num_beams, self.num_beams)
@@ -92,7 +92,7 @@ class Consensus(SavedRule):
         """Which text is written for each example.
 
         Args:
-            texts: [n][K].
+            texts: `[n][K]`.
             scores: [n, K], their scores by beam search.
 
         Returns:

@@ -43,7 +43,7 @@ def tune_text_decision(
     error, and fitted again on all examples.
 
     Args:
-        texts: [n][K], what beam search found for each of n examples, the likeliest first.
+        texts: `[n][K]`, what beam search found for each of n examples, the likeliest first.
         scores: [n, K], their scores by beam search (`sequences_scores` of transformers).
         references: [n], as the metric takes them.
         metric: what `load_metric` takes, of texts. They are compared with each other by it, too, or, if it is none
