@@ -164,7 +164,7 @@ def unanswered_questions() -> FirstRun:
 
 
 def _questions(metric: str, unanswered: int) -> FirstRun:
-    """Questions and short texts, of which every so many has no answer (position 0), or with 0 none."""
+    """Questions and short texts, of which each `unanswered`-th has no answer (position 0), or with 0 none."""
     tokenizer = AutoTokenizer.from_pretrained(minilm())
     rows = [row for row in read("qa_squad_en/train.jsonl.gz") if len(row["context"]) < 300]
     rows = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))[:450]]
@@ -263,7 +263,7 @@ def translation() -> FirstRun:
 
 
 def _t5(size: int) -> nn.Module:
-    """A T5 of two layers, with so many tokens."""
+    """A T5 of two layers, with a vocabulary of `size` tokens."""
     config = T5Config(
         vocab_size=size, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0,
         pad_token_id=0, eos_token_id=1,

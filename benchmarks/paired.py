@@ -11,6 +11,7 @@ from quality import RESULTS
 from tqdm.auto import tqdm
 
 from hf_reloss.compare.runs import environment, make_runs
+from hf_reloss.compare.statistics import paired_difference
 from hf_reloss.compare.stored_results import write_atomically
 
 Scores = dict[str, dict[str, dict[int, float]]]
@@ -56,3 +57,26 @@ def stored_runs(
     left = make_runs(jobs, run, done, store, workers=options.workers)
     collections.deque(tqdm(left, total=len(jobs.keys() - done.keys())), maxlen=0)
     return done
+
+
+def compared(measures: dict[str, dict[str, dict[int, float]]], usual: Collection[str]) -> dict[str, Any]:
+    """Of each measure the means, by way, and the paired differences to usual ways.
+
+    Args:
+        measures: measure, way and seed to what was measured.
+        usual: the ways that others are compared with.
+    """
+    return {
+        measure: {
+            "means": {way: sum(of.values()) / len(of) for way, of in ways.items()},
+            **{
+                f"over {each}": {
+                    way: paired_difference(of, ways[each])._asdict()
+                    for way, of in ways.items()
+                    if way != each and of.keys() & ways.get(each, {}).keys()
+                }
+                for each in usual
+            },
+        }
+        for measure, ways in measures.items()
+    }

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import translation
-from paired import arguments, stored_runs
+from paired import arguments, compared, stored_runs
 from pairs import Pair
 from ranked_texts import RankedByCorrelation, RankedByMargin
 from task_pairs import multi30k_autoregressive
@@ -28,7 +28,6 @@ from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 from transformers.utils import logging
 
 from hf_reloss import ReLossSeq2SeqTrainer, ReLossSeq2SeqTrainingArguments, SurrogateForTokens, load_metric
-from hf_reloss.compare.statistics import paired_difference
 
 STEPS = 100
 
@@ -102,23 +101,7 @@ def summary(done: dict[str, dict[str, float]]) -> dict[str, Any]:
         name, split, way, seed = key.split("; ")
         for measure, value in values.items():
             found.setdefault(f"{name}, {split}", {}).setdefault(measure, {}).setdefault(way, {})[int(seed)] = value
-    return {
-        pair: {
-            measure: {
-                "means": {way: sum(of.values()) / len(of) for way, of in ways.items()},
-                **{
-                    f"over {usual}": {
-                        way: paired_difference(of, ways[usual])._asdict()
-                        for way, of in ways.items()
-                        if way != usual and of.keys() & ways.get(usual, {}).keys()
-                    }
-                    for usual in (USUAL, AS_LONG)
-                },
-            }
-            for measure, ways in measures.items()
-        }
-        for pair, measures in found.items()
-    }
+    return {name: compared(measures, (USUAL, AS_LONG)) for name, measures in found.items()}
 
 
 def main() -> None:

@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 import translation
-from paired import arguments, stored_runs
+from paired import arguments, compared, stored_runs
 from pairs import Pair
 from task_pairs import multi30k_autoregressive
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 from transformers.utils import logging
 
 from hf_reloss import load_metric, tune_text_decision
-from hf_reloss.compare.statistics import paired_difference
 from hf_reloss.decisions.consensus import beams
 
 TEXT_PAIRS: dict[str, Callable[[], Pair]] = {"multi30k_autoregressive": multi30k_autoregressive}
@@ -121,20 +120,7 @@ def summary(done: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
         for way, measures in ways.items():
             for measure, value in measures.items():
                 found.setdefault(name, {}).setdefault(measure, {}).setdefault(way, {})[int(seed)] = value
-    return {
-        name: {
-            measure: {
-                "means": {way: sum(of.values()) / len(of) for way, of in ways.items()},
-                f"over {USUAL}": {
-                    way: paired_difference(of, ways[USUAL])._asdict()
-                    for way, of in ways.items()
-                    if way != USUAL and USUAL in ways
-                },
-            }
-            for measure, ways in measures.items()
-        }
-        for name, measures in found.items()
-    }
+    return {name: compared(measures, (USUAL,)) for name, measures in found.items()}
 
 
 def main() -> None:

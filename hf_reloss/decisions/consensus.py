@@ -127,9 +127,10 @@ class Consensus(SavedRule):
             ids, texts, scores = beams(before, tokenizer, self.num_beams, *args, **kwargs)
             return ids[torch.arange(len(ids)), self.choose(texts, scores)]
 
+        own, attached = {name: vars(writer)[name] for name in ("generate",) if name in vars(writer)}, ExitStack()
         writer.generate = generate
-        attached = ExitStack()
-        attached.callback(lambda: vars(writer).pop("generate", None))
+        attached.callback(vars(writer).update, own)
+        attached.callback(vars(writer).pop, "generate", None)  # which comes first
         return attached
 
 

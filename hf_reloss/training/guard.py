@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerControl
@@ -317,7 +318,9 @@ class Guard:
 
     def _recorded_now(self) -> PredictionRecorder:
         """What the model predicts for the development data now, as this process has it."""
-        with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
+        with torch.random.fork_rng(devices=[]):
+            # A collator may draw labels, as of masked words: the same ones each time.
+            torch.manual_seed(self.trainer.args.seed)
             data = self.development(self.state.examples)
             recorder: PredictionRecorder = self.trainer.recorded_evaluation(data, 2 * MOST_EXAMPLES)
         return recorder
@@ -351,6 +354,8 @@ class Guard:
         gain = None
         try:
             one, other = ours(), self._judged(before)
+            if not _same(one.references, other.references):
+                raise ValueError("its labels differ from one evaluation to the next: draw them once, beforehand.")
             every, ways = torch.arange(one.number)[None], [one.predictions, other.predictions]
             means = [float(metric.score_groups(way, one.references, every)[0]) for way in ways]
             scores = bootstrapped(metric, ways, one.references, one.number)
@@ -368,3 +373,12 @@ class Guard:
         """Takes away what was kept to go back to."""
         if self.state.switched is not None and self.trainer.args.should_save:
             shutil.rmtree(self._kept.parent, ignore_errors=True)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether references, arrays, tensors or lists of these or of texts, are equal."""
+    if isinstance(one, np.ndarray | torch.Tensor):
+        return one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)

@@ -11,6 +11,7 @@ from ..metrics.adapters import CallableMetric, ComputeMetrics, EvaluationMetrics
 from ..metrics.base import IGNORED_LABEL
 from ..metrics.loading import direction_by_name
 from ..metrics.per_example import PerExampleMetric
+from ..metrics.probabilities import ProbabilityMetric
 from ..predictions.dataset import scored
 from ..predictions.models import metric_for, writes_text
 from ..surrogates.base import Surrogate
@@ -60,8 +61,8 @@ class WantedMetric:
         self, kind: type[Surrogate], outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]
     ) -> Metric | None:
         """The metric that is meant, by what a first batch has to score. A word means a key of `compute_metrics`, or
-        else the name of a metric; None where it is no name, and whether it is a key cannot be found out, so that the
-        strategy does without.
+        else the name of a metric; None where it is no name, and whether it is a key cannot be found out, or where it is
+        of probabilities that are not recorded, so that the strategy does without.
 
         Args:
             kind: of surrogates, which reads the predictions.
@@ -71,6 +72,19 @@ class WantedMetric:
         Raises:
             ValueError: for predictions that cannot be read, or a word that is neither.
         """
+        metric = self._found(kind, outputs, labels, inputs)
+        if isinstance(metric, ProbabilityMetric) and not kind.scores_logits:
+            self.trainer.strategy.does_without(
+                f"{metric.name} is of probabilities, but of {kind.task} what is decided is recorded. The model's own "
+                "loss is made for it already"
+            )
+            return None
+        return metric
+
+    def _found(
+        self, kind: type[Surrogate], outputs: Any, labels: torch.Tensor, inputs: Mapping[str, Any]
+    ) -> Metric | None:
+        """As `find`, of whatever."""
         reader = kind(SurrogateConfig(task=kind.task))
         reader.to(labels.device)  # type: ignore[arg-type]  # transformers' decorator hides `self`
         reader.evidence(outputs, labels)

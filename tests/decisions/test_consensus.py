@@ -173,3 +173,18 @@ def test_a_model_that_gives_one_text_of_its_beam_is_refused():
     small = WhisperConfig(d_model=8, encoder_layers=1, decoder_layers=1, vocab_size=20, pad_token_id=0, **sizes)
     with pytest.raises(ValueError, match="WhisperForConditionalGeneration gives one"):
         Consensus("wer").attach(WhisperForConditionalGeneration(small), make_tokenizer())
+
+
+def test_a_generate_of_the_models_own_is_put_back():
+    model, calls = make_translator().eval(), []
+    before = model.generate
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs)
+        return before(*args, **kwargs)
+
+    model.generate = counted
+    with Consensus("chrf", 3).attach(model, make_tokenizer()):
+        model.generate(**PROMPTS)
+    assert model.generate is counted
+    assert calls[0]["num_return_sequences"] == 3

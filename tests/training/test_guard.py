@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator, set_seed
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
 from hf_reloss.compare.task import DigitClassifier, digits
@@ -191,3 +191,23 @@ def test_a_key_of_compute_metrics_judges_too(tmp_path):
     trainer.train()
     assert trainer.loss_report.metric == "right"
     assert trainer.loss_report.decision is not None
+
+
+@pytest.mark.parametrize("has_a_generator", [False, True])
+def test_labels_that_a_collator_draws_are_the_same_before_and_after_or_nothing_is_judged(tmp_path, has_a_generator):
+    generator = torch.Generator().manual_seed(0) if has_a_generator else None
+
+    def collate(rows):
+        batch = default_data_collator(rows)
+        left_out = torch.rand(len(rows), generator=generator) < 0.3  # as words that are not masked
+        return batch | {"labels": batch["labels"].masked_fill(left_out, -100)}
+
+    trainer = made(tmp_path, data_collator=collate)
+    trainer.train()
+    report = trainer.loss_report
+    assert report.kept
+    if has_a_generator:
+        assert report.gain is None
+        assert "labels differ from one evaluation to the next" in report.reason
+    else:
+        assert 300 < report.gain.examples < 400

@@ -27,7 +27,10 @@ def hand_made_losses(task: str | None = "classification") -> dict[str, type[Hand
 def class_frequencies(name: str, labels: torch.Tensor | Sequence[int] | None) -> list[float]:
     """The share of each class, [C], among labels [n], for the loss of a name; or of each of several labels [n, L]."""
     if labels is None:
-        raise ValueError(f"The loss {name!r} weighs classes by how frequent they are: pass it the labels= trained on.")
+        raise ValueError(
+            f"The loss {name!r} weighs classes by how frequent they are, but there are no labels to count: make it of "
+            f"those that are trained on, hand_made_loss({name!r}, labels)."
+        )
     labels = torch.as_tensor(labels).long()  # of two classes they may be True and False
     if labels.dim() == 2:
         shares = (labels > 0).sum(0) / (labels >= 0).sum(0)

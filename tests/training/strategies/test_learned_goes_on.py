@@ -8,14 +8,16 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from transformers import TrainerCallback
+from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_reloss import SurrogateForClassification, load_metric
+from hf_reloss import ReLossTrainer, ReLossTrainingArguments, SurrogateForClassification, load_metric
 from hf_reloss.learning.time_limit import JUDGING, LEAST_SECONDS, affordable_groups
 from hf_reloss.predictions.dataset import predictions_dataset
 from hf_reloss.predictions.groups import draw_groups
 from hf_reloss.training.callback import StrategyCallback
 
 from ...conftest import TinyClassifier, tiny_rows
+from ..test_text_trainers import make_tokenizer, translating
 from ..test_trainer import accuracy, assert_same, make_trainer, weights
 
 
@@ -236,6 +238,43 @@ def plain_checkpoint(folder, step):
     checkpoint = folder / f"checkpoint-{step}"
     shutil.rmtree(checkpoint / "surrogate")
     return checkpoint
+
+
+class NearlyConstant(nn.Module):
+    """Puts out one number, which is almost the same for all examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 1)
+        with torch.no_grad():
+            self.head.weight.mul_(1e-4)
+
+    def forward(self, features, labels=None):
+        logits = self.head(features)
+        return SequenceClassifierOutput(loss=(logits[:, 0] - labels).square().mean(), logits=logits)
+
+
+def test_a_soft_correlation_that_does_not_rank_is_not_taken(tmp_path, caplog):
+    grades = 3 + torch.randn(640, generator=torch.Generator().manual_seed(0))
+    rows = [row | {"labels": grade} for row, grade in zip(tiny_rows(640), grades, strict=True)]
+    args = ReLossTrainingArguments(
+        str(tmp_path), num_train_epochs=1, learning_rate=1e-6, optim="sgd", save_strategy="no", disable_tqdm=True
+    )
+    trainer = ReLossTrainer(NearlyConstant(), args, train_dataset=rows, eval_dataset=rows[:100], metric="pearsonr")
+    with caplog.at_level("WARNING", logger="hf_reloss"):
+        trainer.train()
+    assert "The run goes on with the model's own loss" in caplog.text
+    assert trainer.surrogate is None
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "brier_score"])
+def test_a_metric_of_probabilities_that_are_not_recorded_stops_no_run(metric, tmp_path, caplog):
+    trainer = translating(tmp_path, make_tokenizer(), surrogate="auto", metric=metric, predict_with_generate=False)
+    with caplog.at_level("WARNING", logger="hf_reloss"):
+        trainer.train()
+    assert trainer.surrogate is None
+    assert f"own to the end of the run: {metric} is of probabilities" in caplog.text
+    assert "kept the model's own loss" in trainer.loss_report.verdict
 
 
 def test_learning_takes_no_longer_than_its_share_of_the_run(tmp_path):
