@@ -45,7 +45,7 @@ class Consensus(SavedRule):
     Example:
         >>> texts = [["a man walks", "a dog runs on grass", "a dog runs on the grass"]]
         >>> Consensus("chrf").choose(texts, torch.tensor([[-0.9, -1.0, -1.0]]))
-        tensor([1])
+        tensor([2])
     """
 
     word = "consensus"

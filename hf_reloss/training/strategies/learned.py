@@ -377,7 +377,7 @@ class Learned(SurrogateStrategy):
             alignment = self.trainer.monitor.alignment(self.recorder, self.placed(surrogate))
         except Exception:  # what cannot be scored is why nothing was learned, which is reported
             return surrogate
-        if alignment is None or alignment >= (DRIFTED if kind.swaps_labels else -DRIFTED):  # of equal values it is low
+        if alignment is None or alignment >= (DRIFTED if kind.of_values else -DRIFTED):  # of equal values it is low
             return surrogate
         if alignment < -DRIFTED:
             logger.warning(
