@@ -27,7 +27,7 @@ NO_TEXT = -1e8
 
 class Consensus(SavedRule):
     """Writes the text with the highest expected score: of K texts that beam search finds, each is scored against all as
-    if they were the references, and weighs as much as it is likely.
+    if they were the references, and weighs as much as it is likely: minimum Bayes risk decoding (Kumar and Byrne 2004).
 
     The likeliest text is often too short, or one of a kind. Its cost is that of beam search, and K² scores of a metric
     for each example.

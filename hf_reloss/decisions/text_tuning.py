@@ -40,7 +40,7 @@ def tune_text_decision(
 
     How sharp the weights are is chosen on four fifths of the examples and decides the other fifth, five times over. The
     rule is kept if it is better than the likeliest text in 84 % of a paired bootstrap's samples, a gain of one standard
-    error, and fitted again on all examples.
+    error, and fitted again on all examples. The rule is that of Kumar and Byrne 2004.
 
     Args:
         texts: `[n][K]`, what beam search found for each of n examples, the likeliest first.
@@ -83,7 +83,7 @@ def tuned_texts(
 
     def best(index: torch.Tensor) -> int:
         found = metric.score_groups(predictions, repeated, (rows + ways)[:, index])
-        return int((sign * found.nan_to_num()).argmax())
+        return int((sign * found).nan_to_num(nan=-torch.inf).argmax())
 
     decided = torch.zeros(number, dtype=torch.long)
     for fold in range(FOLDS):
