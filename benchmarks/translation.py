@@ -8,14 +8,14 @@ import functools
 import gzip
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 import torch.nn.functional as F
-from task import Base, Task, base_folder, data_folder, recorded_stages
+from task import STAGES, Base, Task, base_folder, data_folder, recorded_stages
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import DataCollatorForSeq2Seq, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
@@ -127,6 +127,16 @@ def score(model: nn.Module, part: str, target: str, metric: str, **options: Any)
 
 def base(name: str, target: str) -> Path:
     make, epochs = (make_nat, 12) if name.endswith("nat") else (make_autoregressive, 10)
+    return _base(name, target, make, epochs)
+
+
+def long_base() -> Path:
+    """A base from English to German that goes on from the autoregressive one for 20 more epochs."""
+    first = base("multi30k_autoregressive", "de") / f"stage_{STAGES[-1]}"
+    return _base("multi30k_autoregressive_long", "de", lambda: MarianMTModel.from_pretrained(first), 20)
+
+
+def _base(name: str, target: str, make: Callable[[], nn.Module], epochs: int) -> Path:
     recipe = RECIPE | {"num_train_epochs": epochs, "learning_rate": 1e-3}
     options = {"data_collator": DataCollatorForSeq2Seq(tokenizer())}
     return base_folder(name, Base(encoded("train", target), make, recipe, options, label_smoothing))

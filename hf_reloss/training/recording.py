@@ -14,7 +14,7 @@ from ..distributed import undisturbed
 from ..learning.time_limit import HELD_OUT, TimeLimit, affordable_groups
 from ..learning.trainer import MisalignedSurrogateError, SurrogateTrainingArguments
 from ..metrics import GroupwiseMetric, Metric
-from ..metrics.adapters import EvaluationMetrics
+from ..metrics.adapters import AskedMetric, EvaluationMetrics
 from ..predictions.dataset import joined, recorded_dataset, scored, text_decoder
 from ..predictions.models import description_of
 from ..predictions.recorder import PredictionRecorder
@@ -179,3 +179,17 @@ def why_failed(error: Exception) -> str:
         return error.summary
     text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def wrong_way_round(metric: Metric, alignment: float) -> str:
+    """What is said of a soft metric that ranks groups of what was recorded the other way round than the metric does."""
+    if isinstance(metric, AskedMetric):
+        return (
+            f"{metric.name} falls where predictions get better (rank correlation {alignment:.2f}). If less of it is "
+            "better, say so: greater_is_better=False with metric_for_best_model, or "
+            "metric=load_metric(..., higher_is_better=False)."
+        )
+    return (
+        f"The soft metric for {metric.name} ranks what the model predicts so far the wrong way round (rank correlation "
+        f"{alignment:.2f}), so it is not used as the loss. A model that has trained for longer may rank better."
+    )

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_reloss.training.recording import RunRecording
+from hf_reloss.metrics import load_metric
+from hf_reloss.training.recording import RunRecording, wrong_way_round
 
 from .test_trainer import make_trainer
 
@@ -27,3 +28,12 @@ def test_a_tagger_that_finds_nothing_is_not_right(tmp_path):
 def test_of_texts_all_tokens_say_how_well_they_fit(tmp_path):
     texts = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 2]])
     assert recording(tmp_path, texts, texts > 2).right_share() == 0.5
+
+
+def test_the_direction_of_a_known_metric_is_not_called_into_question():
+    known = wrong_way_round(load_metric("bleu"), -0.81)
+    assert "bleu ranks what the model predicts so far the wrong way round (rank correlation -0.81)" in known
+    assert "greater_is_better" not in known
+    own = wrong_way_round(load_metric(lambda predictions, references: 0.0, name="cost of it"), -0.81)
+    assert "cost of it falls where predictions get better" in own
+    assert "greater_is_better=False" in own

@@ -27,7 +27,7 @@ from ..arguments import FEWEST_TO_LEARN, FIRST_STRETCH, check_learning, option
 from ..batch import Batch
 from ..learning_state import LearningState
 from ..monitor import DRIFTED
-from ..recording import RunRecording, too_few, why_failed
+from ..recording import RunRecording, too_few, why_failed, wrong_way_round
 from ..wanted_metric import WantedMetric
 from .base import SURROGATE_FOLDER, SurrogateStrategy
 
@@ -380,11 +380,7 @@ class Learned(SurrogateStrategy):
         if alignment is None or alignment >= (DRIFTED if kind.of_values else -DRIFTED):  # of equal values it is low
             return surrogate
         if alignment < -DRIFTED:
-            logger.warning(
-                f"{metric.name} falls where predictions get better (rank correlation {alignment:.2f}). If less of "
-                "it is better, say so: greater_is_better=False with metric_for_best_model, or "
-                "metric=load_metric(..., higher_is_better=False)."
-            )
+            logger.warning(wrong_way_round(metric, alignment))
         return None
 
     def save_state(self, checkpoint: Path) -> None:
