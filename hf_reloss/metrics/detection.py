@@ -67,9 +67,9 @@ class BoxMAP(Metric):
     name: ClassVar[str] = "box_map"
     libraries: ClassVar[tuple[str, ...]] = ("pycocotools",)
     watched_only: ClassVar[str] = (
-        "no surrogate reads boxes, so that models of them are trained on their own loss. Do that with transformers' "
-        "Trainer, and return load_metric('box_map').compute(predictions, references) from its compute_metrics; "
-        "metric_for_best_model can be its key."
+        "no surrogate reads boxes, so models of them are trained on their own loss. Use transformers' Trainer, and let "
+        "compute_metrics return {'box_map': load_metric('box_map').compute(predictions, references)}: "
+        "metric_for_best_model='box_map' then chooses the best checkpoint."
     )
 
     box_format: Literal["xyxy", "xywh", "cxcywh"] = "xyxy"

@@ -79,7 +79,7 @@ def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:
         facts["ignore_index"] = ignored
     loaded = load_metric(metric)
     if loaded.watched_only:
-        raise ValueError(f"{loaded.name} can be reported, but no run be for it: {loaded.watched_only}")
+        raise ValueError(f"{loaded.name} can be reported, not trained on: {loaded.watched_only}")
     informed = loaded.informed(facts)
     if informed != loaded:
         logger.info(f"The metric {loaded.name!r} knows labels as the model's configuration has them: {facts}.")
