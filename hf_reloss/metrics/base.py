@@ -43,6 +43,7 @@ class Metric(abc.ABC):
         evaluate_module: the module of `evaluate` that computes the same; its `name` unless said otherwise.
         evaluate_key: the key of the score in what that module returns; its `name` unless said otherwise.
         libraries: the distributions that define what is counted, whose versions are part of the signature.
+        watched_only: of a metric that no run can be for, why, and what to do; empty for all others.
     """
 
     name: ClassVar[str]
@@ -50,6 +51,7 @@ class Metric(abc.ABC):
     evaluate_module: ClassVar[str]
     evaluate_key: ClassVar[str]
     libraries: ClassVar[tuple[str, ...]] = ()
+    watched_only: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)

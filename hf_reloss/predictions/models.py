@@ -57,12 +57,15 @@ def looks_like_ctc(outputs: Any, labels: torch.Tensor) -> bool:
 
 
 def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:
-    """A metric that is to score a model's predictions: what its configuration says of labels need not be said again.
+    """A metric that a run is for: what the model's configuration says of labels need not be said again.
 
     Args:
         model: the model, which may be wrapped.
         metric: what `load_metric` takes. Its options `label_names`, `ignore_index` and, of several labels for each
             example, `threshold`, where they are left at their defaults, become those of the model.
+
+    Raises:
+        ValueError: for a metric that is watched only, and for what is none.
     """
     config = getattr(unwrapped(model), "config", None)
     facts: dict[str, Any] = {}
@@ -75,6 +78,8 @@ def metric_for(model: nn.Module, metric: Metric | Any) -> Metric:
     if ignored is not None:
         facts["ignore_index"] = ignored
     loaded = load_metric(metric)
+    if loaded.watched_only:
+        raise ValueError(f"{loaded.name} can be reported, not trained on: {loaded.watched_only}")
     informed = loaded.informed(facts)
     if informed != loaded:
         logger.info(f"The metric {loaded.name!r} knows labels as the model's configuration has them: {facts}.")
@@ -108,9 +113,9 @@ def batch_labels(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[st
             "A surrogate reads labels that are one tensor, or several of one shape, but the batch has "
             f"{', '.join(map(' '.join, zip(names, shapes, strict=True)))}. Set label_names in TrainingArguments "
             "to what it is to read. For object detection (a list of dictionaries) and instance segmentation (lists of "
-            "masks and classes) there is no surrogate: train them on the model's own loss, without surrogate= and "
-            "metric=. Semantic segmentation has one: logits [N, C, h, w] with one map of labels [N, H, W], as of "
-            "SegFormer."
+            "masks and classes) there is no surrogate: train them on the model's own loss, with transformers' Trainer; "
+            "load_metric('box_map') scores boxes in its compute_metrics. Semantic segmentation has a surrogate: logits "
+            "[N, C, h, w] with one map of labels [N, H, W], as of SegFormer."
         )
     labels = given[0] if len(given) == 1 else torch.stack(given, dim=-1)
     labels = labels if labels.is_floating_point() else labels.float() if _is_regression(model) else labels.long()
