@@ -26,12 +26,11 @@ import datasets
 import numpy as np
 import torch
 from common import DataArguments, ModelArguments, check_columns, load_config, load_data, make_trainer, run, set_up
+from pictures import checkpoint_processor, plain_processor
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageClassification,
     HfArgumentParser,
     PreTrainedConfig,
-    ViTImageProcessorPil,
 )
 
 from hf_reloss import ReLossTrainingArguments
@@ -74,20 +73,14 @@ def load_file(path: str) -> datasets.Dataset:
     return data.add_column("label", labels.tolist())
 
 
-def make_processor(
-    data_args: ImageDataArguments, model_args: ModelArguments, config: PreTrainedConfig
-) -> ViTImageProcessorPil | Any:
+def make_processor(data_args: ImageDataArguments, model_args: ModelArguments, config: PreTrainedConfig) -> Any:
     """The checkpoint's image processor, or a plain one: resize, scale and normalise."""
-    channels = getattr(config, "num_channels", 3)
-    statistics = {"image_mean": [0.5] * channels, "image_std": [0.5] * channels}
-    if model_args.model_name_or_path:
-        processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path)
-        if data_args.image_size is None:
-            return processor
-        statistics = {name: getattr(processor, name) for name in statistics}
+    trained = checkpoint_processor(model_args.model_name_or_path)
+    if trained is not None and data_args.image_size is None:
+        return trained
     size = data_args.image_size or getattr(config, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
-    return ViTImageProcessorPil(size={"height": height, "width": width}, **statistics)
+    return plain_processor(height, width, getattr(config, "num_channels", 3), trained)
 
 
 def processed(

@@ -44,13 +44,12 @@ from common import (
     trainer_of_loss,
     wanted_metric,
 )
+from pictures import PictureProcessor, checkpoint_processor, plain_processor
 from pose_network import SimplePoseConfig, SimplePoseModel
 from transformers import (
-    AutoImageProcessor,
     EvalPrediction,
     HfArgumentParser,
     PreTrainedConfig,
-    ViTImageProcessorPil,
 )
 
 from hf_reloss import Metric, ReLossTrainingArguments
@@ -132,14 +131,10 @@ def make_model(model_args: PoseModelArguments, num_joints: int) -> SimplePoseMod
     return SimplePoseModel.from_pretrained(model_args.model_name_or_path, dtype=torch.float32)
 
 
-def make_processor(model_args: PoseModelArguments, config: PreTrainedConfig, size: int) -> ViTImageProcessorPil:
+def make_processor(model_args: PoseModelArguments, config: PreTrainedConfig, size: int) -> PictureProcessor:
     """Resizes, scales and normalises: as the checkpoint's own image processor, or plainly."""
-    channels = getattr(config, "num_channels", 3)
-    statistics = {"image_mean": [0.5] * channels, "image_std": [0.5] * channels}
-    if model_args.model_name_or_path:
-        processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path)
-        statistics = {name: getattr(processor, name) for name in statistics}
-    return ViTImageProcessorPil(size={"height": size, "width": size}, **statistics)
+    trained = checkpoint_processor(model_args.model_name_or_path)
+    return plain_processor(size, size, getattr(config, "num_channels", 3), trained)
 
 
 def processed(

@@ -39,13 +39,12 @@ from common import (
     trainer_of_loss,
     wanted_metric,
 )
+from pictures import PictureProcessor, checkpoint_processor, plain_processor
 from PIL import Image
 from transformers import (
-    AutoImageProcessor,
     AutoModelForSemanticSegmentation,
     EvalPrediction,
     HfArgumentParser,
-    ViTImageProcessorPil,
 )
 
 from hf_reloss import ReLossTrainingArguments, hand_made_losses
@@ -101,19 +100,15 @@ def load_file(path: str) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"image": images, "mask": list(masks)}, features=pictures)
 
 
-def make_processor(data_args: SegmentationDataArguments, model_args: ModelArguments, channels: int) -> Any:
+def make_processor(data_args: SegmentationDataArguments, model_args: ModelArguments, channels: int) -> PictureProcessor:
     """Resizes, scales and normalises: with the statistics of the checkpoint's own image processor, or plainly."""
-    statistics, size = {"image_mean": [0.5] * channels, "image_std": [0.5] * channels}, 224
-    if model_args.model_name_or_path:
-        processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path)
-        statistics = {name: getattr(processor, name) for name in statistics}
-        size = dict(processor.size).get("height") or size
-    size = data_args.image_size or size
-    return ViTImageProcessorPil(size={"height": size, "width": size}, **statistics)
+    trained = checkpoint_processor(model_args.model_name_or_path)
+    size = data_args.image_size or (dict(trained.size).get("height") if trained else None) or 224
+    return plain_processor(size, size, channels, trained)
 
 
 def processed(
-    data: datasets.Dataset | None, data_args: SegmentationDataArguments, processor: ViTImageProcessorPil
+    data: datasets.Dataset | None, data_args: SegmentationDataArguments, processor: PictureProcessor
 ) -> datasets.Dataset | None:
     """The data as tensors, made when they are read: images, and labels [H, W] int64 of the same size."""
     if data is None:

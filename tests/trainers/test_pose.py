@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoConfig, ResNetBackbone, ResNetConfig, ViTImageProcessorPil
+from transformers import AutoConfig, ResNetBackbone, ResNetConfig
 
 from hf_reloss import AutoSurrogate, load_metric
 from hf_reloss.losses.heatmaps import decode_heatmaps, gaussian_targets
@@ -18,6 +19,10 @@ from hf_reloss.surrogates.keypoints import SurrogateForKeypoints
 
 from . import test_programs
 from .test_programs import TRAINERS, launch, logged
+
+if str(TRAINERS) not in sys.path:
+    sys.path.append(str(TRAINERS))
+from pictures import PictureProcessor  # the programs' own
 
 run_here = test_programs.run_here
 
@@ -61,7 +66,7 @@ def folder(tmp_path_factory):
     np.savez(folder / "nothing.npz", keypoints=train["keypoints"])
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ResNetBackbone(config).save_pretrained(folder / "backbone")
-    ViTImageProcessorPil(image_mean=[0.4] * 3, image_std=[0.3] * 3).save_pretrained(folder / "backbone")
+    PictureProcessor(image_mean=[0.4] * 3, image_std=[0.3] * 3).save_pretrained(folder / "backbone")
     SurrogateForKeypoints.for_metric(load_metric("pck", alpha=0.1)).save_pretrained(folder / "my_surrogate")
     return folder
 
@@ -99,7 +104,7 @@ def test_on_the_mean_squared_error(run_here, folder, network):
     assert not (output / "surrogate").exists()
     # As the saved model, with the saved processor in front of it, does on its own.
     model = network.SimplePoseModel.from_pretrained(output).eval()
-    processor = ViTImageProcessorPil.from_pretrained(output)
+    processor = PictureProcessor.from_pretrained(output)
     with np.load(folder / "dev.npz") as dev:
         jpeg, offsets, points, visible = (dev[name] for name in ("jpeg", "offsets", "keypoints", "visible"))
     images = [Image.open(io.BytesIO(jpeg[start:end].tobytes())) for start, end in itertools.pairwise(offsets)]
@@ -155,7 +160,7 @@ def test_a_trained_model_goes_on_or_is_evaluated(run_here, folder, network, tmp_
     )
     model = network.SimplePoseModel(config)
     model.save_pretrained(folder / "trained")
-    ViTImageProcessorPil().save_pretrained(folder / "trained")
+    PictureProcessor().save_pretrained(folder / "trained")
     flags = "--do_eval --model_name_or_path trained --validation_file dev.npz --loss ce"
     output = run_here("pose_estimation.py", flags)
     assert 0 <= json.loads((output / "eval_results.json").read_text())["eval_pck"] <= 1
@@ -196,7 +201,7 @@ def test_labels_are_in_pixels_of_heatmaps_and_a_mirror_swaps_joints(program):
     data = datasets.Dataset.from_dict(
         {"image": list(image), "keypoints": points, "visible": [[1, 0, 2]]}, features=features
     )
-    processor = ViTImageProcessorPil(size={"height": 64, "width": 64})
+    processor = PictureProcessor(size={"height": 64, "width": 64})
     plain = program.processed(data, program.PoseDataArguments(), processor, (16, 16), [])[0]
     # Half a pixel of a heatmap is a pixel of the image: pixels' edges fall together, not their centres.
     expected = torch.tensor([[-0.25, -0.25, 1.0], [15.25, 7.5, 0.0], [3.25, 9.75, 2.0]])
