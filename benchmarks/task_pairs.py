@@ -214,7 +214,7 @@ def multi30k_autoregressive() -> Pair:
 
 
 def multi30k_trained_longer() -> Pair:
-    """The same, from a model that was trained three times as long, at a lower learning rate, chosen on development data."""
+    """The same, trained three times as long before; the learning rate was chosen on development data."""
     return _autoregressive(translation.long_base(), learning_rate=2e-4)
 
 
