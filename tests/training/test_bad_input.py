@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import IterableDataset
 from transformers.utils import ModelOutput
 
 from hf_reloss import ReLossTrainer, ReLossTrainingArguments, load_metric
@@ -25,15 +26,25 @@ class Tiny(nn.Module):
         return ModelOutput(loss=loss) if self.keeps_logits and self.training else ModelOutput(loss=loss, logits=logits)
 
 
+class InOrder(IterableDataset):
+    """Rows in the order that they have."""
+
+    def __init__(self, rows: list):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
 def made_trainer(folder, metric, labels, *, keeps_logits=False, outputs=3, parts=()):
     """For 10 steps of 8 examples, in order."""
     torch.manual_seed(0)
     rows = [{"x": x, "labels": label} for x, label in zip(torch.randn(len(labels), *parts, 4), labels, strict=True)]
     args = ReLossTrainingArguments(
-        str(folder), max_steps=10, per_device_train_batch_size=8, train_sampling_strategy="sequential", use_cpu=True,
-        disable_tqdm=True, save_strategy="no", report_to="none",
+        str(folder), max_steps=10, per_device_train_batch_size=8, use_cpu=True, disable_tqdm=True, save_strategy="no",
+        report_to="none",
     )  # fmt: skip
-    return ReLossTrainer(Tiny(outputs, keeps_logits), args, train_dataset=rows, metric=metric)
+    return ReLossTrainer(Tiny(outputs, keeps_logits), args, train_dataset=InOrder(rows), metric=metric)
 
 
 @pytest.mark.parametrize(

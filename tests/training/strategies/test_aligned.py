@@ -205,7 +205,7 @@ def test_a_model_hears_better_for_it_and_is_resumed_to_the_bit(letters, tmp_path
     }  # fmt: skip
     trainer = recognizing(tmp_path / "whole", letters, copy_of(trained, hidden_dropout=0.1), **options)
     trainer.train()
-    assert load_metric("wer").compute(*transcripts(trainer.model, letters, rows)) < before - 0.03
+    assert load_metric("wer").compute(*transcripts(trainer.model, letters, rows)) < 0.5 * before
     logged = [entry["loss/surrogate"] for entry in trainer.state.log_history if "loss/surrogate" in entry]
     assert logged[-1] < logged[0]
     resumed = recognizing(tmp_path / "resumed", letters, copy_of(trained, hidden_dropout=0.1), **options)
