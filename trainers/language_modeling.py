@@ -153,11 +153,9 @@ def with_answers(
     answer are left out.
 
     Raises:
-        ValueError: if these are all, or for a tokenizer that has no such token.
+        ValueError: if these are all.
     """
     end, longest = tokenizer.eos_token_id, data_args.max_answer_length
-    if end is None:
-        raise ValueError("The tokenizer has no eos_token to end an answer with: set one, or pass --tokenizer_name.")
     room = max(size - longest, 0)
 
     def join(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
@@ -176,7 +174,10 @@ def with_answers(
 
     found = _mapped(data, join, reference=datasets.Value("string"))
     left_out = len(data) - len(found)
-    too_long = f"longer than {room} tokens, what --block_size {size} leaves beside --max_answer_length {longest}"
+    too_long = (
+        f"longer than {room} tokens, which --max_answer_length {longest} leaves of {size}, --block_size or the most "
+        "that the model takes"
+    )
     if not len(found):
         raise ValueError(f"All {left_out} prompts are {too_long}.")
     if left_out:
@@ -237,8 +238,8 @@ def make_compute_metrics(metric: Metric, tokenizer: Any, references: list[str] |
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
         (tokens, losses, *written), labels = evaluation.predictions, evaluation.label_ids
         counts = labels != IGNORED_LABEL
-        likely = np.exp(-losses.astype(float), where=counts, out=np.ones(labels.shape))
-        right_or_not = np.stack([likely, 1 - likely], axis=-1)
+        likely = np.exp(-np.where(counts, losses, 0.0).astype(float).clip(0))
+        right_or_not = np.stack([likely, 1 - likely], axis=-1)  # all that perplexity reads of a vocabulary
         found = {perplexity.name: perplexity.compute(right_or_not, np.where(counts, 0, IGNORED_LABEL))}
         found |= {each.name: each.compute(tokens, labels) for each in of_tokens}
         if written:
@@ -269,12 +270,18 @@ def main() -> None:
             check_texts(part, columns)
     tokenizer = load_tokenizer(model_args, args, parts[0], tuple(columns.values()))
     tokenizer.padding_side = "right"
+    if tokenizer.eos_token is None and (answers or tokenizer.pad_token is None):
+        raise ValueError("The tokenizer has no eos_token, which ends a text: set it, or pass another --tokenizer_name.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = load_model(model_args, tokenizer, AutoModelForCausalLM, "gpt2")
     size = min(data_args.block_size, longest_input(model, tokenizer))
     if answers:
-        model.generation_config.max_new_tokens = data_args.max_answer_length
+        model.generation_config.update(
+            max_new_tokens=data_args.max_answer_length,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
     with args.main_process_first(desc="tokenizing"):
         train, validation = (
             part

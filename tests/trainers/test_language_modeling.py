@@ -63,6 +63,7 @@ def folder(tmp_path_factory):
     PreTrainedTokenizerFast(
         tokenizer_object=tokens, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="left"
     ).save_pretrained(folder / "tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="<pad>").save_pretrained(folder / "endless")
     return folder
 
 
@@ -197,7 +198,11 @@ def test_auto_stays_on_the_models_own_loss_on_real_texts(folder, tmp_path):
         ("--train_file train.jsonl.gz --prompt_column question", "pass both --prompt_column and --answer_column"),
         (f"{ANSWERS} --answer_column target", "pass --answer_column"),
         (f"{ANSWERS} --train_file unanswered.jsonl", "1 of 4 examples have no text in the column 'answer'"),
-        (f"{ANSWERS} --block_size 8 {LLAMA}", "All 200 prompts are longer than 0 tokens"),
+        (
+            f"{ANSWERS} --block_size 8 {LLAMA}",
+            "All 200 prompts are longer than 0 tokens, which .* leaves of 8",
+        ),
+        (f"{ANSWERS} --tokenizer_name endless", "no eos_token"),
         (f"{ANSWERS} --metric ece", "does not score these"),
         (f"{ANSWERS} --loss policy --metric accuracy {LLAMA}", "'accuracy'"),
         (f"--train_file train.txt --block_size 5000 {LLAMA}", "300 texts have fewer tokens than a block"),
