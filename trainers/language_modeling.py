@@ -65,10 +65,10 @@ class LanguageDataArguments(DatasetArguments):
     answer_column: str | None = field(default=None, metadata={"help": "The column of the answers to them."})
     block_size: int = field(
         default=1024,
-        metadata={"help": "Texts are divided into blocks of so many tokens; a prompt and its answer have no more."},
+        metadata={"help": "Tokens in each block that texts are divided into; the most of a prompt and its answer."},
     )
     max_answer_length: int = field(
-        default=64, metadata={"help": "Longer answers are cut to so many tokens, and no more are written."}
+        default=64, metadata={"help": "The most tokens of an answer: longer ones are cut, and no more are written."}
     )
 
 
