@@ -146,12 +146,15 @@ def test_convert_refuses_other_files(tmp_path, content, message, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_help_of_a_program_fits_a_screen():
-    code, output = call("train", "text_classification", "--help")
+@pytest.mark.parametrize(
+    ("program", "column"), [("text_classification", "--text_pair_column"), ("language_modeling", "--prompt_column")]
+)
+def test_the_help_of_a_program_fits_a_screen(program, column):
+    code, output = call("train", program, "--help")
     assert code == 0
     assert len(output.splitlines()) < 45
-    assert "reloss train text_classification \\\n" in output
-    for flag in ("--train_file", "--text_pair_column", "--metric"):
+    assert f"reloss train {program} \\\n" in output
+    for flag in ("--train_file", column, "--metric"):
         assert re.search(rf"^{flag} +\w", output, flags=re.MULTILINE)
 
 

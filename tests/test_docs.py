@@ -110,7 +110,7 @@ def test_the_table_of_tasks_is_what_there_is():
     surrogates = {path.stem for path in (DOCS.parent / "hf_reloss" / "surrogates").glob("*.py")}
     assert {task for task, _ in rows} == {name for name in surrogates if f'task = "{name}"' in _source(name)}
     programs = re.findall(r"^\| `(trainers/\w+\.py)` \|", TASKS, flags=re.MULTILINE)
-    assert len(programs) == 8
+    assert len(programs) == 9
     assert all((DOCS.parent / program).is_file() for program in programs)
 
 

@@ -3,7 +3,7 @@
 Their data are examples with the columns `source` and `target`, texts, and `references`, lists of texts to judge by.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import torch
 from common import DatasetArguments, ModelArguments, load_config, trainer_of_loss, wanted_metric
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     DataCollatorForSeq2Seq,
@@ -19,10 +20,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
+    TrainingArguments,
 )
 
 from hf_reloss import ReLossSeq2SeqTrainer, ReLossSeq2SeqTrainingArguments
 from hf_reloss.metrics.text import ErrorRate, TextMetric
+from hf_reloss.predictions.dataset import decoded
 
 
 @dataclass
@@ -55,14 +58,14 @@ class TextToTextModelArguments(ModelArguments):
     )
 
 
-class _InOrder:
+class InOrder:
     """Evaluates examples in their order, where training groups them by length too: texts are compared by place."""
 
     def _get_eval_sampler(self, eval_dataset: Any) -> None:
         return None
 
 
-class UsualTrainer(_InOrder, Seq2SeqTrainer):
+class UsualTrainer(InOrder, Seq2SeqTrainer):
     """Trains on the model's own loss."""
 
     def evaluation_loop(self, *args: Any, **kwargs: Any):
@@ -71,20 +74,23 @@ class UsualTrainer(_InOrder, Seq2SeqTrainer):
         return super().evaluation_loop(*args, **kwargs)
 
 
-class LearnedTrainer(_InOrder, ReLossSeq2SeqTrainer):
+class LearnedTrainer(InOrder, ReLossSeq2SeqTrainer):
     """Trains on a surrogate."""
 
 
 def load_tokenizer(
-    model_args: TextToTextModelArguments, args: ReLossSeq2SeqTrainingArguments, train: datasets.Dataset | None
+    model_args: TextToTextModelArguments,
+    args: TrainingArguments,
+    train: datasets.Dataset | None,
+    columns: Sequence[str] = ("source", "target"),
 ) -> Any:
-    """The tokenizer that was named, or one that is trained on sources and targets and saved in the output folder."""
+    """The tokenizer that was named, or one that is trained on columns of texts and saved in the output folder."""
     place = model_args.tokenizer_name or model_args.model_name_or_path or model_args.config_name
     if place is not None:
         return AutoTokenizer.from_pretrained(place)
     with args.main_process_first(desc="training the tokenizer"):
         if args.should_save:
-            texts = (text for column in ("source", "target") for text in train[column])
+            texts = (text for column in columns for text in train[column])
             train_tokenizer(texts, model_args.vocab_size).save_pretrained(args.output_dir)
         return PreTrainedTokenizerFast.from_pretrained(args.output_dir)
 
@@ -121,10 +127,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def load_model(model_args: TextToTextModelArguments, tokenizer: Any) -> PreTrainedModel:
-    """The encoder-decoder of a checkpoint or, from scratch, one that fits the tokenizer; T5 unless said otherwise."""
+def load_model(
+    model_args: TextToTextModelArguments,
+    tokenizer: Any,
+    kind: type[AutoModelForSeq2SeqLM] | type[AutoModelForCausalLM] = AutoModelForSeq2SeqLM,
+    usual: str = "t5",
+) -> PreTrainedModel:
+    """The model of a checkpoint or, from scratch, one that fits the tokenizer.
+
+    Args:
+        kind: of models: encoder-decoders or causal language models.
+        usual: the type of one from scratch, unless said otherwise.
+    """
     if not (model_args.model_name_or_path or model_args.config_name or model_args.model_type):
-        model_args.model_type = "t5"
+        model_args.model_type = usual
     config = load_config(
         model_args,
         vocab_size=len(tokenizer),
@@ -136,9 +152,15 @@ def load_model(model_args: TextToTextModelArguments, tokenizer: Any) -> PreTrain
     )
     # In float32 whatever the checkpoint is stored in: --bf16 is autocast.
     if model_args.model_name_or_path:
-        return AutoModelForSeq2SeqLM.from_pretrained(model_args.model_name_or_path, config=config, dtype=torch.float32)
-    config.decoder_start_token_id = tokenizer.pad_token_id  # not all configurations have it before it is set
-    return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
+        return kind.from_pretrained(model_args.model_name_or_path, config=config, dtype=torch.float32)
+    if config.is_encoder_decoder:
+        config.decoder_start_token_id = tokenizer.pad_token_id  # not all configurations have it before it is set
+    return kind.from_config(config, dtype=torch.float32)
+
+
+def longest_input(model: PreTrainedModel, tokenizer: Any) -> int:
+    """The most tokens that a model and its tokenizer take."""
+    return min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
 
 
 def make_text_trainer(
@@ -151,7 +173,7 @@ def make_text_trainer(
     validation: datasets.Dataset | None,
 ) -> Seq2SeqTrainer:
     """The trainer for `--loss`, whose evaluation compares what the model generates with the references' own texts."""
-    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
+    longest = longest_input(model, tokenizer)
     source_length, target_length = min(data_args.max_source_length, longest), min(data_args.max_target_length, longest)
     prefix = data_args.source_prefix
 
@@ -174,8 +196,7 @@ def make_text_trainer(
     references = None if validation is None else _references(validation, metric)
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-        ids = torch.as_tensor(evaluation.predictions)
-        texts = tokenizer.batch_decode(ids.masked_fill(ids < 0, tokenizer.pad_token_id), skip_special_tokens=True)
+        texts = decoded(torch.as_tensor(evaluation.predictions), tokenizer)
         return {metric.name: metric.compute([text.strip() for text in texts], references)}
 
     return trainer_of_loss(
