@@ -3,13 +3,27 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint site quality speed cards pages clean
+.PHONY: demo test oldest newest lint site quality speed cards pages clean
 
 demo: $(VENV)/ready
 	$(BIN)/reloss demo
 
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# The tests with the oldest releases that pyproject.toml allows, and with the newest, for which pytest's options are
+# TESTS. They want uv.
+TESTS ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+oldest:
+	uv venv --quiet --clear --python 3.10 build/oldest
+	uv pip install --quiet --python build/oldest --resolution lowest-direct --editable ".[test]"
+	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest $(TESTS)
+
+newest:
+	uv venv --quiet --clear --python 3.13 build/newest
+	uv pip install --quiet --python build/newest --editable ".[test]"
+	OMP_NUM_THREADS=1 build/newest/bin/python -m pytest $(TESTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

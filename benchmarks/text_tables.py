@@ -13,6 +13,8 @@ def _of_ways(
     heads = ["", *(head for name in measures.values() for head in (name, "difference [95 %]")), *others.values()]
     rows = [row(heads), row(["---"] * len(heads))]
     for way, label in ways.items():
+        if way not in result[next(iter(measures))]["means"]:
+            continue
         cells = [label]
         for measure in measures:
             gain = result[measure][f"over {usual}"].get(way)
@@ -41,9 +43,12 @@ def text_candidates(name: str) -> str:
         "half soft metric": "half of the soft metric",
         "minimum risk": '`"minimum_risk"`',
         "policy": '`"policy"`',
+        "policy, METEOR": '`"policy"`, for METEOR',
         "ranked by margin": "ranked by margins (BRIO's loss)",
     }
     measures = {"sacrebleu, greedy": "BLEU, greedy", "sacrebleu, beam": "BLEU, beam of 4"}
+    if "meteor, greedy" in result:
+        measures["meteor, greedy"] = "METEOR, greedy"
     others = {"chrf, beam": "chrF, beam", "length, beam": "length, beam, %", "seconds": "seconds"}
     return _of_ways(result, "label smoothing", measures, others, labels)
 
