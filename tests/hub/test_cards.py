@@ -176,7 +176,9 @@ print(hf_reloss.__file__, *(hf_reloss.AutoSurrogate.from_pretrained("reloss/" + 
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     place, *tasks = said(run).split()
     assert place.startswith(str(tmp_path / "installed"))
-    assert sorted(tasks) == ["classification", "classification", "keypoints", "spans", "tokens", "tokens"]
+    assert sorted(tasks) == [
+        *("classification", "classification", "keypoints", "multilabel", "regression", "spans", "tokens", "tokens")
+    ]
 
 
 def _recipe(folder: Path) -> str:
