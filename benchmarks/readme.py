@@ -65,10 +65,10 @@ TRANSFERS = {
     "multi30k_de_en_nat": ("an autoregressive translator, German to English", "a non-autoregressive one"),
     "squad_small": ("MiniLM, a part of SQuAD", "half of MiniLM, SQuAD"),
     "lsp_bottlenecks": ("a ResNet, Leeds Sports Pose", "one of bottlenecks, of twice the depth"),
-    "goemotions_words": ("frozen MiniLM, GoEmotions (28 emotions)", "a network of which words there are, GoEmotions"),
+    "goemotions_words": ("frozen MiniLM, GoEmotions (28 emotions)", "a bag-of-words network, GoEmotions"),
     "hwu64_slot_kinds": ("frozen MiniLM, GoEmotions (28 emotions)", "frozen MiniLM, HWU64 (54 kinds of slots)"),
     "sick_linear": ("frozen MiniLM, SICK (relatedness)", "one linear layer, SICK"),
-    "sick_words": ("frozen MiniLM, SICK (relatedness)", "a network of which words there are, SICK"),
+    "sick_words": ("frozen MiniLM, SICK (relatedness)", "a bag-of-words network, SICK"),
     "hwu64_slot_numbers": ("frozen MiniLM, SICK (relatedness)", "frozen MiniLM, HWU64 (how many slots)"),
 }
 """Of tasks on which a surrogate of hub_cards/ is tried: what it was learned on, and what is trained on it."""
