@@ -26,6 +26,7 @@ from transformers import (
     BertConfig,
     BertModel,
     PreTrainedTokenizerFast,
+    TrainingArguments,
 )
 
 from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForClassification
@@ -35,6 +36,11 @@ CLASSES = ("greeting", "question", "farewell")
 TRAIN = "--do_train --do_eval --use_cpu --learning_rate 1e-2 --per_device_train_batch_size 16 --save_strategy no"
 TEXT = f"{TRAIN} --model_name_or_path bert --train_file train.jsonl.gz --validation_file dev.jsonl"
 RESNET = "--model_type resnet --config_overrides embedding_size=8,hidden_sizes=[8,16],depths=[1,1],layer_type=basic"
+BY_LENGTH = (
+    "--train_sampling_strategy group_by_length"
+    if hasattr(TrainingArguments, "train_sampling_strategy")
+    else "--group_by_length true"  # as the first releases of transformers 5 have it
+)
 BERT = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32"
 
 

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from hf_reloss import AutoSurrogate
 from hf_reloss.surrogates.spans import SurrogateForSpans
 
-from .test_programs import TRAINERS, launch, write_jsonl
+from .test_programs import BY_LENGTH, TRAINERS, launch, write_jsonl
 
 RUN = (
     "--do_train --do_eval --use_cpu --learning_rate 1e-2 --per_device_train_batch_size 16 --save_strategy no "
@@ -99,7 +99,7 @@ def test_two_processes_score_each_question_once_where_some_have_no_answer(folder
     launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0"
     flags = (
         "--train_file train_v2.jsonl --validation_file dev_v2.jsonl --version_2_with_negative --surrogate my_surrogate "
-        "--train_sampling_strategy group_by_length --per_device_eval_batch_size 8"
+        f"{BY_LENGTH} --per_device_eval_batch_size 8"
     )
     results = run(folder, flags, "two", launcher)
     assert results["eval_squad_v2_f1"] > 60

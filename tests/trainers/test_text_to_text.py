@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, DataCollatorForSe
 
 from hf_reloss import AutoSurrogate, SurrogateConfig, SurrogateForTokens, load_metric
 
-from .test_programs import TRAINERS, launch, logged, write_jsonl
+from .test_programs import BY_LENGTH, TRAINERS, launch, logged, write_jsonl
 
 if str(TRAINERS) not in sys.path:
     sys.path.append(str(TRAINERS))
@@ -128,7 +128,7 @@ SOURCES, TARGETS = columns(sentences(41, seed=1))
 @pytest.fixture(scope="module")
 def teacher(folder):
     """A T5 trained from scratch on smoothed cross-entropy, evaluated with two beams."""
-    options = "--loss ce --label_smoothing_factor 0.1 --train_sampling_strategy group_by_length"
+    options = f"--loss ce --label_smoothing_factor 0.1 {BY_LENGTH}"
     flags = f"{WORDS} {T5} {options} --max_steps 150 --generation_num_beams 2"
     return run_program(folder, "translation.py", flags, folder / "teacher")
 
