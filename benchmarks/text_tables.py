@@ -47,8 +47,8 @@ def text_candidates(name: str) -> str:
         "ranked by margin": "ranked by margins (BRIO's loss)",
     }
     measures = {"sacrebleu, greedy": "BLEU, greedy", "sacrebleu, beam": "BLEU, beam of 4"}
-    if "meteor, greedy" in result:
-        measures["meteor, greedy"] = "METEOR, greedy"
+    if "meteor, beam" in result:
+        measures["meteor, beam"] = "METEOR, beam"
     others = {"chrf, beam": "chrF, beam", "length, beam": "length, beam, %", "seconds": "seconds"}
     return _of_ways(result, "label smoothing", measures, others, labels)
 
