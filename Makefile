@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+TESTS = --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test oldest newest lint site quality speed cards pages clean
 
@@ -9,12 +10,9 @@ demo: $(VENV)/ready
 	$(BIN)/reloss demo
 
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
 
-# The tests with the oldest releases that pyproject.toml allows, and with the newest, for which pytest's options are
-# TESTS. They want uv.
-TESTS ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-
+# The same with the oldest releases that pyproject.toml allows, and with the newest. They want uv.
 oldest:
 	uv venv --quiet --clear --python 3.10 build/oldest
 	uv pip install --quiet --python build/oldest --resolution lowest-direct --editable ".[test]"

@@ -30,7 +30,7 @@ USUAL = {"multilabel": "binary_cross_entropy", "regression": "mean_squared_error
 
 
 def task_of(pair: Pair, split: str, card: str | None = None) -> Task:
-    """The task of a pair, whose usual loss is the model's own; losses of groups take over after half of a run.
+    """The task of a pair. The usual loss is the model's own; losses of groups take over after half of a run.
 
     Args:
         pair: of data and a metric.
