@@ -89,7 +89,7 @@ def run(name: str, split: str, loss: str, seed: int, factor: float, surrogates: 
         options = {"surrogate": loss, "metric": task.metric}
     elif loss.endswith(HALF):
         own = hand_made_loss(loss.removesuffix(HALF), task.train.labels)
-        options = {"surrogate": "auto", "metric": task.metric, "compute_loss_func": lambda out, due, **_: own(out, due)}
+        options = {"surrogate": "auto", "metric": task.metric, "compute_loss_func": lambda out, of, **_: own(out, of)}
         recipe["model_loss_share"] = 0.5
     elif loss.startswith("ala"):
         controller = LossController.from_pretrained(Path(surrogates) / loss)

@@ -112,10 +112,10 @@ def baselines(name: str) -> str:
     scores = result["scores"]
     for loss in sorted(scores, key=lambda loss: -statistics.fmean(scores[loss].values())):
         gains = [result["over"][baseline].get(loss) for baseline in ("cross_entropy", "unlearned")]
-        told = (shown_gain(gain) if gain else "" for gain in gains)
+        shown = (shown_gain(gain) if gain else "" for gain in gains)
         named = NAMES.get(loss, loss.replace("_", " ")) + _since(loss, result)
         mean = f"{statistics.fmean(scores[loss].values()):.2f}"
-        rows.append(row((named, f"{result['learning_rates'][loss]:g}", mean, *told)))
+        rows.append(row((named, f"{result['learning_rates'][loss]:g}", mean, *shown)))
     return "\n".join(rows)
 
 
@@ -223,8 +223,8 @@ def embeddings(name: str) -> str:
     differences = {}
     for pair, gain in result["over"].items():
         loss, _, baseline = pair.partition(" over ")
-        told = shown_gain(gain)
-        differences[loss] = f"{told} over {EMBEDDING_LOSSES[baseline]}"
+        shown = shown_gain(gain)
+        differences[loss] = f"{shown} over {EMBEDDING_LOSSES[baseline]}"
     for loss, label in EMBEDDING_LOSSES.items():
         mean = statistics.fmean(result["scores"][loss].values())
         rows.append(row((label, f"{mean:.2f}", differences.get(loss, ""))))

@@ -52,7 +52,7 @@ class Task:
         original: the loss that all others are compared with: the model's own, or one of the baselines.
         baselines: hand-made losses of the task's own, by name.
         warmup: share of the training on cross-entropy before any loss of groups takes over.
-        losses: those to compare, if not told otherwise.
+        losses: those to compare, unless others are named.
         writing: arguments of `ReLossSeq2SeqTrainingArguments` for the loss `minimum_risk`.
         card: the surrogate of hub_cards/ that is the loss `transferred`, learned on a model of another kind.
         class_names: in the order of the labels, where they are known.

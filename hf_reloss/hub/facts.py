@@ -56,6 +56,11 @@ class SurrogateFacts:
         return (found[1], found[2]) if found else ("", "")
 
     @property
+    def spelled_task(self) -> str:
+        """The task as a text has it."""
+        return self.task.replace("multilabel", "multi-label classification")
+
+    @property
     def spelled_loss(self) -> str:
         """The usual loss as a text has it."""
         return self.usual_loss.replace("cross_", "cross-").replace("_", " ")

@@ -32,7 +32,7 @@ def test_the_parts_of_the_loss_are_logged_apart(tmp_path):
 
 
 def lines(text: str, word: str) -> list[str]:
-    """Those of what was told, between progress bars, in which a word is."""
+    """Those of what was printed, between progress bars, in which a word is."""
     return [line.strip() for line in re.split(r"[\r\n]", text) if word in line]
 
 
@@ -40,20 +40,20 @@ LEARNS = {"surrogate": "auto", "metric": "accuracy", "surrogate_warmup": 40, "re
 LEARNS |= {"num_train_epochs": 5}
 
 
-def test_each_event_is_told_in_a_line_above_the_progress_bar(tmp_path, capsys):
+def test_each_event_is_reported_in_a_line_above_the_progress_bar(tmp_path, capsys):
     make_trainer(tmp_path, disable_tqdm=False, **LEARNS).train()
-    told = capsys.readouterr().err
-    learning, again = lines(told, "learning a surrogate")
+    printed = capsys.readouterr().err
+    learning, again = lines(printed, "learning a surrogate")
     assert "The warm-up is over at step 40: learning a surrogate of accuracy from 320 predictions." in learning
     assert "60 steps more are recorded at step 100: learning a surrogate of accuracy from 480" in again
     switched = r"Switched at step (\d+) to the .* for accuracy: its alignment on held-out groups is 0\.\d+, against"
-    assert re.findall(switched + r".* 0\.\d+ for cross entropy", told) == ["40", "100"]
-    assert len(lines(told, "surrogate:  ")) > 5  # the bar of the learning itself
+    assert re.findall(switched + r".* 0\.\d+ for cross entropy", printed) == ["40", "100"]
+    assert len(lines(printed, "surrogate:  ")) > 5  # the bar of the learning itself
     make_trainer(tmp_path, **LEARNS).train()
     assert not lines(capsys.readouterr().err, "Switched")
 
 
-def test_each_event_is_told_in_the_log_if_that_is_wanted(tmp_path, caplog, capsys):
+def test_each_event_is_reported_in_the_log_if_that_is_wanted(tmp_path, caplog, capsys):
     with caplog.at_level(logging.INFO, logger="hf_reloss"):
         make_trainer(tmp_path, disable_tqdm=False, **LEARNS).train()
     assert [record.message.partition(" to ")[0] for record in caplog.records if "Switched" in record.message] == [
@@ -62,12 +62,12 @@ def test_each_event_is_told_in_the_log_if_that_is_wanted(tmp_path, caplog, capsy
     assert not lines(capsys.readouterr().err, "Switched at step 40 to")
 
 
-def test_the_end_of_the_warm_up_of_a_given_surrogate_is_told_of(tmp_path, capsys):
+def test_the_end_of_the_warm_up_of_a_given_surrogate_is_reported(tmp_path, capsys):
     surrogate = AutoSurrogate.from_pretrained("reloss/accuracy")
     make_trainer(tmp_path, disable_tqdm=False, surrogate=surrogate, surrogate_warmup=30).train()
-    told = capsys.readouterr().err
-    assert lines(told, "The model's own loss is the loss until step 30")
-    (switched,) = lines(told, "The warm-up is over")
+    printed = capsys.readouterr().err
+    assert lines(printed, "The model's own loss is the loss until step 30")
+    (switched,) = lines(printed, "The warm-up is over")
     assert "switched at step 30 to reloss/accuracy@" in switched
 
 
@@ -116,7 +116,7 @@ def test_a_run_that_diverges_stops_and_says_where(tmp_path, where):
             self.weights.append(model.head.weight.detach().clone())
 
         def on_train_end(self, args, state, control, **kwargs):
-            self.ended = True  # as what reports of a run wants to be told
+            self.ended = True  # as what reports of a run waits for
 
     trainer = make_trainer(
         tmp_path, model=Diverging(where), surrogate=AutoSurrogate.from_pretrained("reloss/accuracy"),
@@ -151,7 +151,7 @@ def test_the_alignment_is_measured_in_every_evaluation(tmp_path, given):
     assert "test_alignment" in trainer.predict(trainer.eval_dataset).metrics
 
 
-def test_a_surrogate_that_has_drifted_is_told_of(tmp_path, caplog):
+def test_a_surrogate_that_has_drifted_is_reported(tmp_path, caplog):
     surrogate = SurrogateForClassification.for_metric("accuracy")
     surrogate.config.metric = "accuracy"
     trainer = make_trainer(tmp_path, surrogate=surrogate)

@@ -57,7 +57,7 @@ def test_the_network_is_one_of_sets():
     torch.testing.assert_close(surrogate(torch.cat([logits, torch.randn(5, 4)]), ignored), loss)
 
 
-def test_of_many_classes_it_looks_at_those_that_are_due():
+def test_of_many_classes_it_looks_at_those_that_occur():
     """What it computes of 50 classes for a group of 6 is what a loop over the classes that occur does."""
     surrogate, network = set_surrogate(), set_surrogate().network
     logits, labels = torch.randn(3, 6, 50, requires_grad=True), torch.randint(50, (3, 6))
@@ -66,8 +66,8 @@ def test_of_many_classes_it_looks_at_those_that_are_due():
     expected = []
     for group, of_group in zip(logits, labels, strict=True):
         counts = of_group != -100
-        kept, due = group[counts].softmax(-1), of_group[counts]
-        pairs = [torch.stack([kept[:, c], (due == c).float()], dim=-1) for c in due.unique()]
+        kept, labelled = group[counts].softmax(-1), of_group[counts]
+        pairs = [torch.stack([kept[:, c], (labelled == c).float()], dim=-1) for c in labelled.unique()]
         sets = torch.stack([network.of_classes(network.of_examples(pair).mean(0)) for pair in pairs])
         expected.append(network.of_group(sets.mean(0))[0])
     evidence = surrogate.evidence(logits, labels)
