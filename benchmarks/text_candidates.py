@@ -1,16 +1,17 @@
-"""Translation trained on what the model itself writes: Multi30k, English to German, autoregressive, on paired seeds.
+"""Translation and summaries trained on what the model itself writes, on paired seeds.
 
     HF_RELOSS_DATA=... python benchmarks/text_candidates.py --seeds 5
 
 compares policy gradients, ranking, minimum risk and half of the soft metric with label smoothing, the usual loss, for
-as many steps and for as much time, going on from a base, or from one that was trained three times as long. BLEU, chrF,
-METEOR and the length of what is written beside the references' are those of greedy search and of a beam of 4, on
-test2016; with `--split validation` on development data, on which the ways' options may be chosen. Training is for
-sacreBLEU of sentences, where a way names no other metric.
+as many steps and for as much time, going on from a base: of Multi30k, English to German, autoregressive, and of one
+that was trained three times as long; of SciTLDR, one sentence for an abstract. Metrics, and the length of what is
+written beside the references', are those of greedy search and of a beam of 4, on test data; with `--split validation`
+on development data, on which the ways' options may be chosen. Training is for the pair's metric of single texts, where
+a way names no other.
 
 Each goes on for 100 steps. A run of the usual loss is a minute of a processor core, one on what the model writes about
-6, most of them for writing: 5 seeds of all are 3 hours of one core for each of the two. The longer base takes half an
-hour of two.
+6, most of them for writing: 5 seeds of all are 3 hours of one core for each pair. The longer base takes half an hour of
+two, that of summaries half an hour of one.
 """
 
 import functools
@@ -18,8 +19,11 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
+import summaries
 import torch
 import translation
 from paired import arguments, compared, stored_runs
@@ -30,11 +34,9 @@ from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 from transformers.utils import logging
 
 from hf_reloss import ReLossSeq2SeqTrainer, ReLossSeq2SeqTrainingArguments, SurrogateForTokens, load_metric
+from hf_reloss.metrics import Metric
 
 STEPS = 100
-
-LONGER = 11
-"""Steps of the usual loss that take as long as one on what the model writes, 4 texts for each sentence, on a core."""
 
 METEOR = load_metric("meteor", synonyms=False, tokenizer=str.split)
 """It counts equal words and stems, as there is no WordNet of German."""
@@ -53,14 +55,51 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """Ways to train, with what is not as usual: `surrogate=`, `metric=` and training arguments."""
 
-TEXT_PAIRS: dict[str, Callable[[], Pair]] = {
-    made.__name__: made for made in (multi30k_autoregressive, multi30k_trained_longer)
+
+@dataclass(frozen=True)
+class Texts:
+    """Data and a model that writes texts.
+
+    Attributes:
+        pair: makes them.
+        source: has the tokenizer, and of a part of the data tokens and references.
+        parts: the part of the data, by split.
+        measures: metrics that are reported, in points.
+        longer: steps of the usual loss that take as long as one on what the model writes, 4 texts for each source, on a
+            core.
+    """
+
+    pair: Callable[[], Pair]
+    source: ModuleType
+    parts: dict[str, str]
+    measures: tuple[Metric, ...]
+    longer: int
+
+
+_MULTI30K = {
+    "source": translation,
+    "parts": {"test": "test2016", "validation": "dev"},
+    "measures": (load_metric("sacrebleu"), load_metric("chrf"), METEOR),
+    "longer": 11,
 }
-"""Data and models, by name."""
+
+TEXT_PAIRS = {
+    "multi30k_autoregressive": Texts(multi30k_autoregressive, **_MULTI30K),
+    "multi30k_trained_longer": Texts(multi30k_trained_longer, **_MULTI30K),
+    "scitldr": Texts(
+        summaries.pair,
+        summaries,
+        {"test": "test", "validation": "dev"},
+        (load_metric("rougeL"), load_metric("rouge1"), load_metric("chrf"), METEOR),
+        longer=6,
+    ),
+}
+"""By name."""
+
+IN_POINTS = ("sacrebleu", "chrf")
+"""Metrics in 0-100; all others are in 0-1, and are reported in points, too."""
 
 DECODINGS = {"greedy": translation.GREEDY, "beam": translation.GREEDY | {"num_beams": 4}}
-MEASURES = (load_metric("sacrebleu"), load_metric("chrf"), METEOR)
-"""Metrics; METEOR, in 0-1, is reported in points, as the others are."""
 
 
 def run(name: str, split: str, way: str, seed: int) -> dict[str, float]:
@@ -68,11 +107,12 @@ def run(name: str, split: str, way: str, seed: int) -> dict[str, float]:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    pair, changed = TEXT_PAIRS[name](), dict(WAYS[way])
+    texts, changed = TEXT_PAIRS[name], dict(WAYS[way])
+    pair = texts.pair()
     surrogate, metric = changed.pop("surrogate", None), changed.pop("metric", pair.metric)
     if way == "half soft metric":
         surrogate = SurrogateForTokens.for_metric(pair.metric)
-    changed |= {"max_steps": LONGER * STEPS if way == AS_LONG else STEPS, "generation_max_length": 60}
+    changed |= {"max_steps": texts.longer * STEPS if way == AS_LONG else STEPS, "generation_max_length": 60}
     set_seed(seed)
     make: Callable[..., Seq2SeqTrainer] = Seq2SeqTrainer
     kind: type[Seq2SeqTrainingArguments] = Seq2SeqTrainingArguments
@@ -86,19 +126,19 @@ def run(name: str, split: str, way: str, seed: int) -> dict[str, float]:
         started = time.process_time()
         trainer.train()
         seconds = time.process_time() - started
-        return measured(trainer.model, "test2016" if split == "test" else "dev") | {"seconds": seconds}
+        return measured(trainer.model, texts, texts.parts[split]) | {"seconds": seconds}
 
 
-def measured(model: torch.nn.Module, part: str) -> dict[str, float]:
-    """Metrics in points, and length in percent of the references' words, by decoding."""
-    found, references = {}, [pair["de"] for pair in translation.pairs(part)]
-    data = translation.encoded(part, "de")
+def measured(model: torch.nn.Module, of: Texts, part: str) -> dict[str, float]:
+    """Metrics in points, and length in percent of the first references' words, by decoding."""
+    found, references, data = {}, of.source.references(part), of.source.encoded(part)
+    first = [each if isinstance(each, str) else each[0] for each in references]
     for name, options in DECODINGS.items():
-        texts = translation.written(model, data, **options)
-        for metric in MEASURES:
-            scale = 100 if metric is METEOR else 1
+        texts = of.source.written(model, data, **options)
+        for metric in of.measures:
+            scale = 1 if metric.name in IN_POINTS else 100
             found[f"{metric.name}, {name}"] = scale * metric.compute(texts, references)
-        words = (sum(len(text.split()) for text in side) for side in (texts, references))
+        words = (sum(len(text.split()) for text in side) for side in (texts, first))
         found[f"length, {name}"] = 100 * next(words) / next(words)
     return found
 

@@ -49,7 +49,7 @@ def run(name: str, seed: int) -> dict[str, dict[str, float]]:
         trainer.pop_callback(PrinterCallback)
         trainer.train()
     model, found = trainer.model, {}
-    references = {part: [each["de"] for each in translation.pairs(part)] for part in ("dev", "test2016")}
+    references = {part: translation.references(part) for part in ("dev", "test2016")}
     for number in BEAMS:
         begun = time.process_time()
         dev, test = (_beams(model, part, number) for part in ("dev", "test2016"))
@@ -73,7 +73,7 @@ def run(name: str, seed: int) -> dict[str, dict[str, float]]:
 
 def _beams(model: Any, part: str, number: int, **options: Any) -> tuple[list[list[str]], torch.Tensor]:
     """What beam search finds for a part of the data: texts [n][K] and scores [n, K]."""
-    tokenizer, data = translation.tokenizer(), translation.encoded(part, "de")
+    tokenizer, data = translation.tokenizer(), translation.encoded(part)
     order = sorted(range(len(data)), key=lambda row: len(data[row]["input_ids"]))
     texts, scores = [[""]] * len(data), torch.zeros(len(data), number)
     for first in range(0, len(order), 100):

@@ -39,18 +39,23 @@ def text_candidates(name: str) -> str:
     result = json.loads((RESULTS / "text_candidates.json").read_text())[f"{name}, test"]
     labels = {
         "label smoothing": "label smoothing",
-        "label smoothing, as long": "label smoothing, 1,100 steps",
+        "label smoothing, as long": "label smoothing, as much time",
         "half soft metric": "half of the soft metric",
         "minimum risk": '`"minimum_risk"`',
         "policy": '`"policy"`',
         "policy, METEOR": '`"policy"`, for METEOR',
         "ranked by margin": "ranked by margins (BRIO's loss)",
     }
-    measures = {"sacrebleu, greedy": "BLEU, greedy", "sacrebleu, beam": "BLEU, beam of 4"}
-    if "meteor, beam" in result:
-        measures["meteor, beam"] = "METEOR, beam"
+    measures = {
+        "sacrebleu, greedy": "BLEU, greedy",
+        "sacrebleu, beam": "BLEU, beam of 4",
+        "rougeL, greedy": "ROUGE-L, greedy",
+        "rougeL, beam": "ROUGE-L, beam of 4",
+        "meteor, beam": "METEOR, beam",
+    }
+    known = {name: head for name, head in measures.items() if name in result}
     others = {"chrf, beam": "chrF, beam", "length, beam": "length, beam, %", "seconds": "seconds"}
-    return _of_ways(result, "label smoothing", measures, others, labels)
+    return _of_ways(result, "label smoothing", known, others, labels)
 
 
 TABLES = (text_decisions, text_candidates)

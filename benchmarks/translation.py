@@ -57,7 +57,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
 
 
-def encoded(part: str, target: str) -> datasets.Dataset:
+def encoded(part: str, target: str = "de") -> datasets.Dataset:
     """Token ids of the sentences of one language and, as labels, of those of the other, `target`."""
 
     def ids(language: str) -> list[list[int]]:
@@ -65,6 +65,10 @@ def encoded(part: str, target: str) -> datasets.Dataset:
 
     source = "de" if target == "en" else "en"
     return datasets.Dataset.from_dict({"input_ids": ids(source), "labels": ids(target)})
+
+
+def references(part: str, target: str = "de") -> list[str]:
+    return [pair[target] for pair in pairs(part)]
 
 
 def make_nat() -> NatForTranslation:
@@ -102,26 +106,27 @@ def bag_of_ngrams(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torc
     return bag_of_ngrams_loss(outputs["logits"], inputs["labels"])
 
 
-def written(model: nn.Module, data: datasets.Dataset, **options: Any) -> list[str]:
-    """What a model generates."""
+def written(
+    model: nn.Module, data: datasets.Dataset, tokens: PreTrainedTokenizerFast | None = None, **options: Any
+) -> list[str]:
+    """What a model generates, with a tokenizer of its own or that of Multi30k."""
     model.eval()
-    collator = DataCollatorForSeq2Seq(tokenizer())
+    tokens = tokens or tokenizer()
+    collator = DataCollatorForSeq2Seq(tokens)
     order = sorted(range(len(data)), key=lambda row: len(data[row]["input_ids"]))
     texts = [""] * len(data)
     for first in range(0, len(order), 100):
         rows = order[first : first + 100]
         batch = collator([{"input_ids": data[row]["input_ids"]} for row in rows]).to(model.device)
         ids = model.generate(**batch, **options)
-        for row, text in zip(rows, tokenizer().batch_decode(ids, skip_special_tokens=True), strict=True):
+        for row, text in zip(rows, tokens.batch_decode(ids, skip_special_tokens=True), strict=True):
             texts[row] = text
     return texts
 
 
 def score(model: nn.Module, part: str, target: str, metric: str, **options: Any) -> float:
     """A metric, in points, of what a model generates for a part of the data."""
-    found = load_metric(metric).compute(
-        written(model, encoded(part, target), **options), [pair[target] for pair in pairs(part)]
-    )
+    found = load_metric(metric).compute(written(model, encoded(part, target), **options), references(part, target))
     return found if metric == "sacrebleu" else 100 * found
 
 
