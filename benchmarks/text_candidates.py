@@ -90,7 +90,7 @@ TEXT_PAIRS = {
         summaries.pair,
         summaries,
         {"test": "test", "validation": "dev"},
-        (load_metric("rougeL"), load_metric("rouge1"), load_metric("chrf"), METEOR),
+        (load_metric("rougeL"), load_metric("rouge1"), load_metric("sacrebleu"), load_metric("chrf"), METEOR),
         longer=6,
     ),
 }
