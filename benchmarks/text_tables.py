@@ -46,16 +46,15 @@ def text_candidates(name: str) -> str:
         "policy, METEOR": '`"policy"`, for METEOR',
         "ranked by margin": "ranked by margins (BRIO's loss)",
     }
-    measures = {
-        "sacrebleu, greedy": "BLEU, greedy",
-        "sacrebleu, beam": "BLEU, beam of 4",
-        "rougeL, greedy": "ROUGE-L, greedy",
-        "rougeL, beam": "ROUGE-L, beam of 4",
-        "meteor, beam": "METEOR, beam",
-    }
-    known = {name: head for name, head in measures.items() if name in result}
     others = {"chrf, beam": "chrF, beam", "length, beam": "length, beam, %", "seconds": "seconds"}
-    return _of_ways(result, "label smoothing", known, others, labels)
+    if "rougeL, beam" in result:
+        measures = {"rougeL, greedy": "ROUGE-L, greedy", "rougeL, beam": "ROUGE-L, beam of 4"}
+        others = {"sacrebleu, beam": "BLEU, beam", "meteor, beam": "METEOR, beam"} | others
+    else:
+        measures = {"sacrebleu, greedy": "BLEU, greedy", "sacrebleu, beam": "BLEU, beam of 4"}
+        if "meteor, beam" in result:
+            measures["meteor, beam"] = "METEOR, beam"
+    return _of_ways(result, "label smoothing", measures, others, labels)
 
 
 TABLES = (text_decisions, text_candidates)

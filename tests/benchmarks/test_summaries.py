@@ -1,7 +1,12 @@
 """Summaries: what the base is trained on first, and that it can copy from the start."""
 
+import json
+import os
+
 import pytest
 import torch
+
+from hf_reloss import load_metric
 
 
 @pytest.fixture
@@ -26,3 +31,13 @@ def test_a_new_model_looks_at_what_stands_behind_the_token_just_written(summarie
     after = found[0].argmax(-1)[:-1] == torch.arange(1, 20)
     assert after.float().mean() > 0.8
     assert (found[1].argmax(-1) == torch.arange(20)).float().mean() > 0.8
+
+
+def test_the_first_sentence_of_an_abstract_is_better_than_all_that_was_trained_here(program, summaries):
+    """As docs/tasks/texts.md says of these models."""
+    if "HF_RELOSS_DATA" not in os.environ:
+        pytest.skip("The data is not there.")
+    stored = json.loads((program("tables").RESULTS / "text_candidates.json").read_text())
+    means = stored["scitldr, test"]["rougeL, beam"]["means"]
+    first = [paper["source"][0] for paper in summaries.papers("test")]
+    assert 100 * load_metric("rougeL").compute(first, summaries.references("test")) > max(means.values())
