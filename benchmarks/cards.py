@@ -3,7 +3,7 @@
     HF_RELOSS_DATA=... python benchmarks/cards.py accuracy
     HF_RELOSS_DATA=... python benchmarks/cards.py
 
-A recipe names a task of the benchmarks, whose data (described in words) and model the predictions are from; the metric
+A recipe names a task of the benchmarks, with the data (in words) and the model that predictions are from; the metric
 with its options (of texts and answers, the task's own); the structure of the surrogate and the settings of its learning
 where they are not the task's; the seed; and what is not known otherwise of the page's metadata. The task's test
 examples take no part.

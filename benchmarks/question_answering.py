@@ -37,7 +37,7 @@ RECIPE = {
     "warmup_steps": 0.1,
     "train_sampling_strategy": "group_by_length",
     "bf16": True,
-    "use_cpu": not torch.cuda.is_available(),  # without a GPU, bf16 it has to be said
+    "use_cpu": not torch.cuda.is_available(),  # without a GPU, bf16 needs this said
 }
 
 

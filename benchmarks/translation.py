@@ -8,7 +8,7 @@ import functools
 import gzip
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,14 @@ def pairs(part: str) -> list[dict[str, str]]:
 @functools.cache
 def tokenizer() -> PreTrainedTokenizerFast:
     """4,000 byte-pair tokens of both languages, learned from the training sentences."""
+    return byte_pairs(pair[language] for pair in pairs("train") for language in ("en", "de"))
+
+
+def byte_pairs(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of 4,000 byte-pair tokens, learned from texts."""
     tokens = Tokenizer(models.BPE(unk_token="<unk>"))
     tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     special = ["<pad>", "<unk>", "</s>"]
-    texts = (pair[language] for pair in pairs("train") for language in ("en", "de"))
     tokens.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=4000, special_tokens=special, show_progress=False))
     tokens.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
     return PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
