@@ -22,6 +22,7 @@ from pathlib import Path
 import metric_speed
 import recording_speed
 import step_speed
+import text_speed
 import token_speed
 import torch
 from diffsort import DiffSortNet
@@ -199,6 +200,7 @@ def main() -> None:
         **metric_speed.measures(options.device, lambda ours, theirs: in_turns(ours, theirs, 5, options.device)),
         **step_speed.measures(options.device),
         **token_speed.measures(options.device, lambda ours, theirs: in_turns(ours, theirs, 9, options.device, 2)),
+        **text_speed.measures(options.device, lambda ours, theirs: in_turns(ours, theirs, 5, options.device, 2)),
     }
     path = options.output or RESULTS / f"speed_{options.device}.json"
     former = json.loads(path.read_text())["rows"] if options.only and path.exists() else {}

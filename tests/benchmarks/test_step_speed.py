@@ -41,3 +41,20 @@ def test_on_a_gpu_rows_are_of_these_models(step_speed, monkeypatch):
     rows = step_speed.measures("cuda")
     assert len(rows) == 2 * 2 * 2  # models, surrogates, one process or two
     assert any("BERT-base in bf16" in name and "2 processes" in name for name in rows)
+
+
+def test_a_translator_trains_on_texts_as_long_as_its_references(step_speed, monkeypatch):
+    import text_speed
+
+    monkeypatch.setattr(text_speed, "SENTENCES", 2)
+    drawn = []
+    monkeypatch.setattr(
+        "hf_reloss.training.strategies.own_texts.decoded",
+        lambda ids, tokenizer: drawn.append(ids) or tokenizer.batch_decode(ids),
+    )
+    for word in (None, *text_speed.WORDS):
+        text_speed.stepper(word, "cpu")()
+    texts, references, with_references, _ = drawn  # of policy gradients, then of minimum risk
+    assert [len(ids) for ids in (references, texts, with_references)] == [2, 2 * 4, 2 * (1 + 4)]
+    assert {ids.shape[1] for ids in drawn} == {15}
+    assert all((ids >= 0).all() for ids in drawn)
