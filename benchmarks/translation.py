@@ -81,14 +81,15 @@ def make_nat() -> NatForTranslation:
     )
 
 
-def make_autoregressive() -> MarianMTModel:
+def make_autoregressive(tokens: PreTrainedTokenizerFast | None = None) -> MarianMTModel:
+    """An encoder-decoder for the words of a tokenizer, by default that of Multi30k."""
     heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
     feed_forward = dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 480)
     config: dict[str, Any] = SIZES | heads | feed_forward
     return MarianMTModel(
         MarianConfig(
-            vocab_size=len(tokenizer()), max_position_embeddings=128, decoder_start_token_id=0, bos_token_id=None,
-            forced_eos_token_id=None, scale_embedding=True, num_beams=1, **config,
+            vocab_size=len(tokens or tokenizer()), max_position_embeddings=128, decoder_start_token_id=0,
+            bos_token_id=None, forced_eos_token_id=None, scale_embedding=True, num_beams=1, **config,
         )
     )  # fmt: skip
 

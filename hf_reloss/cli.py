@@ -99,14 +99,12 @@ def compare(
     ] = None,
 ) -> None:
     """Compare losses on your own model and data, with paired seeds and intervals."""
-    import json
-
     from .compare.study import compare as run_comparison
     from .compare.task import load_task
     from .metrics import load_metric
 
     _be_quiet()
-    chosen = _or_exit(lambda: load_metric(metric, **json.loads(metric_options)))
+    chosen = _or_exit(lambda: load_metric(metric, **_options(metric_options)))
     names = [name.strip() for name in losses.split(",") if name.strip()]
     loaded = _or_exit(load_task, task)
     output = output or _default_output(task, metric, metric_options)
@@ -128,13 +126,11 @@ def decide(
     ),
 ) -> None:
     """Tune how a trained model decides, by the metric. Nothing is trained; what does not gain is not written."""
-    import json
-
     from .decisions.files import decide_for
     from .metrics import load_metric
 
     _be_quiet()
-    chosen = _or_exit(lambda: load_metric(metric, **json.loads(metric_options)))
+    chosen = _or_exit(lambda: load_metric(metric, **_options(metric_options)))
     found, place = _or_exit(lambda: decide_for(predictions, chosen, output, model))
     console.print(Text(f"{found}\n{place}"), soft_wrap=True)  # so that paths can be copied
 
@@ -243,6 +239,19 @@ def _curve_table(model: "Surrogate", curve_of: str) -> Table:
     for point, loss in zip(points.tolist(), losses.tolist(), strict=True):
         table.add_row(f"{point:.1f}", f"{loss:.3f}", "█" * round(40 * loss / top))
     return table
+
+
+def _options(text: str) -> dict[str, Any]:
+    """The options of a metric from JSON."""
+    import json
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"""--metric-options is JSON, such as '{{"average": "macro"}}', but got {text!r}.""")
+    return found
 
 
 def _default_output(task: str, metric: str, metric_options: str) -> Path:

@@ -7,10 +7,15 @@ from transformers.utils import logging
 
 
 @contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """No bar of transformers is shown here, such as those of loading and writing weights, and of scoring groups."""
+def without_bars(hidden: bool | None = True) -> Iterator[None]:
+    """No bar of transformers is shown here, such as those of loading and writing weights, and of scoring groups.
+
+    Args:
+        hidden: whether it is so; if not, bars are shown as they were.
+    """
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    if hidden:
+        logging.disable_progress_bar()
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -81,8 +81,8 @@ class DecisionRule(SavedRule):
         """Of how many classes it decides."""
 
     def decide(self, logits: torch.Tensor) -> torch.Tensor:
-        """Class indices [...] int64 of logits [..., C]."""
-        return self.scores(logits).argmax(-1)
+        """Class indices [...] int64 of logits [..., C], a tensor or an array."""
+        return self.scores(torch.as_tensor(logits)).argmax(-1)
 
     def offsets(self) -> torch.Tensor | None:
         """Numbers [C] that, added to the logits, make argmax decide alike; None where there are none."""
@@ -137,7 +137,7 @@ class Tuned(Generic[Rule]):
     high: float
     examples: int
     metric: str
-    decided: torch.Tensor
+    decided: torch.Tensor = field(repr=False)
     fitted: Rule
 
     @property

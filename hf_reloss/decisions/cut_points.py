@@ -56,7 +56,8 @@ class CutPoints(DecisionRule):
         return found.clamp(decided - 0.499, decided + 0.499).to(logits.dtype)
 
     def decide(self, logits: torch.Tensor) -> torch.Tensor:
-        """Grades [...] int64 of values [...] or [..., 1]."""
+        """Grades [...] int64 of values [...] or [..., 1], a tensor or an array."""
+        logits = torch.as_tensor(logits)
         values = logits.squeeze(-1) if logits.dim() > 1 and logits.shape[-1] == 1 else logits
         return self.lowest + torch.searchsorted(self.cut_points.to(values.device), values.double().contiguous())
 

@@ -27,9 +27,12 @@ def read_predictions(
         scores, labels: of a table, the names of columns, see `scored_labels`.
 
     Raises:
+        FileNotFoundError: where there is none.
         ValueError: for another file, other arrays, or columns as `scored_labels` refuses them.
     """
     ending = Path(path).suffix.lower()
+    if not Path(path).exists():
+        raise FileNotFoundError(f"There is no file {path}.")
     if ending not in (".npz", *ENDINGS) or not Path(path).is_file():
         raise ValueError(
             f"{path} is no .npz, .csv, .tsv or .parquet file: write one with numpy.savez('predictions.npz', logits=...,"

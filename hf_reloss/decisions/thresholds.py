@@ -35,8 +35,8 @@ class LabelThresholds(DecisionRule):
         return logits - self.thresholds.to(logits)
 
     def decide(self, logits: torch.Tensor) -> torch.Tensor:
-        """1 where a label is decided for, else 0: [..., L] int64 of logits [..., L]."""
-        return (self.scores(logits) > 0).long()
+        """1 where a label is decided for, else 0: [..., L] int64 of logits [..., L], a tensor or an array."""
+        return (self.scores(torch.as_tensor(logits)) > 0).long()
 
     def offsets(self) -> torch.Tensor:
         return -self.thresholds

@@ -60,6 +60,8 @@ def tune_decision(logits: torch.Tensor, labels: torch.Tensor, metric: Metric | A
     of_grades = logits.shape[-1] == 1
     metric = metric.informed({"of_grades": True}) if of_grades else metric
     if not judges_decisions(metric, logits, labels):
+        # What it cannot score at all it refuses itself, such as three classes where it is for two.
+        metric.compute(logits, labels)
         raise ValueError(
             f"{metric.name} scores logits, or something else than which class is decided for, so there is no decision "
             "to tune by it: pass metric= one of class decisions, such as 'accuracy' or 'f1'."

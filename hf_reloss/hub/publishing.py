@@ -1,7 +1,7 @@
 """Surrogates on the Hub: publishing them, finding them, and those that come with this package."""
 
 import contextlib
-import re
+import difflib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,11 +27,20 @@ def included(name: str, *, revision: str | None = None, force_download: bool = F
     organisation, _, short = name.partition("/")
     if organisation != ORGANISATION or revision or force_download or Path(name).is_dir():
         return None
+    return _come_along().get(short)
+
+
+def nearest_included(name: str) -> str | None:
+    """The surrogate that comes with this package of which the name is nearly that; None if there is none."""
+    near = difflib.get_close_matches(name.lower(), [f"{ORGANISATION}/{short}" for short in _come_along()], n=1)
+    return near[0] if near else None
+
+
+def _come_along() -> dict[str, Path]:
+    """The folders of the surrogates that come with this package, by their names without the organisation."""
     here = Path(__file__).parents[1]
-    if not re.fullmatch(r"\w[\w.-]*", short):  # a path could lead out of the folder
-        return None
-    folders = (place / "hub_cards" / short for place in (here, here.parent))  # installed, or in a checkout
-    return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
+    places = (here.parent / "hub_cards", here / "hub_cards")  # in a checkout, or installed
+    return {file.parent.name: file.parent for place in places for file in place.glob(f"*/{CONFIG_NAME}")}
 
 
 def publish(

@@ -341,9 +341,9 @@ class EvaluationMetrics(ComputeMetrics):
         self, predictions: Any, references: Any, index: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
         """Scores [m] of groups index [m, N], with labels [m, N, ...] of their own where there are some."""
-        scores = []
+        scores, hidden = [], len(index) < 64 or not logging.is_progress_bar_enabled()
         for place, rows in enumerate(
-            tqdm(index.numpy(), f"scoring {self.name}", disable=len(index) < 64, leave=False, unit="group")
+            tqdm(index.numpy(), f"scoring {self.name}", disable=hidden, leave=False, unit="group")
         ):
             group, truth = ([array[rows] for array in arrays] for arrays in (predictions, references))
             if labels is not None:

@@ -155,7 +155,7 @@ class RatioMetric(CountMetric):
         if self.average == "binary" and right.shape[-1] > 2:
             raise ValueError(
                 f"{self.name}: average='binary' scores one of two classes, but there are {right.shape[-1]}: choose "
-                "average='macro', 'micro' or 'weighted'."
+                f"average='macro', 'micro' or 'weighted', as in metric=load_metric({self.name!r}, average='macro')."
             )
         chosen = [self.pos_label] if self.average == "binary" else self.labels
         # Of several labels, there is a score also where an example has none.

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,9 @@ def _value(text: str) -> Any:
 def _by_name(name: str, config_name: str | None, options: dict[str, Any]) -> Metric:
     known = _known()
     if name not in known:
+        averaged = _with_average(name, known)
+        if averaged:
+            raise ValueError(f"Unknown metric {name!r}: it is metric={averaged}, or a key of compute_metrics.")
         near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
         choice = f"the nearest are {', '.join(near)}" if near else f"known by name are {', '.join(sorted(known))}"
         raise ValueError(
@@ -152,6 +156,15 @@ def _by_name(name: str, config_name: str | None, options: dict[str, Any]) -> Met
         takes = ", ".join(inspect.signature(known[name]).parameters) or "no options"
         raise ValueError(f"The metric {name!r} takes {takes}, but got {', '.join(sorted(options))}.")
     return known[name].named(config_name, **options)
+
+
+def _with_average(name: str, known: dict[str, type[Metric]]) -> str:
+    """How a metric is called here that others call macro_f1 or f1_weighted; empty if it is none of these."""
+    words = re.split(r"[\W_]+", name.lower())
+    average = next((word for word in words if word in ("macro", "micro", "weighted")), None)
+    rest = "_".join(word for word in words if word != average)
+    takes = average is not None and rest in known and _takes(known[rest], {"average": average})
+    return f"load_metric({rest!r}, average={average!r})" if takes else ""
 
 
 def _known() -> dict[str, type[Metric]]:

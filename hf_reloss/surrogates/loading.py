@@ -17,7 +17,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from .. import __version__
-from ..hub.publishing import included
+from ..hub.publishing import included, nearest_included
 from .config import SurrogateConfig
 
 PLACE = ("cache_dir", "force_download", "proxies", "token", "revision", "subfolder", "local_files_only")
@@ -35,7 +35,13 @@ def load_config(where: str, **kwargs: Any) -> tuple[SurrogateConfig, dict[str, A
     """
     here = included(where, **kwargs)
     place = {name: kwargs.pop(name) for name in PLACE if name in kwargs}
-    path = cached_file(str(here or where), CONFIG_NAME, **place)
+    try:
+        path = cached_file(str(here or where), CONFIG_NAME, **place)
+    except OSError as error:
+        near = nearest_included(where)
+        if near is None:
+            raise
+        raise OSError(f"{error}\nIs {near!r} meant, which comes with hf_reloss?") from error
     if path is None:
         raise OSError(f"{where} has no {CONFIG_NAME}, so there is no surrogate in it.")
     content = _read_config(Path(path), where)

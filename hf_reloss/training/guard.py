@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerControl
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..decisions.tuning import FEWEST, SURE, TunedDecision, tune_decision
@@ -30,7 +29,8 @@ from ..metrics.credits import is_differentiable, judges_decisions
 from ..predictions.dataset import part_of, scored
 from ..predictions.models import unwrapped, writes_text
 from ..predictions.recorder import PredictionRecorder
-from .arguments import option, output_folder
+from .arguments import option
+from .kept_run import KeptRun
 from .report import Gain, LossReport
 
 logger = logging.get_logger(__name__)
@@ -41,8 +41,8 @@ PROBATION = 0.07
 MOST_EXAMPLES = 5_000
 """The most that are read of development data; the guard reads no more than what takes 1.25 % of the run, and 80."""
 
-FOLDER, STATE = "_own_loss", "guard_state.json"
-"""Where the run is kept as it was, in the trainer's folder, and what a checkpoint remembers of the guard."""
+STATE = "guard_state.json"
+"""What a checkpoint remembers of the guard."""
 
 TrainOnOwnLoss = Callable[[Path], TrainOutput]
 
@@ -109,7 +109,7 @@ class Guard:
         self.ends_run = False
         self.state = GuardState()
         self._before: PredictionRecorder | None = None
-        self._usual: dict[str, Any] = {}
+        self.kept_run = KeptRun(self.trainer)
         file = None if checkpoint is None else checkpoint / STATE
         if not self.is_on or file is None or not file.is_file():
             return
@@ -143,8 +143,8 @@ class Guard:
     @property
     def _kept(self) -> Path:
         """The checkpoint of the run as it was when the loss was changed."""
-        folder = Path(self._usual.get("output_dir") or output_folder(self.trainer.args)) / FOLDER
-        return folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.switched}"
+        assert self.state.switched is not None
+        return self.kept_run.checkpoint(self.state.switched)
 
     @property
     def data(self) -> str:
@@ -181,9 +181,15 @@ class Guard:
             return "with save_only_model=True the run cannot be set back to this step"
         return ""
 
+    def announce(self) -> None:
+        """Says at the start of a run, where it is known by then, why its loss will not be judged."""
+        reason = self._hindrance()
+        if self.wanted and reason:
+            self.trainer.strategy.tell(f"Nothing will judge another loss than the model's own: {reason}.")
+
     def changed(self) -> None:
         """The loss has been changed at the end of this step: the model and the run are kept as they are now."""
-        trainer, args, control = self.trainer, self.trainer.args, self.trainer.control
+        trainer, args = self.trainer, self.trainer.args
         if self.state.switched is not None:
             return
         self.state = GuardState(trainer.state.global_step, trainer.strategy.loss_name, reason=self._hindrance())
@@ -203,25 +209,14 @@ class Guard:
             self._before = None
             return
         self.state.waits = True
-        if not control.should_save:  # else it is copied from the user's own
-            self._usual = {name: getattr(args, name) for name in ("output_dir", "push_to_hub", "save_only_model")}
-            args.output_dir, args.push_to_hub, args.save_only_model = str(self._kept.parent), False, False
-            control.should_save = True
+        self.kept_run.keep()
 
     def saved(self) -> None:
         """A checkpoint has been written."""
-        trainer = self.trainer
-        if not self.state.waits or trainer.state.global_step != self.state.switched:
+        step = self.trainer.state.global_step
+        if not self.state.waits or step != self.state.switched:
             return
-        name = self._kept.name
-        if self._usual:
-            usual, self._usual = self._usual, {}
-            for argument, value in usual.items():
-                setattr(trainer.args, argument, value)
-        elif trainer.args.should_save:
-            shutil.copytree(output_folder(trainer.args) / name, self._kept, dirs_exist_ok=True)
-        trainer.accelerator.wait_for_everyone()
-        if not all(gather_object([self._kept.is_dir()])):  # as of machines that share no disk
+        if not self.kept_run.saved(step):
             self.state.waits, self._before = False, None
             self.state.reason = "not all processes see the checkpoint that the run could be set back to"
 
@@ -258,6 +253,7 @@ class Guard:
         try:
             if self.ends_run:
                 self.ends_run, twice = False, self.trainer.state.global_step - (state.switched or 0)
+                self.kept_run.go_back()
                 output = train_on_own_loss(self._kept)
             elif self.strict and state.waits:
                 return self._better_of_two(output, train_on_own_loss)
@@ -285,12 +281,15 @@ class Guard:
         """Trains on the model's own loss from where it was changed, and leaves the better of both models."""
         trainer, state = self.trainer, self.state
         model, steps = unwrapped(trainer.model), trainer.state.max_steps
+        assert state.switched is not None
         ours = self._recorded_now()
         weights = {key: value.detach().to("cpu", copy=True) for key, value in model.state_dict().items()}
         kept = copy.copy(trainer.state), trainer.has_best_model, trainer.strategy.learned
         trainer.strategy.tell(f"From step {state.switched} again, on the model's own loss, to compare.")
         state.waits, state.declined = False, True  # as a checkpoint of this run should have it
         state.reason = "the run was resumed without what it is to be compared with"
+        self.kept_run.put_away(state.switched)
+        self.kept_run.go_back()
         usual = train_on_own_loss(self._kept)
         state.reason = ""
         state.gain = self._gain(lambda: self._judged(ours), self._recorded_now())
@@ -299,6 +298,7 @@ class Guard:
         if is_better:
             model.load_state_dict(weights)
             trainer.state, trainer.has_best_model, trainer.strategy.learned = kept
+            self.kept_run.bring_back()
         self.report = LossReport(
             trainer.strategy.metric_name,
             data=self.data,
@@ -371,8 +371,8 @@ class Guard:
 
     def _remove(self) -> None:
         """Takes away what was kept to go back to."""
-        if self.state.switched is not None and self.trainer.args.should_save:
-            shutil.rmtree(self._kept.parent, ignore_errors=True)
+        if self.state.switched is not None:
+            self.kept_run.remove()
 
 
 def _same(one: Any, other: Any) -> bool:

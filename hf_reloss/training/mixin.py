@@ -19,6 +19,7 @@ from ..losses.base import Evidence
 from ..metrics import Metric
 from ..predictions.models import is_ctc, takes_labels, unwrapped, without_labels, writes_text
 from ..predictions.recorder import PredictionRecorder
+from ..progress import without_bars
 from ..surrogates.base import Surrogate, output_tensor
 from .arguments import check, check_kinds, option, output_folder
 from .batch import Batch, StepBatches
@@ -154,6 +155,8 @@ class ReLossMixin(_Base):
         checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         is_search = (bool(args) and args[0] is not None) or kwargs.get("trial") is not None
         self.guard.start(checkpoint, is_possible=not is_search)
+        if self.strategy.is_guarded:
+            self.guard.announce()
 
         def run(checkpoint: Path | None, on_own_loss: bool) -> TrainOutput:
             self.has_best_model = False
@@ -169,12 +172,13 @@ class ReLossMixin(_Base):
                 raise FloatingPointError(self.monitor.failure)
             return output
 
-        result = run(checkpoint, False)
-        if self.strategy.is_guarded:
-            result = self.guard.settle(result, lambda checkpoint: run(checkpoint, True))
-            self._tune_at_the_end()
-            assert self.guard.report is not None
-            self.strategy.tell(self.guard.report.verdict)
+        with without_bars(self.args.disable_tqdm):
+            result = run(checkpoint, False)
+            if self.strategy.is_guarded:
+                result = self.guard.settle(result, lambda checkpoint: run(checkpoint, True))
+                self._tune_at_the_end()
+                assert self.guard.report is not None
+                self.strategy.tell(self.guard.report.verdict)
         return result
 
     def _tune_at_the_end(self) -> None:

@@ -16,6 +16,7 @@ from ..metrics.base import IGNORED_LABEL
 from ..predictions.dataset import recorded_dataset
 from ..predictions.models import is_ctc
 from ..predictions.recorder import PredictionRecorder
+from ..progress import without_bars
 from ..surrogates.base import Surrogate
 from .arguments import SURROGATE_LOSS
 from .batch import Batch
@@ -48,10 +49,18 @@ class RunMonitor:
         self._evidence_range: tuple[torch.Tensor, torch.Tensor] | None = None
         self._evaluated_losses: list[torch.Tensor] | None = None
         self._seen: PredictionRecorder | None = None
+        self._warned: set[str] = set()
 
     def start(self) -> None:
         """A run starts."""
         self.failure, self._noted, self._evidence_range = None, {}, None
+        self._warned = set()
+
+    def _warn(self, message: str) -> None:
+        """Warns, of the same once in a run."""
+        if message not in self._warned:
+            logger.warning(message)
+        self._warned.add(message)
 
     def note(
         self, loss: torch.Tensor, parts: dict[str, torch.Tensor], evidence: Evidence | None, labels: torch.Tensor
@@ -139,9 +148,10 @@ class RunMonitor:
             found[SURROGATE_LOSS] = torch.cat(losses).mean().item()
         measured = None
         try:
-            measured = None if seen is None else self.alignment(seen, strategy.surrogate)
+            with without_bars(self.trainer.args.disable_tqdm):
+                measured = None if seen is None else self.alignment(seen, strategy.surrogate)
         except Exception as error:  # also of a metric that is somebody's own: an evaluation is not lost to this
-            logger.warning(f"The alignment with {strategy.metric.name} could not be measured: {error!r}")
+            self._warn(f"The alignment with {strategy.metric.name} could not be measured: {error!r}")
         if measured is None and (self.trainer.args.metric_for_best_model or "").removeprefix("eval_") == "alignment":
             measured = 0.0  # a checkpoint is chosen by it, so it must not be missing
         if measured is not None:

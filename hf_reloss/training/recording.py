@@ -15,6 +15,7 @@ from ..learning.time_limit import HELD_OUT, TimeLimit, affordable_groups
 from ..learning.trainer import MisalignedSurrogateError, SurrogateTrainingArguments
 from ..metrics import GroupwiseMetric, Metric
 from ..metrics.adapters import AskedMetric, EvaluationMetrics
+from ..metrics.loading import direction_by_name
 from ..predictions.dataset import joined, recorded_dataset, scored, text_decoder
 from ..predictions.models import description_of
 from ..predictions.recorder import PredictionRecorder
@@ -183,7 +184,7 @@ def why_failed(error: Exception) -> str:
 
 def wrong_way_round(metric: Metric, alignment: float) -> str:
     """What is said of a soft metric that ranks groups of what was recorded the other way round than the metric does."""
-    if isinstance(metric, AskedMetric):
+    if isinstance(metric, AskedMetric) and direction_by_name(metric.name) is None:
         return (
             f"{metric.name} falls where predictions get better (rank correlation {alignment:.2f}). If less of it is "
             "better, say so: greater_is_better=False with metric_for_best_model, or "

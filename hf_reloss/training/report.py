@@ -77,5 +77,5 @@ class LossReport:
                 return f"{self.loss} gained over the model's own loss: {self.gain}"
             return f"kept the model's own loss ({self.loss} would have changed it: {self.gain})"
         if self.kept:
-            return f"trained on {self.loss} (its first steps changed it: {self.gain})"
+            return f"trained on {self.loss} (no harm seen in its first steps: {self.gain})"
         return f"kept the model's own loss (the first steps on {self.loss} changed it: {self.gain})"

@@ -124,7 +124,12 @@ class WantedMetric:
             metric.compute(*scored(kind, {name: x.detach().cpu() for name, x in columns.items()}, decoder))
         except Exception as error:  # a batch may be too small for it, so this is no more than a sign
             if isinstance(metric, AdditiveMetric) and not isinstance(metric, PerExampleMetric):
-                raise  # any batch is large enough for it
+                if not isinstance(error, ValueError):
+                    raise  # any batch is large enough for it
+                raise ValueError(
+                    f"The metric {metric.name!r} cannot score what this model predicts, which is read as "
+                    f"{kind.task}: {error}"
+                ) from error
             logger.warning(
                 f"The metric {metric.name!r} cannot score the first batch ({error!r}). If it cannot score groups "
                 "either, no surrogate of it can be learned."

@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from hf_reloss.cli import app
 from hf_reloss.decisions.base import DecisionRule
+from hf_reloss.decisions.cut_points import CutPoints
+from hf_reloss.decisions.thresholds import LabelThresholds
 
 from .test_tuning import CLASSES, world
 
@@ -84,6 +86,28 @@ def test_other_files_are_refused(tmp_path, arrays, message):
     code, said = call(tmp_path / "p.npz", "--metric", "accuracy")
     assert code == 1
     assert message in said
-    code, said = call(tmp_path / "missing.csv")
+    (tmp_path / "p.txt").touch()
+    for name, message in {"missing.csv": "There is no file", "p.txt": "is no .npz, .csv, .tsv or .parquet"}.items():
+        code, said = call(tmp_path / name)
+        assert code == 1
+        assert message in said
+
+
+def test_what_a_metric_cannot_score_it_says_itself(tmp_path):
+    """By default F1 is of two classes."""
+    logits, labels = world(0)(200)
+    np.savez(tmp_path / "p.npz", logits=logits.numpy(), labels=labels.numpy())
+    code, said = call(tmp_path / "p.npz")
     assert code == 1
-    assert "is no .npz, .csv, .tsv or .parquet file" in said
+    assert "choose average='macro'" in said
+    code, said = call(tmp_path / "p.npz", "--metric-options", "average=macro")
+    assert code == 1
+    assert "is JSON, such as" in said
+
+
+def test_rules_decide_of_arrays_as_of_tensors(tmp_path, predictions):
+    call(predictions, "--metric-options", '{"average": "macro"}', "--output", tmp_path / "decided")
+    logits = torch.randn(50, CLASSES)
+    for rule in (DecisionRule.load(tmp_path / "decided"), LabelThresholds(torch.zeros(CLASSES))):
+        assert torch.equal(rule.decide(logits.numpy()), rule.decide(logits))
+    assert torch.equal(CutPoints([0.0, 1.0]).decide(logits[:, :1].numpy()), CutPoints([0.0, 1.0]).decide(logits[:, 0]))

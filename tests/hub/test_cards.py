@@ -129,6 +129,14 @@ def test_they_are_loaded_by_their_names_unless_the_hubs_are_asked_for(tmp_path, 
     assert AutoSurrogate.from_pretrained("reloss/accuracy").task == "tokens"  # a folder is a folder
 
 
+@pytest.mark.parametrize("name", ["reloss/acuracy", "reloss/Macro_F1"])
+def test_a_name_that_is_nearly_one_of_theirs_names_that(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    near = {"reloss/acuracy": "reloss/accuracy", "reloss/Macro_F1": "reloss/macro-f1"}[name]
+    with pytest.raises(OSError, match=f"Is '{near}' meant"):
+        AutoSurrogate.from_pretrained(name)
+
+
 def test_a_trainer_takes_one_by_its_name(tmp_path):
     from transformers import TrainingArguments
 

@@ -192,6 +192,12 @@ def test_an_unknown_name_lists_the_near_ones_and_how_to_pass_a_function():
         load_metric("zzzz")
 
 
+@pytest.mark.parametrize("name", ["macro_f1", "f1_macro", "F1-macro"])
+def test_a_name_with_an_average_says_how_it_is_asked_for(name):
+    with pytest.raises(ValueError, match=r"it is metric=load_metric\('f1', average='macro'\)"):
+        load_metric(name)
+
+
 def test_an_unknown_option_lists_the_known_ones():
     with pytest.raises(
         ValueError, match="'f1' takes labels, pos_label, average, zero_division, threshold, but got avg"

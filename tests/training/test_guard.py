@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator, set_seed
@@ -106,6 +107,8 @@ def test_strict_keeps_the_surrogate_where_that_is_better(tmp_path):
     assert "gained over the model's own loss: " in report.verdict
     assert torch.equal(weights(trainer.model), weights(alone.model))
     assert trainer.state.global_step == trainer.state.max_steps == 78
+    last = safetensors.torch.load_file(tmp_path / "auto" / "checkpoint-78" / "model.safetensors")
+    assert all(torch.equal(last[name], value) for name, value in trainer.model.state_dict().items())
     trainer.save_model()
     assert (tmp_path / "auto" / "surrogate").is_dir()
 

@@ -24,7 +24,7 @@ def decision(rule):
     (LossReport("f1", loss="soft F1", kept=True, reason="no data"), "trained on soft F1, unjudged: no data"),
     (
         LossReport("f1", "dev", "soft F1", True, "before", GAIN),
-        f"trained on soft F1 (its first steps changed it: {SHOWN}) (f1 on dev)",
+        f"trained on soft F1 (no harm seen in its first steps: {SHOWN}) (f1 on dev)",
     ),
     (
         LossReport("f1", "dev", "soft F1", False, "before", GAIN),

@@ -1,5 +1,6 @@
 """The protocol of a way to train, and what all of those have in common whose loss is a surrogate."""
 
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.utils import logging
 
 from ...distributed import own_rows
@@ -209,7 +210,7 @@ class LossStrategy(ABC):
 
     def end(self, best_checkpoint: Path | None) -> None:
         """The run is over, and the model is that of its best checkpoint, if there is one."""
-        if best_checkpoint is not None and not self.has_trained_model():
+        if best_checkpoint is not None and self.switched_at < math.inf and not self.has_trained_model():
             self.tell(
                 f"The best checkpoint, {best_checkpoint.name}, is of a model that was trained on its own loss alone."
             )
@@ -298,11 +299,17 @@ class LossStrategy(ABC):
         return text_decoder(trainer.model, kind, metric, trainer.processing_class, trainer.data_collator)
 
     def tell(self, event: str) -> None:
-        """Says in a line what has happened: into the log or, if that is quiet, above the progress bar."""
+        """Says in a line what has happened: into the log or, if that is quiet, above the progress bar or, where there
+        is none, between what is printed in its place."""
+        trainer = self.trainer
         if logger.isEnabledFor(INFO):
             logger.info(event)
-        elif self.trainer.is_world_process_zero() and not self.trainer.args.disable_tqdm:
+        elif not trainer.is_world_process_zero():
+            return
+        elif not trainer.args.disable_tqdm:
             tqdm.write(event, file=sys.stderr)
+        elif any(isinstance(each, PrinterCallback) for each in trainer.callback_handler.callbacks):
+            print(event, flush=True)
 
     def announce_warmup(self) -> None:
         """Says at the start of a run how long its warm-up is."""
