@@ -136,13 +136,16 @@ def headlines(page: str) -> str:
         for sign, end in ((1, "low"), (-1, "high"))
     )
     costs = [run["cost"] for key, run in result["runs"].items() if key.rpartition(", ")[0].endswith(", auto")]
-    rare, costly = (f"{shown_gain(gains[pair]['auto'])} points" for pair in ("cifar10_macro_f1", "hwu64_hand_over"))
+    pairs = "cifar10_macro_f1", "hwu64_hand_over"
+    rare, costly = (f"{shown_gain(gains[pair]['auto'])} points" for pair in pairs)
+    decided = " and ".join(f"{gains[pair]['usual, decision tuned']['mean']:+.2f}" for pair in pairs)
     return f"""- **Not worse.** On {len(gains)} pairs of data and metric the test metric is significantly below the
   usual loss on {below["auto"] or "none"} and above it on {above["auto"]}; with `guard="strict"` below on \
 {below["auto, strict"] or "none"} and above on {above["auto, strict"]} ([all pairs]({docs}promise.md)).
 - **Better where loss and metric disagree.** Over cross-entropy [95 %]: {rare} of macro-F1 where classes are rare,
-  {costly} of a utility that knows when to hand over to a person ([results]({docs}results.md)).
-- **Honest, and cheap.** Every run ends with a line that says what was gained, on which data, with an interval; it took
+  {costly} of a utility that rewards handing over to a person; the tuned decision alone: {decided} \
+([results]({docs}results.md)).
+- **Honest, and cheap.** Every run ends with a line that says what was done, and on what evidence; it took
   {statistics.fmean(costs):.2f} times the steps on average, {max(costs):.2f} at most \
 ([what one line does]({docs}promise.md))."""
 

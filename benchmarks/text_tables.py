@@ -49,11 +49,11 @@ def text_candidates(name: str) -> str:
     others = {"chrf, beam": "chrF, beam", "length, beam": "length, beam, %", "seconds": "seconds"}
     if "rougeL, beam" in result:
         measures = {"rougeL, greedy": "ROUGE-L, greedy", "rougeL, beam": "ROUGE-L, beam of 4"}
-        others = {"sacrebleu, beam": "BLEU, beam", "meteor, beam": "METEOR, beam"} | others
+        others = {"sacrebleu, beam": "BLEU, beam"} | others
     else:
         measures = {"sacrebleu, greedy": "BLEU, greedy", "sacrebleu, beam": "BLEU, beam of 4"}
-        if "meteor, beam" in result:
-            measures["meteor, beam"] = "METEOR, beam"
+    if "meteor, beam" in result:
+        measures["meteor, beam"] = "METEOR, beam"
     return _of_ways(result, "label smoothing", measures, others, labels)
 
 

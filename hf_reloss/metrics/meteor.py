@@ -22,7 +22,7 @@ class Meteor(TextMetric):
     NLTK's data have to be there: `nltk.download("wordnet")` and `nltk.download("punkt_tab")`.
 
     Args:
-        alpha: the weight of precision, 1 - alpha being that of recall.
+        alpha: the weight of recall in their harmonic mean, 1 - alpha being that of precision.
         beta, gamma: a score is reduced by gamma (pieces / matches) ** beta, the pieces being runs of words that match
             in the same order.
         tokenizer: a function from a text to its words; by default `nltk.word_tokenize`, which wants the data punkt_tab.
