@@ -15,7 +15,6 @@ from ..learning.time_limit import HELD_OUT, TimeLimit, affordable_groups
 from ..learning.trainer import MisalignedSurrogateError, SurrogateTrainingArguments
 from ..metrics import GroupwiseMetric, Metric
 from ..metrics.adapters import AskedMetric, EvaluationMetrics
-from ..metrics.loading import direction_by_name
 from ..predictions.dataset import joined, recorded_dataset, scored, text_decoder
 from ..predictions.models import description_of
 from ..predictions.recorder import PredictionRecorder
@@ -184,11 +183,11 @@ def why_failed(error: Exception) -> str:
 
 def wrong_way_round(metric: Metric, alignment: float) -> str:
     """What is said of a soft metric that ranks groups of what was recorded the other way round than the metric does."""
-    if isinstance(metric, AskedMetric) and direction_by_name(metric.name) is None:
+    if isinstance(metric, AskedMetric):
         return (
-            f"{metric.name} falls where predictions get better (rank correlation {alignment:.2f}). If less of it is "
-            "better, say so: greater_is_better=False with metric_for_best_model, or "
-            "metric=load_metric(..., higher_is_better=False)."
+            f"{metric.name} falls where predictions get better (rank correlation {alignment:.2f}). It may rank better "
+            "when the model has trained for longer; if less of it is better, say so: greater_is_better=False with "
+            "metric_for_best_model, or metric=load_metric(..., higher_is_better=False)."
         )
     return (
         f"The soft metric for {metric.name} ranks what the model predicts so far the wrong way round (rank correlation "
