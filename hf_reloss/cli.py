@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -73,8 +74,9 @@ def train(
         console.print(Text(about), highlight=False)
         for of, options in groups.items():
             table = Table(title=of, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+            width, lines = console.width - 4 - max(len(option) for option, _ in options), 1 if of == "data" else 2
             for option, text in options:
-                table.add_row(option, Text(text, overflow="ellipsis", no_wrap=True))
+                table.add_row(option, Text("\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))))
             console.print(table)
         console.print(f"and all of TrainingArguments and ReLossTrainingArguments: reloss train {program} -h")
     else:
@@ -84,9 +86,13 @@ def train(
 @app.command()
 def compare(
     task: Annotated[str, typer.Argument(help="A Python file with model(), train_dataset, eval_dataset; or: digits.")],
-    losses: Annotated[str, typer.Option(help="Names, separated by commas; cross-entropy always runs.")] = (
-        "label_smoothing,focal,reloss,ala,approximation"
-    ),
+    losses: Annotated[
+        str,
+        typer.Option(
+            help="Names, separated by commas (reloss: learned on one run, used on the others; auto: learned in each). "
+            "Cross-entropy always runs."
+        ),
+    ] = "label_smoothing,focal,reloss,ala,approximation",
     metric: Annotated[str, typer.Option(help="What is reported, and learned.")] = "accuracy",
     metric_options: Annotated[str, typer.Option(help='As JSON, such as {"average": "macro"}.')] = "{}",
     seeds: Annotated[int, typer.Option(min=2, help="Paired training runs of each loss.")] = 5,
