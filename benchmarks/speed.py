@@ -206,7 +206,7 @@ def main() -> None:
     former = json.loads(path.read_text())["rows"] if options.only and path.exists() else {}
     wanted = {name: measure for name, measure in measures.items() if options.only is None or options.only in name}
     measured = {name: measure() for name, measure in tqdm(wanted.items())}
-    results = {name: row for name in measures if (row := measured.get(name, former.get(name)))}
+    results = former | measured
     device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     stored = {
         "command": f"python benchmarks/speed.py --device {options.device}",
