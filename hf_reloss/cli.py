@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from httpx import TransportError  # of huggingface_hub
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -270,7 +271,7 @@ def _or_exit(function: Callable[..., Result], *arguments: Any) -> Result:
     """Calls a function; what it refuses is said in one line, without a traceback."""
     try:
         return function(*arguments)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError, TransportError) as error:  # the last of a connection that is cut
         message = "".join(letter for letter in str(error) if letter.isprintable() or letter == "\n")
         console.print("[bold red]error:[/]", Text(message), highlight=False)
         raise typer.Exit(1) from error

@@ -224,6 +224,8 @@ class ReLossMixin(_Base):
         self.strategy.after_batch(batch, outputs)
         if batch.training:
             self.monitor.note(loss, parts, evidence, batch.labels)
+            if self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
+                loss = loss / self.current_gradient_accumulation_steps  # older ones leave that to the function
         else:
             if self.evaluates_own_loss and "surrogate" in parts:
                 self.monitor.note_evaluated(parts["surrogate"], batch)
@@ -291,12 +293,8 @@ class ReLossMixin(_Base):
         return outputs
 
     def model_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        """What the model puts out for a batch. A trainer with batches that are no keywords of its model overrides it.
-
-        Args:
-            model: the model, which may be wrapped.
-            inputs: the batch, of which the labels may have been taken out.
-        """
+        """What the model, which may be wrapped, puts out for a batch, of which the labels may have been taken out. A
+        trainer with batches that are no keywords of its model overrides it."""
         return model(**inputs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -8,6 +8,7 @@ from hf_reloss import SurrogateConfig, SurrogateForClassification
 from hf_reloss.hub.pages import write_page
 
 from .runs import said
+from .server import validates
 
 LOSS = """
     import torch
@@ -118,6 +119,7 @@ def test_eight_processes_load_at_once(hub, folder, client):
     assert len({said(run) for run in runs}) == 1
 
 
+@validates
 def test_the_hubs_own_validation_accepts_the_page(hub, folder, client):
     code = f"""
     from huggingface_hub import ModelCard

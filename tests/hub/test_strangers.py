@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from transformers import AutoModel
@@ -133,6 +134,8 @@ def test_neither_does_one_that_was_read_before(folder, load):
 
 @roads
 def test_an_adapter_in_the_folder_is_not_loaded(folder, load):
+    if load is AutoModel and transformers.__version__.startswith("5.0."):
+        pytest.skip("Its AutoModel follows an adapter before it knows which class it loads.")
     expected = loss_of(load.from_pretrained(folder))
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "someone/else"}))
     assert loss_of(load.from_pretrained(folder)) == expected
