@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+MOST_IN_TWO_LINES = 22
+"""Of a program that has more options, the help has a line for each, so that it fits a screen."""
+
 app = typer.Typer(help="Train on the metric you are judged by.", no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
 
@@ -75,7 +78,9 @@ def train(
         console.print(Text(about), highlight=False)
         for of, options in groups.items():
             table = Table(title=of, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
-            width, lines = console.width - 4 - max(len(option) for option, _ in options), 1 if of == "data" else 2
+            width, lines = console.width - 4 - max(len(option) for option, _ in options), 1
+            if of != "data" and sum(map(len, groups.values())) <= MOST_IN_TWO_LINES:
+                lines = 2
             for option, text in options:
                 table.add_row(option, Text("\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))))
             console.print(table)

@@ -156,7 +156,8 @@ def test_the_help_of_a_program_fits_a_screen(program, column):
     assert f"reloss train {program} \\\n" in output
     for flag in ("--train_file", column, "--metric"):
         assert re.search(rf"^{flag} +\w", output, flags=re.MULTILINE)
-    assert "learn one in this very run" in " ".join(output.split())  # of --surrogate, which takes two lines
+    if program == "text_classification":
+        assert "learn one in this very run" in " ".join(output.split())  # of --surrogate, which takes two lines
 
 
 def test_programs_are_listed_and_near_names_are_named():
