@@ -124,10 +124,15 @@ def test_a_run_that_is_resumed_after_its_loss_had_changed_says_so(tmp_path):
     assert resumed.loss_report.verdict.endswith("unjudged: the run was resumed after its loss had changed")
 
 
-def test_without_development_data_it_says_so(tmp_path):
+def test_without_development_data_it_says_so_before_and_after(tmp_path, capsys):
+    """Without a bar it is printed, as the log is."""
     trainer = made(tmp_path)
     trainer.eval_dataset = None
     trainer.train()
+    printed = capsys.readouterr()
+    first, last = (printed.out.index(part) for part in ("Nothing will judge another loss than", "VERDICT: "))
+    assert first < last
+    assert "scoring" not in printed.err
     assert trainer.loss_report.gain is None
     assert "unjudged: there is no eval_dataset or guard_dataset" in trainer.loss_report.verdict
     assert trainer.loss_report.decision is None
