@@ -27,7 +27,7 @@ WORDS = ("policy", "minimum_risk")
 
 
 def stepper(surrogate: str | None, device: str) -> Callable[[], None]:
-    """Takes a training step of a transformer of 2 + 2 layers, of whose 4,000 words every sentence has 15.
+    """Takes a training step of a transformer of 2 + 2 layers, on sentences of 15 of its 4,000 words.
 
     Args:
         surrogate: one of `WORDS`, which draws 4 texts for each source; None for cross-entropy.

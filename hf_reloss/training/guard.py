@@ -290,7 +290,11 @@ class Guard:
         state.reason = "the run was resumed without what it is to be compared with"
         self.kept_run.put_away(state.switched)
         self.kept_run.go_back()
-        usual = train_on_own_loss(self._kept)
+        try:
+            usual = train_on_own_loss(self._kept)
+        except BaseException:  # also where somebody stops it: the first run is not lost to the second
+            self.kept_run.bring_back()
+            raise
         state.reason = ""
         state.gain = self._gain(lambda: self._judged(ours), self._recorded_now())
         is_better = state.gain is not None and state.gain.better > 0.5
@@ -299,6 +303,7 @@ class Guard:
             model.load_state_dict(weights)
             trainer.state, trainer.has_best_model, trainer.strategy.learned = kept
             self.kept_run.bring_back()
+            trainer.accelerator.wait_for_everyone()
         self.report = LossReport(
             trainer.strategy.metric_name,
             data=self.data,

@@ -22,7 +22,7 @@ class KeptRun:
     """Keeps a checkpoint of a run, and the run's own checkpoints from being lost to another that goes on from it.
 
     Args:
-        trainer: whose run it is.
+        trainer: that runs.
     """
 
     def __init__(self, trainer: Any):
@@ -79,13 +79,12 @@ class KeptRun:
         self.trainer.accelerator.wait_for_everyone()
 
     def bring_back(self) -> None:
-        """Puts them back, in place of those of the other run."""
+        """Puts them back, in place of those of the other run. It waits for no process: one of them may have failed."""
         if self.trainer.args.should_save:
             for found in self._checkpoints():
                 shutil.rmtree(found)
             for found in (self.folder / FIRST).glob("*"):
                 shutil.move(found, output_folder(self.trainer.args) / found.name)
-        self.trainer.accelerator.wait_for_everyone()
 
     def remove(self) -> None:
         """Takes away what was kept."""

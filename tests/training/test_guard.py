@@ -113,6 +113,19 @@ def test_strict_keeps_the_surrogate_where_that_is_better(tmp_path):
     assert (tmp_path / "auto" / "surrogate").is_dir()
 
 
+def test_strict_keeps_the_checkpoints_of_the_first_run_if_the_second_fails(tmp_path):
+    def usual_loss(outputs, labels, num_items_in_batch=None):
+        if trainer.strategy.state.gave_up and trainer.state.global_step > 60:
+            raise RuntimeError("out of memory")
+        return F.cross_entropy(outputs["logits"], labels)
+
+    trainer = made(tmp_path, guard="strict", compute_loss_func=usual_loss, settings={"save_strategy": "epoch"})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in range(13, 79, 13)}
+    assert (tmp_path / "checkpoint-52" / "surrogate").is_dir()  # of the first
+
+
 def test_a_run_that_is_resumed_after_its_loss_had_changed_says_so(tmp_path):
     whole = made(tmp_path, guard=False, settings={"save_strategy": "steps", "save_steps": 60, "tune_decision": False})
     whole.train()
